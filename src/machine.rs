@@ -1,0 +1,33 @@
+//! What the core asks of the machine from any pCPU, whatever vCPU is loaded there.
+
+use crate::ids::{Ipa, IntId, PcpuId, Ticks, Vmid};
+use crate::memory::PhysicalMemory;
+
+/// The machine under the core. `arch` implements it; tests use a recording fake.
+pub trait Machine: PhysicalMemory {
+    /// The system counter now.
+    fn now(&self) -> Ticks;
+    /// Makes `pcpu` leave its guest soon and come through [`crate::hypervisor::Hypervisor::schedule`] and
+    /// [`crate::hypervisor::Hypervisor::enter`] again. Costs nothing when `pcpu` is the caller's own.
+    fn kick(&self, pcpu: PcpuId);
+
+    /// Makes stores to stage-2 tables visible to the table walker (DSB ISHST).
+    fn publish_tables(&self);
+    /// Drops the translations of one page of `vmid`, and the stage-1 entries made from them, on every pCPU, and waits
+    /// (TLBI IPAS2E1IS, DSB, TLBI VMALLE1IS, DSB, ISB, with that VMID's VTTBR loaded).
+    fn invalidate_page(&self, vmid: Vmid, root: crate::ids::Pa, page: Ipa);
+    /// Drops every translation of `vmid` on every pCPU, and waits.
+    fn invalidate_all(&self, vmid: Vmid, root: crate::ids::Pa);
+
+    /// Enables or disables a physical SPI that a passed-through device owns.
+    fn enable_interrupt(&self, interrupt: IntId, enabled: bool);
+    /// Sets the trigger of a physical SPI: edge or level.
+    fn configure_interrupt(&self, interrupt: IntId, edge: bool);
+    /// Routes a physical SPI to a pCPU.
+    fn route_interrupt(&self, interrupt: IntId, pcpu: PcpuId);
+    /// Ends a physical interrupt that was acknowledged and left active for a guest that will not deactivate it.
+    fn deactivate_interrupt(&self, interrupt: IntId);
+
+    /// Appends to the physical console, without waiting: bytes that do not fit are reported by the count accepted.
+    fn console_write(&self, bytes: &[u8]) -> usize;
+}
