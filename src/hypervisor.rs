@@ -93,7 +93,10 @@ impl<M: Machine> Hypervisor<M> {
     }
     /// A vCPU's state before its first instruction.
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
-        VcpuState { id, frame: GuestFrame::default() }
+        VcpuState {
+            id,
+            frame: GuestFrame::default(),
+        }
     }
 
     /// A synchronous exception from the loaded vCPU. Afterwards `arch` goes through [`Self::must_schedule`] /
@@ -118,7 +121,10 @@ impl<M: Machine> Hypervisor<M> {
     }
     /// Decides what `pcpu` runs from `now` on.
     pub fn schedule(&self, _pcpu: PcpuId, _now: Ticks) -> Schedule {
-        Schedule { run: None, deadline: None }
+        Schedule {
+            run: None,
+            deadline: None,
+        }
     }
     /// Last step before a guest runs: finishes an access that was answered, applies a start request, moves pending
     /// interrupts into list registers.

@@ -112,7 +112,11 @@ impl VcpuSet {
 
     /// The set of `index` alone; empty when it is no vCPU's index.
     pub const fn only(index: u8) -> Self {
-        if (index as usize) < MAX_VCPUS { Self(1 << index) } else { Self::EMPTY }
+        if (index as usize) < MAX_VCPUS {
+            Self(1 << index)
+        } else {
+            Self::EMPTY
+        }
     }
     /// Adds one vCPU; an index out of range changes nothing.
     pub fn insert(&mut self, index: u8) {

@@ -1,6 +1,6 @@
 //! What the core asks of the machine from any pCPU, whatever vCPU is loaded there.
 
-use crate::ids::{Ipa, IntId, PcpuId, Ticks, Vmid};
+use crate::ids::{IntId, Ipa, PcpuId, Ticks, Vmid};
 use crate::memory::PhysicalMemory;
 
 /// The machine under the core. `arch` implements it; tests use a recording fake.
