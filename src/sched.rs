@@ -1,1 +1,309 @@
-//! (to be written)
+//! Which vCPU a pCPU runs next: decisions only.
+//!
+//! vCPUs are pinned, so each pCPU has one [`RunQueue`] and nothing ever migrates. Time is divided by *share*: a vCPU
+//! that runs for `t` ticks ages by `t * 100 / share`, and the youngest runnable vCPU runs, for a slice of 1 ms at the
+//! most when others wait. A vCPU that wakes re-enters at most one slice younger than the youngest that ran meanwhile,
+//! so sleeping saves up nothing, and an event preempts a vCPU that has used more than its share.
+//!
+//! *Direct handoff*: when a vCPU waits for a server on the same pCPU, that server's vCPU runs at once, whatever its age,
+//! and the time is charged to the one that waits. The loan ends when the waiter wakes, when the server's vCPU blocks, or
+//! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
+
+use alloc::vec::Vec;
+
+use crate::ids::{Ticks, VcpuId};
+
+/// What a vCPU that does not run waits for; a wake-up names what happened and only ends a wait that it concerns.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Wait {
+    /// Any interrupt or event (WFI, SCHEDOP_block, SCHEDOP_poll).
+    Event,
+    /// The answer to a request, or a server that takes it.
+    Request,
+    /// Power: PSCI CPU_ON, or for ever.
+    Power,
+}
+
+/// A vCPU's place in its pCPU's [`RunQueue`].
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Slot(usize);
+
+#[derive(Debug)]
+struct Entry {
+    vcpu: VcpuId,
+    share: u32,
+    /// Run time scaled by share, in ticks.
+    age: u64,
+    waits: Option<Wait>,
+    /// When to wake it at the latest.
+    deadline: Option<Ticks>,
+    /// Whom its time is charged to while it serves.
+    charged: Option<usize>,
+    /// Ticks that it ran, whoever was charged.
+    ran: u64,
+    /// Ticks that it could have run, up to `ready_since`.
+    ready: u64,
+    /// Since when it can run.
+    ready_since: Ticks,
+}
+
+/// What a pCPU runs, and until when at the most.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Pick {
+    /// The vCPU; `None`: idle.
+    pub run: Option<VcpuId>,
+    /// End of its slice, or the first deadline of a waiting vCPU.
+    pub until: Option<Ticks>,
+}
+
+/// One pCPU's vCPUs.
+#[derive(Debug)]
+pub struct RunQueue {
+    entries: Vec<Entry>,
+    slice: u64,
+    current: Option<usize>,
+    /// Up to when the current vCPU's time is charged.
+    charged_until: Ticks,
+    /// The age that a vCPU wakes at: that of the youngest vCPU which ran last.
+    floor: u64,
+    /// Served before any other at the next decision.
+    handoff: Option<usize>,
+}
+
+/// The share of a domain whose manifest names none.
+pub const DEFAULT_SHARE: u32 = 100;
+
+impl RunQueue {
+    /// An empty queue with slices of `slice` ticks.
+    pub fn new(slice: Ticks) -> Self {
+        Self {
+            entries: Vec::new(),
+            slice: slice.0.max(1),
+            current: None,
+            charged_until: Ticks(0),
+            floor: 0,
+            handoff: None,
+        }
+    }
+
+    /// Adds a vCPU, powered off, while domains are built.
+    pub fn add(&mut self, vcpu: VcpuId, share: u32) -> Slot {
+        self.entries.push(Entry {
+            vcpu,
+            share: share.max(1),
+            age: 0,
+            waits: Some(Wait::Power),
+            deadline: None,
+            charged: None,
+            ran: 0,
+            ready: 0,
+            ready_since: Ticks(0),
+        });
+        Slot(self.entries.len() - 1)
+    }
+
+    /// How many vCPUs are pinned here.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Charges the current vCPU, or whoever lent it the time, up to `now`.
+    fn charge(&mut self, now: Ticks) {
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        let Some(current) = self.current else { return };
+        let Some(entry) = self.entries.get_mut(current) else {
+            return;
+        };
+        entry.ran = entry.ran.saturating_add(elapsed);
+        let payer = entry.charged.unwrap_or(current);
+        if let Some(payer) = self.entries.get_mut(payer) {
+            let aged = elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(payer.share);
+            payer.age = payer.age.saturating_add(aged);
+            self.floor = self.floor.max(payer.age.saturating_sub(self.slice));
+        }
+    }
+
+    /// `slot`'s vCPU stops running until it is woken for `wait`, or until `deadline`.
+    pub fn block(&mut self, slot: Slot, wait: Wait, deadline: Option<Ticks>, now: Ticks) {
+        self.charge(now);
+        self.end_loans_to(slot.0);
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            if entry.waits.is_none() {
+                entry.ready = entry.ready.saturating_add(now.0.saturating_sub(entry.ready_since.0));
+            }
+            entry.waits = Some(wait);
+            entry.deadline = deadline;
+            entry.charged = None;
+        }
+    }
+
+    /// Something happened that ends a wait of kind `what`. Returns whether this pCPU must decide anew.
+    pub fn wake(&mut self, slot: Slot, what: Wait, now: Ticks) -> bool {
+        let Some(entry) = self.entries.get(slot.0) else {
+            return false;
+        };
+        if entry.waits != Some(what) {
+            return false;
+        }
+        self.charge(now);
+        self.make_runnable(slot.0, now);
+        match self.current {
+            None => true,
+            Some(current) => {
+                let serves_it = self
+                    .entries
+                    .get(current)
+                    .is_some_and(|entry| entry.charged == Some(slot.0));
+                if served {
+                    self.handoff = Some(slot.0);
+                }
+                served || self.is_idle_or_older(current, slot.0)
+            }
+        }
+    }
+
+    fn is_idle_or_older(&self, current: usize, other: usize) -> bool {
+        match (self.entries.get(current), self.entries.get(other)) {
+            (Some(current), Some(other)) => current.waits.is_some() || other.age < self.payer_age(current),
+            _ => true,
+        }
+    }
+
+    fn payer_age(&self, entry: &Entry) -> u64 {
+        entry
+            .charged
+            .and_then(|payer| self.entries.get(payer))
+            .map_or(entry.age, |payer| payer.age)
+    }
+
+    fn make_runnable(&mut self, index: usize, now: Ticks) {
+        let floor = self.floor;
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.waits = None;
+            entry.deadline = None;
+            entry.ready_since = now;
+            entry.age = entry.age.max(floor);
+        }
+        self.end_loans_to(index);
+    }
+
+    /// Whoever ran on `lender`'s time pays for itself from now on.
+    fn end_loans_to(&mut self, lender: usize) {
+        for entry in &mut self.entries {
+            if entry.charged == Some(lender) {
+                entry.charged = None;
+            }
+        }
+    }
+
+    /// `from`, which has just blocked, waits for `to` on this pCPU: run `to` next, on `from`'s time.
+    pub fn hand_off(&mut self, from: Slot, to: Slot) {
+        let runnable = self.entries.get(to.0).is_some_and(|entry| entry.waits.is_none());
+        if runnable && from != to {
+            if let Some(entry) = self.entries.get_mut(to.0) {
+                entry.charged = Some(from.0);
+            }
+            self.handoff = Some(to.0);
+        }
+    }
+
+    /// The current vCPU lets the others go first (SCHEDOP_yield).
+    pub fn yield_now(&mut self, slot: Slot, now: Ticks) {
+        self.charge(now);
+        let oldest = self
+            .entries
+            .iter()
+            .filter(|entry| entry.waits.is_none())
+            .map(|entry| entry.age)
+            .max();
+        if let (Some(entry), Some(oldest)) = (self.entries.get_mut(slot.0), oldest) {
+            entry.age = entry.age.max(oldest.saturating_add(1));
+        }
+    }
+
+    /// Sets or clears the time at which a runnable vCPU wants this pCPU's attention (an emulated timer).
+    pub fn set_deadline(&mut self, slot: Slot, deadline: Option<Ticks>) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.deadline = deadline;
+        }
+    }
+
+    /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest.
+    pub fn pick(&mut self, now: Ticks) -> Pick {
+        self.charge(now);
+        for index in 0..self.entries.len() {
+            let due = self.entries.get(index).is_some_and(|entry| {
+                matches!(entry.waits, Some(Wait::Event | Wait::Request))
+                    && entry.deadline.is_some_and(|deadline| deadline <= now)
+            });
+            if due {
+                self.make_runnable(index, now);
+            }
+        }
+        let youngest = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.waits.is_none())
+            .min_by_key(|(_, entry)| self.payer_age(entry))
+            .map(|(index, _)| index);
+        let favoured = self.handoff.take().filter(|index| {
+            let limit = youngest
+                .and_then(|index| self.entries.get(index))
+                .map_or(u64::MAX, |entry| self.payer_age(entry).saturating_add(self.slice));
+            self.entries
+                .get(*index)
+                .is_some_and(|entry| entry.waits.is_none() && self.payer_age(entry) <= limit)
+        });
+        self.current = favoured.or(youngest);
+
+        let others_wait = self.entries.iter().filter(|entry| entry.waits.is_none()).count() > 1;
+        let slice_end = others_wait.then(|| Ticks(now.0.saturating_add(self.slice)));
+        let first_deadline = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(index, entry)| {
+                // A runnable vCPU that does not run looks at its own timers when it does.
+                Some(*index) == self.current || matches!(entry.waits, Some(Wait::Event | Wait::Request))
+            })
+            .filter_map(|(_, entry)| entry.deadline)
+            .min();
+        Pick {
+            run: self
+                .current
+                .and_then(|index| self.entries.get(index))
+                .map(|entry| entry.vcpu),
+            until: slice_end.into_iter().chain(first_deadline).min(),
+        }
+    }
+
+    /// What `slot`'s vCPU waits for; `None` while it can run.
+    pub fn waits(&self, slot: Slot) -> Option<Wait> {
+        self.entries.get(slot.0).and_then(|entry| entry.waits)
+    }
+
+    /// Whether `slot`'s vCPU is the one that this pCPU runs.
+    pub fn is_current(&self, slot: Slot) -> bool {
+        self.current == Some(slot.0)
+    }
+
+    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them.
+    pub fn starved(&mut self, slot: Slot, now: Ticks) -> Ticks {
+        self.charge(now);
+        Ticks(self.entries.get(slot.0).map_or(0, |entry| {
+            let open = if entry.waits.is_none() {
+                now.0.saturating_sub(entry.ready_since.0)
+            } else {
+                0
+            };
+            entry.ready.saturating_add(open).saturating_sub(entry.ran)
+        }))
+    }
+}

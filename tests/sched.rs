@@ -1,0 +1,199 @@
+//! The run queue: fairness by share, preemption by events, handoff, deadlines.
+
+use portunus::ids::{DomainId, Ticks, VcpuId};
+use portunus::sched::{RunQueue, Slot, Wait};
+
+const SLICE: u64 = 1_000;
+
+fn vcpu(domain: u16) -> VcpuId {
+    VcpuId {
+        domain: DomainId(domain),
+        index: 0,
+    }
+}
+
+/// A queue with one runnable vCPU a share, of domains 1, 2, ….
+fn queue(shares: &[u32]) -> (RunQueue, Vec<Slot>) {
+    let mut queue = RunQueue::new(Ticks(SLICE));
+    let slots: Vec<Slot> = (1..)
+        .zip(shares)
+        .map(|(domain, share)| queue.add(vcpu(domain), *share))
+        .collect();
+    for slot in &slots {
+        queue.wake(*slot, Wait::Power, Ticks(0));
+    }
+    (queue, slots)
+}
+
+/// Runs the queue from `from` to `to`, every vCPU spinning, and returns the ticks that each domain got.
+fn run(queue: &mut RunQueue, from: u64, to: u64, domains: usize) -> Vec<u64> {
+    let mut got = vec![0; domains];
+    let mut now = from;
+    while now < to {
+        let pick = queue.pick(Ticks(now));
+        let until = pick.until.map_or(to, |until| until.0.min(to)).max(now + 1);
+        if let Some(vcpu) = pick.run {
+            got[usize::from(vcpu.domain.0) - 1] += until - now;
+        }
+        now = until;
+    }
+    queue.pick(Ticks(now));
+    got
+}
+
+#[test]
+fn spinning_vcpus_get_time_by_share() {
+    for shares in [
+        &[100, 100][..],
+        &[100, 300],
+        &[100, 50, 25],
+        &[1, 1, 1, 1, 1, 1, 1, 1],
+        &[100, 10_000],
+    ] {
+        let (mut queue, _) = queue(shares);
+        let total = 4_000_000;
+        let got = run(&mut queue, 0, total, shares.len());
+        let sum: u32 = shares.iter().sum();
+        for (ticks, share) in got.iter().zip(shares) {
+            let fair = f64::from(total as u32) * f64::from(*share) / f64::from(sum);
+            assert!(
+                (*ticks as f64 - fair).abs() <= 2.0 * SLICE as f64 + fair * 0.02,
+                "{shares:?}: {got:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_alone_has_no_slice_end() {
+    let (mut queue, _) = queue(&[100]);
+    let pick = queue.pick(Ticks(5));
+    assert_eq!((pick.run, pick.until), (Some(vcpu(1)), None));
+}
+
+#[test]
+fn an_empty_queue_is_idle_for_ever() {
+    let mut queue = RunQueue::new(Ticks(SLICE));
+    let pick = queue.pick(Ticks(5));
+    assert_eq!((pick.run, pick.until), (None, None));
+}
+
+#[test]
+fn an_event_preempts_a_vcpu_that_used_more_than_its_share() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    queue.block(slots[1], Wait::Event, None, Ticks(0));
+    run(&mut queue, 0, 50 * SLICE, 2);
+    assert!(queue.wake(slots[1], Wait::Event, Ticks(50 * SLICE)), "must decide anew");
+    assert_eq!(queue.pick(Ticks(50 * SLICE)).run, Some(vcpu(2)));
+}
+
+#[test]
+fn sleeping_saves_up_at_most_one_slice() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    queue.block(slots[1], Wait::Event, None, Ticks(0));
+    run(&mut queue, 0, 1_000 * SLICE, 2);
+    queue.wake(slots[1], Wait::Event, Ticks(1_000 * SLICE));
+    let got = run(&mut queue, 1_000 * SLICE, 1_010 * SLICE, 2);
+    assert!(got[1] <= 7 * SLICE, "{got:?}");
+}
+
+#[test]
+fn a_wake_up_of_another_kind_changes_nothing() {
+    for (waits, what) in [
+        (Wait::Request, Wait::Event),
+        (Wait::Event, Wait::Request),
+        (Wait::Power, Wait::Event),
+    ] {
+        let (mut queue, slots) = queue(&[100]);
+        queue.block(slots[0], waits, None, Ticks(0));
+        assert!(!queue.wake(slots[0], what, Ticks(1)));
+        assert_eq!((queue.waits(slots[0]), queue.pick(Ticks(1)).run), (Some(waits), None));
+    }
+}
+
+#[test]
+fn a_deadline_wakes_a_waiting_vcpu_and_bounds_the_pick() {
+    let (mut queue, slots) = queue(&[100]);
+    queue.block(slots[0], Wait::Event, Some(Ticks(70)), Ticks(0));
+    let pick = queue.pick(Ticks(10));
+    assert_eq!((pick.run, pick.until), (None, Some(Ticks(70))));
+    assert_eq!(queue.pick(Ticks(70)).run, Some(vcpu(1)));
+}
+
+#[test]
+fn a_powered_off_vcpu_has_no_deadline() {
+    let (mut queue, slots) = queue(&[100]);
+    queue.block(slots[0], Wait::Power, Some(Ticks(70)), Ticks(0));
+    assert_eq!(queue.pick(Ticks(100)).run, None);
+}
+
+#[test]
+fn a_handoff_runs_the_server_on_the_waiters_time_and_returns_at_once() {
+    let (mut queue, slots) = queue(&[100, 100, 100]);
+    let (guest, server) = (slots[0], slots[1]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.block(guest, Wait::Request, None, Ticks(100));
+    queue.hand_off(guest, server);
+    assert_eq!(queue.pick(Ticks(100)).run, Some(vcpu(2)));
+    assert!(queue.wake(guest, Wait::Request, Ticks(200)), "the answer ends the loan");
+    assert_eq!(
+        queue.pick(Ticks(200)).run,
+        Some(vcpu(1)),
+        "although the third vCPU is younger"
+    );
+}
+
+#[test]
+fn a_handoff_cannot_give_away_the_time_of_others() {
+    let (mut queue, slots) = queue(&[100, 100, 100]);
+    let (guest, server) = (slots[0], slots[1]);
+    let mut third = 0;
+    let mut now = 0;
+    // The guest asks again and again; each time the server works for a whole slice.
+    for _ in 0..300 {
+        let pick = queue.pick(Ticks(now));
+        match pick.run {
+            Some(run) if run == vcpu(1) => {
+                queue.block(guest, Wait::Request, None, Ticks(now + 10));
+                queue.hand_off(guest, server);
+                now += 10;
+            }
+            Some(run) if run == vcpu(2) => {
+                now += SLICE;
+                queue.wake(guest, Wait::Request, Ticks(now));
+            }
+            _ => {
+                third += SLICE;
+                now += SLICE;
+            }
+        }
+    }
+    assert!(third * 5 >= now, "the third vCPU got {third} of {now}");
+}
+
+#[test]
+fn time_without_the_processor_is_counted_as_starved() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    run(&mut queue, 0, 100 * SLICE, 2);
+    let starved: u64 = slots
+        .iter()
+        .map(|slot| queue.starved(*slot, Ticks(100 * SLICE)).0)
+        .sum();
+    assert_eq!(starved, 100 * SLICE, "each waits while the other runs");
+    queue.block(slots[0], Wait::Request, None, Ticks(100 * SLICE));
+    let before = queue.starved(slots[1], Ticks(100 * SLICE));
+    run(&mut queue, 100 * SLICE, 200 * SLICE, 2);
+    assert_eq!(
+        queue.starved(slots[1], Ticks(200 * SLICE)),
+        before,
+        "alone, it waits for nobody"
+    );
+}
+
+#[test]
+fn yielding_lets_every_other_runnable_vcpu_go_first() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.yield_now(slots[0], Ticks(1));
+    assert_eq!(queue.pick(Ticks(1)).run, Some(vcpu(2)));
+}
