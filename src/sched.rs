@@ -152,14 +152,14 @@ impl RunQueue {
             return false;
         }
         self.charge(now);
+        let served = self
+            .current
+            .and_then(|current| self.entries.get(current))
+            .is_some_and(|entry| entry.charged == Some(slot.0));
         self.make_runnable(slot.0, now);
         match self.current {
             None => true,
             Some(current) => {
-                let serves_it = self
-                    .entries
-                    .get(current)
-                    .is_some_and(|entry| entry.charged == Some(slot.0));
                 if served {
                     self.handoff = Some(slot.0);
                 }
