@@ -7,13 +7,13 @@ use core::fmt;
 
 use crate::cpu::{Access, Cpu, El1Register, TranslationFault};
 use crate::ids::{IntId, Ipa};
-use crate::vgic::list_register::{Backing, ListRegister, LrState, VirtualInterface};
+use crate::vgic::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
 
 /// List registers, and the guest's side of the virtual CPU interface.
 #[derive(Clone, Debug)]
 pub struct FakeVirtualInterface {
     registers: Vec<Option<ListRegister>>,
-    underflow: bool,
+    maintenance_wanted: bool,
     /// Interrupts with a priority number below this one get through (ICH_VMCR_EL2.VPMR).
     pub priority_mask: u8,
     /// The guest enabled group 0 (VENG0).
@@ -21,7 +21,7 @@ pub struct FakeVirtualInterface {
     /// The guest enabled group 1 (VENG1).
     pub group1: bool,
     active_priorities: Vec<(IntId, u8)>,
-    /// Physical interrupts that the guest's deactivations deactivated, oldest first.
+    /// Physical interrupts that were deactivated, by the guest's deactivations or for it, oldest first.
     pub deactivated: Vec<IntId>,
 }
 
@@ -31,7 +31,7 @@ impl FakeVirtualInterface {
         assert!((1..=16).contains(&count), "{count} list registers");
         Self {
             registers: alloc::vec![None; count],
-            underflow: false,
+            maintenance_wanted: false,
             priority_mask: 0xff,
             group0: true,
             group1: true,
@@ -40,14 +40,14 @@ impl FakeVirtualInterface {
         }
     }
 
-    /// Whether the underflow maintenance interrupt is asked for.
-    pub fn underflow(&self) -> bool {
-        self.underflow
+    /// Whether a maintenance interrupt is asked for when no list register is pending.
+    pub fn wants_no_pending(&self) -> bool {
+        self.maintenance_wanted
     }
 
-    /// Whether a maintenance interrupt would be signalled for underflow now.
-    pub fn underflow_fires(&self) -> bool {
-        self.underflow && self.registers.iter().flatten().count() <= 1
+    /// Whether a maintenance interrupt is signalled now because no list register is pending.
+    pub fn no_pending_fires(&self) -> bool {
+        self.maintenance_wanted && !self.used().any(|register| register.state == LrState::Pending)
     }
 
     /// The list registers in use.
@@ -68,7 +68,7 @@ impl FakeVirtualInterface {
             .filter_map(|index| self.registers[index].map(|register| (register.priority, index, register)))
             .filter(|(priority, _, register)| {
                 matches!(register.state, LrState::Pending)
-                    && self.accepts(*priority, register.group1)
+                    && self.mask().accepts(*priority, register.group1)
                     && *priority < running
             })
             .min_by_key(|(priority, index, _)| (*priority, *index))?;
@@ -173,11 +173,18 @@ impl VirtualInterface for FakeVirtualInterface {
             .filter(|index| self.registers[*index].is_none())
             .fold(0, |set, index| set | 1 << index)
     }
-    fn set_underflow(&mut self, wanted: bool) {
-        self.underflow = wanted;
+    fn set_no_pending(&mut self, wanted: bool) {
+        self.maintenance_wanted = wanted;
     }
-    fn accepts(&self, priority: u8, group1: bool) -> bool {
-        priority < self.priority_mask && if group1 { self.group1 } else { self.group0 }
+    fn mask(&self) -> PriorityMask {
+        PriorityMask {
+            threshold: self.priority_mask,
+            group0: self.group0,
+            group1: self.group1,
+        }
+    }
+    fn deactivate(&mut self, physical: IntId) {
+        self.deactivated.push(physical);
     }
 }
 

@@ -45,6 +45,24 @@ pub struct ListRegister {
     pub backing: Backing,
 }
 
+/// Which interrupts a guest's CPU interface lets through.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct PriorityMask {
+    /// Only interrupts with a priority number below this one (VPMR).
+    pub threshold: u8,
+    /// Group 0 is enabled (VENG0).
+    pub group0: bool,
+    /// Group 1 is enabled (VENG1).
+    pub group1: bool,
+}
+
+impl PriorityMask {
+    /// Whether an interrupt of this priority and group gets through.
+    pub const fn accepts(self, priority: u8, group1: bool) -> bool {
+        priority < self.threshold && if group1 { self.group1 } else { self.group0 }
+    }
+}
+
 /// The virtual CPU interface of this pCPU: ICH_*_EL2, or GICH.
 pub trait VirtualInterface {
     /// How many list registers there are: 1 to 16.
@@ -55,8 +73,12 @@ pub trait VirtualInterface {
     fn write(&mut self, index: usize, value: Option<ListRegister>);
     /// One bit for each list register that is free (ICH_ELRSR_EL2, GICH_ELRSR).
     fn free(&self) -> u16;
-    /// Asks for a maintenance interrupt when at most one list register is in use (ICH_HCR_EL2.UIE), or no longer.
-    fn set_underflow(&mut self, wanted: bool);
-    /// The guest's priority mask and group enables let `priority` through (ICH_VMCR_EL2, GICH_VMCR).
-    fn accepts(&self, priority: u8, group1: bool) -> bool;
+    /// Asks for a maintenance interrupt while no list register is in state [`LrState::Pending`] (ICH_HCR_EL2.NPIE,
+    /// GICH_HCR.NPIE), or no longer.
+    fn set_no_pending(&mut self, wanted: bool);
+    /// What the guest lets through now (ICH_VMCR_EL2, GICH_VMCR).
+    fn mask(&self) -> PriorityMask;
+    /// Deactivates a physical interrupt whose priority was dropped and that the guest will not deactivate, because it
+    /// took the virtual one back (ICC_DIR_EL1, GICC_DIR). A PPI is the calling pCPU's own.
+    fn deactivate(&mut self, physical: IntId);
 }
