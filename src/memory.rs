@@ -3,6 +3,10 @@
 //! The core never forms a reference to memory that a guest can write: it copies in, decides, copies out. Every
 //! shared word is reached through [`PhysicalMemory`], whose test implementation can be a scripted adversary.
 
+pub mod frames;
+pub mod pool;
+pub mod references;
+
 use crate::ids::Pa;
 
 /// Access to frames that the hypervisor maps: guest RAM, shared pages, page tables, boot modules.

@@ -1,0 +1,148 @@
+//! Who owns which frame, and how often other domains map it.
+//!
+//! Every page that one domain maps of another holds a counted reference here, taken before the mapping is made and given
+//! back after its translations are dropped, so that no frame changes hands under a mapping. Counts live in memory that was
+//! set aside at boot for every frame that domains own; they neither wrap nor go below zero.
+
+use alloc::vec::Vec;
+
+use crate::ids::{DomainId, PAGE_SHIFT, PAGE_SIZE, Pa};
+use crate::manifest::range::PaRange;
+use crate::memory::PhysicalMemory;
+
+/// Bytes of a frame's counter.
+const COUNTER: u64 = size_of::<u32>() as u64;
+
+/// Why a reference was not taken or given back.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ReferenceError {
+    /// No domain owns the frame.
+    #[error("{0} belongs to no domain")]
+    NotOwned(Pa),
+    /// Another domain owns it.
+    #[error("{0} belongs to domain {1:?}")]
+    WrongOwner(Pa, DomainId),
+    /// The counter is at its end.
+    #[error("{0} has as many references as can be counted")]
+    Saturated(Pa),
+    /// There is no reference to give back.
+    #[error("{0} has no reference")]
+    Unreferenced(Pa),
+    /// The table has no room for another range.
+    #[error("no room to count the frames of {0}")]
+    TableFull(PaRange),
+    /// The range overlaps one that has an owner.
+    #[error("{0} has an owner already")]
+    Overlap(PaRange),
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Owned {
+    range: PaRange,
+    owner: DomainId,
+    /// Where the counter of its first frame is.
+    counters: Pa,
+}
+
+/// Owners and counters of every frame that a domain has.
+#[derive(Debug)]
+pub struct FrameReferences {
+    /// Lowest first.
+    owned: Vec<Owned>,
+    table: PaRange,
+    used: u64,
+}
+
+impl FrameReferences {
+    /// Bytes of table that `frames` frames need, in whole pages.
+    pub const fn table_size(frames: u64) -> u64 {
+        frames.saturating_mul(COUNTER).saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
+    }
+
+    /// An empty account, whose counters will be in `table` (zeroed here).
+    pub fn new(memory: &impl PhysicalMemory, table: PaRange) -> Self {
+        if !table.is_empty() {
+            memory.zero(table.start, table.size);
+        }
+        Self {
+            owned: Vec::new(),
+            table,
+            used: 0,
+        }
+    }
+
+    /// Gives the frames of `range` to `owner`, unreferenced. Done while domains are built.
+    ///
+    /// # Errors
+    /// [`ReferenceError::Overlap`], [`ReferenceError::TableFull`].
+    pub fn add(&mut self, range: PaRange, owner: DomainId) -> Result<(), ReferenceError> {
+        let range = range.pages();
+        if self.owned.iter().any(|other| other.range.overlaps(range)) {
+            return Err(ReferenceError::Overlap(range));
+        }
+        let bytes = (range.size >> PAGE_SHIFT).saturating_mul(COUNTER);
+        let used = self.used.saturating_add(bytes);
+        if used > self.table.size {
+            return Err(ReferenceError::TableFull(range));
+        }
+        let counters = Pa(self.table.start.0 + self.used);
+        self.used = used;
+        let index = self.owned.partition_point(|other| other.range.start < range.start);
+        self.owned.insert(index, Owned { range, owner, counters });
+        Ok(())
+    }
+
+    /// The domain that owns the frame of `pa`.
+    pub fn owner(&self, pa: Pa) -> Option<DomainId> {
+        self.find(pa).map(|(owner, _)| owner)
+    }
+
+    /// How many references other domains hold to the frame of `pa`.
+    ///
+    /// # Errors
+    /// [`ReferenceError::NotOwned`].
+    pub fn count(&self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
+        let (_, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        Ok(memory.load_u32(counter))
+    }
+
+    /// Takes a reference to the frame of `pa`, if it belongs to `owner`.
+    ///
+    /// # Errors
+    /// [`ReferenceError::NotOwned`], [`ReferenceError::WrongOwner`], [`ReferenceError::Saturated`].
+    pub fn get(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(), ReferenceError> {
+        let (actual, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        if actual != owner {
+            return Err(ReferenceError::WrongOwner(pa, actual));
+        }
+        let count = memory
+            .load_u32(counter)
+            .checked_add(1)
+            .ok_or(ReferenceError::Saturated(pa))?;
+        memory.store_u32(counter, count);
+        Ok(())
+    }
+
+    /// Gives a reference to the frame of `pa` back, after the translations made from it were dropped. How many are left.
+    ///
+    /// # Errors
+    /// [`ReferenceError::NotOwned`], [`ReferenceError::Unreferenced`].
+    pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
+        let (_, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let count = memory
+            .load_u32(counter)
+            .checked_sub(1)
+            .ok_or(ReferenceError::Unreferenced(pa))?;
+        memory.store_u32(counter, count);
+        Ok(count)
+    }
+
+    fn find(&self, pa: Pa) -> Option<(DomainId, Pa)> {
+        let after = self.owned.partition_point(|owned| owned.range.start <= pa);
+        let owned = self.owned.get(after.checked_sub(1)?)?;
+        let offset =
+            pa.0.checked_sub(owned.range.start.0)
+                .filter(|offset| *offset < owned.range.size)?;
+        Some((owned.owner, Pa(owned.counters.0 + (offset >> PAGE_SHIFT) * COUNTER)))
+    }
+}

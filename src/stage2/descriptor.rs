@@ -1,0 +1,176 @@
+//! Stage-2 descriptors: what a frame is used for decides every attribute that its mapping has.
+//!
+//! Guarantee: there is no way to map a frame of one use with the attributes of another, so all aliases of a frame agree
+//! (Arm ARM, "Mismatched memory attributes").
+
+use crate::ids::{PAGE_SIZE, Pa};
+
+/// Valid, all levels.
+const VALID: u64 = 1;
+/// Table (levels 0 to 2) or page (level 3).
+const TABLE_OR_PAGE: u64 = 1 << 1;
+/// MemAttr, without FEAT_S2FWB.
+const MEMORY_SHIFT: u32 = 2;
+const NORMAL_WRITE_BACK: u64 = 0b1111;
+const NORMAL_NON_CACHEABLE: u64 = 0b0101;
+const DEVICE_NGNRE: u64 = 0b0001;
+const MEMORY_MASK: u64 = 0b1111;
+/// S2AP
+const READ: u64 = 1 << 6;
+const WRITE: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const ACCESS_FLAG: u64 = 1 << 10;
+/// XN[1]: no execution at EL1 or EL0, with and without FEAT_XNX.
+const EXECUTE_NEVER: u64 = 1 << 54;
+/// Four bits that hardware ignores.
+const USE_SHIFT: u32 = 55;
+const USE_MASK: u64 = 0b1111;
+/// Bits 47:12.
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// What a guest-physical page is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum PageUse {
+    /// The domain's own RAM.
+    Ram,
+    /// RAM of another domain, with a counted reference.
+    Foreign {
+        /// May be written.
+        writable: bool,
+    },
+    /// A page that the hypervisor keeps for this domain (shared_info, an IOREQ page).
+    Shared {
+        /// May be written.
+        writable: bool,
+    },
+    /// A frame of the uncached pool.
+    Uncached {
+        /// May be written.
+        writable: bool,
+    },
+    /// Registers of a device that belongs to the domain.
+    Device,
+}
+
+/// A memory type, as stage 2 gives it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum MemoryType {
+    /// Normal, inner and outer write-back, inner shareable.
+    WriteBack,
+    /// Normal, non-cacheable.
+    NonCacheable,
+    /// Device-nGnRE.
+    Device,
+}
+
+/// The attributes of a mapping.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub struct Attributes {
+    /// Memory type.
+    pub memory: MemoryType,
+    /// May be written.
+    pub writable: bool,
+    /// May be executed.
+    pub executable: bool,
+}
+
+impl PageUse {
+    /// The one set of attributes that this use has.
+    pub const fn attributes(self) -> Attributes {
+        let (memory, writable, executable) = match self {
+            Self::Ram => (MemoryType::WriteBack, true, true),
+            Self::Foreign { writable } | Self::Shared { writable } => (MemoryType::WriteBack, writable, false),
+            Self::Uncached { writable } => (MemoryType::NonCacheable, writable, false),
+            Self::Device => (MemoryType::Device, true, false),
+        };
+        Attributes {
+            memory,
+            writable,
+            executable,
+        }
+    }
+
+    /// Whether a hypercall may use it as a buffer: only the caller's own RAM (Xen answers -EFAULT for all else).
+    pub const fn is_own_ram(self) -> bool {
+        matches!(self, Self::Ram)
+    }
+
+    const fn code(self) -> u64 {
+        match self {
+            Self::Ram => 1,
+            Self::Foreign { .. } => 2,
+            Self::Shared { .. } => 3,
+            Self::Uncached { .. } => 4,
+            Self::Device => 5,
+        }
+    }
+}
+
+/// What one descriptor says.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Entry {
+    Invalid,
+    Table(Pa),
+    /// A block, or at level 3 a page.
+    Leaf(Pa, PageUse),
+}
+
+/// Bytes that one descriptor of `level` covers.
+pub(super) const fn span(level: u8) -> u64 {
+    PAGE_SIZE << (9 * (3 - level as u32))
+}
+
+/// A block (levels 1 and 2) or a page (level 3).
+pub(super) const fn leaf(level: u8, pa: Pa, page_use: PageUse) -> u64 {
+    let attributes = page_use.attributes();
+    let memory = match attributes.memory {
+        MemoryType::WriteBack => NORMAL_WRITE_BACK << MEMORY_SHIFT | INNER_SHAREABLE,
+        MemoryType::NonCacheable => NORMAL_NON_CACHEABLE << MEMORY_SHIFT | INNER_SHAREABLE,
+        MemoryType::Device => DEVICE_NGNRE << MEMORY_SHIFT,
+    };
+    let kind = if level == 3 { TABLE_OR_PAGE } else { 0 };
+    let write = if attributes.writable { WRITE } else { 0 };
+    let never = if attributes.executable { 0 } else { EXECUTE_NEVER };
+    VALID | kind | memory | READ | write | ACCESS_FLAG | never | page_use.code() << USE_SHIFT | pa.0 & ADDRESS
+}
+
+/// A link to a table of the next level.
+pub(super) const fn table(pa: Pa) -> u64 {
+    VALID | TABLE_OR_PAGE | pa.0 & ADDRESS
+}
+
+/// What `descriptor`, found at `level`, says. One that this module never writes reads as invalid.
+pub(super) const fn decode(level: u8, descriptor: u64) -> Entry {
+    if descriptor & VALID == 0 {
+        return Entry::Invalid;
+    }
+    let pa = Pa(descriptor & ADDRESS);
+    if level < 3 && descriptor & TABLE_OR_PAGE != 0 {
+        return Entry::Table(pa);
+    }
+    let writable = descriptor & WRITE != 0;
+    match descriptor >> USE_SHIFT & USE_MASK {
+        1 => Entry::Leaf(pa, PageUse::Ram),
+        2 => Entry::Leaf(pa, PageUse::Foreign { writable }),
+        3 => Entry::Leaf(pa, PageUse::Shared { writable }),
+        4 => Entry::Leaf(pa, PageUse::Uncached { writable }),
+        5 => Entry::Leaf(pa, PageUse::Device),
+        _ => Entry::Invalid,
+    }
+}
+
+/// The attributes that the hardware takes from a valid leaf: for those who check tables as the walker reads them.
+pub const fn hardware_attributes(descriptor: u64) -> Option<Attributes> {
+    let memory = match descriptor >> MEMORY_SHIFT & MEMORY_MASK {
+        NORMAL_WRITE_BACK => MemoryType::WriteBack,
+        NORMAL_NON_CACHEABLE => MemoryType::NonCacheable,
+        DEVICE_NGNRE => MemoryType::Device,
+        _ => return None,
+    };
+    let writable = descriptor & WRITE != 0;
+    Some(Attributes {
+        memory,
+        writable,
+        executable: descriptor & EXECUTE_NEVER == 0,
+    })
+}
