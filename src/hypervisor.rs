@@ -7,17 +7,7 @@ use crate::cpu::Cpu;
 use crate::ids::{DomainId, IntId, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use crate::machine::Machine;
 use crate::trap::registers::GuestFrame;
-
-/// The registers that describe an exception taken to EL2 from a lower level, each read once.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub struct Syndrome {
-    /// ESR_EL2
-    pub esr: u64,
-    /// FAR_EL2
-    pub far: u64,
-    /// HPFAR_EL2; the decoder never uses it where the architecture does not define it.
-    pub hpfar: u64,
-}
+pub use crate::trap::syndrome::Syndrome;
 
 /// A vCPU's state that only its pCPU touches.
 #[derive(Debug)]

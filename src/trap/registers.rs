@@ -1,4 +1,29 @@
-//! The general registers of a trapped vCPU.
+//! The general registers of a trapped vCPU, and what PSTATE says of it.
+
+use crate::cpu::El1Register;
+
+/// How long the instruction that trapped is (ESR_ELx.IL).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum InstructionLength {
+    /// A T32 instruction of 16 bits.
+    Halfword,
+    /// Every other instruction.
+    Word,
+}
+
+impl InstructionLength {
+    /// From bit 25 of an ESR.
+    pub const fn from_esr(esr: u64) -> Self {
+        if esr >> 25 & 1 != 0 { Self::Word } else { Self::Halfword }
+    }
+    /// 2 or 4.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Halfword => 2,
+            Self::Word => 4,
+        }
+    }
+}
 
 /// x0 to x30, PC and PSTATE of a vCPU that is not executing. `arch` saves and restores it by these offsets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -12,6 +37,19 @@ pub struct GuestFrame {
     pub pstate: u64,
 }
 
+/// Which exception level and state a vCPU is in.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum GuestMode {
+    /// EL0 in AArch32.
+    El0Aarch32,
+    /// EL0 in AArch64.
+    El0,
+    /// EL1 with SP_EL0.
+    El1t,
+    /// EL1 with SP_EL1.
+    El1h,
+}
+
 impl GuestFrame {
     /// Reads Xn; 31 is the zero register.
     pub fn read(&self, register: u8) -> u64 {
@@ -23,6 +61,58 @@ impl GuestFrame {
             *x = value;
         }
     }
+
+    /// Level and state by PSTATE.M. EL1 is always AArch64, and hardware never reports a level that is not there.
+    pub const fn mode(&self) -> GuestMode {
+        match (self.pstate >> 4 & 1, self.pstate & 0xf) {
+            (1, _) => GuestMode::El0Aarch32,
+            (_, 0b0100) => GuestMode::El1t,
+            (_, 0b0101) => GuestMode::El1h,
+            _ => GuestMode::El0,
+        }
+    }
+
+    /// The register that SP names now.
+    pub const fn stack_pointer(&self) -> El1Register {
+        match self.mode() {
+            GuestMode::El1h => El1Register::SpEl1,
+            _ => El1Register::SpEl0,
+        }
+    }
+
+    /// Steps over an instruction that was performed for the guest: PC, and the parts of PSTATE that every completed
+    /// instruction changes (BTYPE and SS are cleared; in AArch32 the IT block advances).
+    pub fn advance(&mut self, length: InstructionLength) {
+        self.pc = self.pc.wrapping_add(length.bytes());
+        self.pstate &= !PSTATE_SS;
+        if let GuestMode::El0Aarch32 = self.mode() {
+            self.pc &= 0xffff_ffff;
+            self.advance_it_block();
+        } else {
+            self.pstate &= !PSTATE_BTYPE;
+        }
+    }
+
+    /// Goes back to an HVC, whose preferred return address is the instruction behind it, so that an exception can be
+    /// taken from it.
+    pub fn rewind(&mut self) {
+        self.pc = self.pc.wrapping_sub(InstructionLength::Word.bytes());
+    }
+
+    /// ITAdvance() of the Arm ARM; SPSR holds IT\[1:0\] in bits 26:25 and IT\[7:2\] in bits 15:10.
+    fn advance_it_block(&mut self) {
+        let it = (self.pstate >> 25 & 0b11) | (self.pstate >> 10 & 0b11_1111) << 2;
+        let next = if it & 0b111 == 0 {
+            0
+        } else {
+            it & 0b1110_0000 | it << 1 & 0b1_1111
+        };
+        self.pstate &= !(0b11 << 25 | 0b11_1111 << 10);
+        self.pstate |= (next & 0b11) << 25 | (next >> 2) << 10;
+    }
 }
+
+const PSTATE_SS: u64 = 1 << 21;
+const PSTATE_BTYPE: u64 = 0b11 << 10;
 
 const _: () = assert!(size_of::<GuestFrame>() == 33 * 8);
