@@ -1,13 +1,173 @@
 //! What the boot device tree says: the machine ([`host`]), the domains to build on it, and the tree that each of them sees.
 //!
 //! Everything is read once, at boot, into owned values. The first thing that is wrong stops the boot with the node's path,
-//! the property and the reason; no blob, however malformed, makes anything here panic or loop.
+//! the property and the reason; no blob, however malformed, makes anything here panic or loop. `docs/manifest.md` lists
+//! every property.
 
+pub mod affinity;
+pub mod devices;
+pub mod domain;
 pub mod error;
+pub mod events;
 pub mod host;
+pub mod layout;
+pub mod modules;
+pub mod notice;
+pub mod passthrough;
 pub mod range;
+pub mod shared_memory;
 pub mod tree;
 
+mod validate;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::ids::{DomainId, MAX_DOMAINS};
+
+pub use devices::{DeviceConfig, MemoryAccess};
+pub use domain::DomainConfig;
 pub use error::{ManifestError, Reason};
+pub use events::StaticChannel;
 pub use host::Host;
+pub use layout::Layout;
+pub use modules::{Module, ModuleReader, NoModules, PhysicalModules};
+pub use notice::Notice;
 pub use range::{IpaRange, PaRange};
+pub use tree::Tree;
+
+use domain::DomainNode;
+use notice::Notices;
+
+/// The number of the first domain that a manifest describes; 0 would be Xen's dom0.
+const FIRST_DOMAIN: u16 = 1;
+
+/// The domains that the boot device tree asks for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Manifest {
+    /// The domains by number, from 1.
+    pub domains: Vec<DomainConfig>,
+    /// Event channels that exist from the start.
+    pub channels: Vec<StaticChannel>,
+    /// Lines for the boot console: what was read and has no effect.
+    pub notices: Vec<Notice>,
+}
+
+impl Manifest {
+    /// Reads the domains under `/chosen` for the machine `host`, which the same tree describes.
+    ///
+    /// `modules` reads what the boot loader placed in memory.
+    ///
+    /// # Errors
+    ///
+    /// The first node or property that is malformed, that asks for what the machine can't give, or that Portunus does not
+    /// have and must not ignore.
+    pub fn parse(tree: &Tree<'_>, host: &Host, modules: &dyn ModuleReader) -> Result<Self, ManifestError> {
+        let mut notices = Notices::default();
+        let Some(chosen) = tree.find("/chosen") else {
+            return Ok(Self::default());
+        };
+        validate::chosen(chosen, &mut notices)?;
+
+        let mut nodes: Vec<DomainNode<'_, '_>> = Vec::new();
+        for node in chosen.children().filter(|node| node.is_compatible("xen,domain")) {
+            if nodes.len() >= MAX_DOMAINS {
+                let found = nodes.len() as u64 + 1;
+                return Err(node.error(
+                    "",
+                    Reason::AboveLimit {
+                        found,
+                        limit: MAX_DOMAINS as u64,
+                    },
+                ));
+            }
+            let name = node.name().split('@').next().unwrap_or_default();
+            if nodes.iter().any(|other| other.name == name) {
+                return Err(node.error("", Reason::Repeated(name.to_string())));
+            }
+            nodes.push(DomainNode {
+                node,
+                id: DomainId(FIRST_DOMAIN + nodes.len() as u16),
+                name,
+            });
+        }
+
+        let mut domains = Vec::new();
+        for node in &nodes {
+            domains.push(domain::parse(node, host, modules, &mut notices)?);
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            let devices = devices::parse(node, &nodes, &domains, &mut notices)?;
+            if let Some(domain) = domains.get_mut(index) {
+                domain.devices = devices;
+            }
+        }
+        grow_pools(&mut domains, &nodes);
+        for (index, node) in nodes.iter().enumerate() {
+            let serves = domains
+                .iter()
+                .flat_map(|domain| &domain.devices)
+                .any(|device| device.backend == node.id);
+            if let Some(domain) = domains.get_mut(index) {
+                domain.hypervisor_node |= serves;
+                layout::place(domain, node.node, host)?;
+            }
+        }
+        let channels = events::parse(&nodes)?;
+        let manifest = Self {
+            domains,
+            channels,
+            notices: notices.into_lines(),
+        };
+        validate::across_domains(&manifest, host)?;
+        Ok(manifest)
+    }
+
+    /// The domain of this number.
+    pub fn domain(&self, id: DomainId) -> Option<&DomainConfig> {
+        self.domains.iter().find(|domain| domain.id == id)
+    }
+
+    /// The devices that `backend` serves, each with the guest that sees it; in the order of the manifest.
+    pub fn served_by(&self, backend: DomainId) -> impl Iterator<Item = (&DomainConfig, &DeviceConfig)> {
+        self.domains
+            .iter()
+            .flat_map(|guest| guest.devices.iter().map(move |device| (guest, device)))
+            .filter(move |(_, device)| device.backend == backend)
+    }
+
+    /// Domains that are trusted like EL2, because they own a device that can reach all memory: for the boot banner.
+    pub fn dma_trusted(&self) -> impl Iterator<Item = &DomainConfig> {
+        self.domains.iter().filter(|domain| domain.dma_trusted)
+    }
+}
+
+/// A backend that may map a guest's memory needs tables for it, unless the manifest says how much it gets.
+fn grow_pools(domains: &mut [DomainConfig], nodes: &[DomainNode<'_, '_>]) {
+    let mapped: Vec<(DomainId, DomainId, u64)> = domains
+        .iter()
+        .flat_map(|guest| guest.devices.iter().map(move |device| (guest, device)))
+        .filter(|(_, device)| device.memory_access == MemoryAccess::All)
+        .map(|(guest, device)| (device.backend, guest.id, guest.memory))
+        .collect();
+    for (domain, node) in domains.iter_mut().zip(nodes) {
+        if node.node.has(domain::PAGE_TABLE_POOL) {
+            continue;
+        }
+        let mut guests = Vec::new();
+        for (backend, guest, memory) in &mapped {
+            if *backend == domain.id && !guests.contains(guest) {
+                guests.push(*guest);
+                domain.page_table_pool += domain::tables_to_map(*memory);
+            }
+        }
+    }
+}
+
+/// The name of a domain by number, for messages.
+fn name_of(domains: &[DomainConfig], id: DomainId) -> String {
+    domains
+        .iter()
+        .find(|domain| domain.id == id)
+        .map_or_else(String::new, |domain| domain.name.clone())
+}

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use crate::manifest::range::PaRange;
+use crate::manifest::range::{IpaRange, PaRange};
 
 /// The first thing that is wrong with a device tree.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -69,4 +69,88 @@ pub enum Reason {
     /// Something that Portunus does not have and must not ignore.
     #[error("is not supported: {0}")]
     Unsupported(&'static str),
+    /// A span that must be RAM of the machine and is not.
+    #[error("is not in RAM: {0}")]
+    NotMemory(PaRange),
+    /// A span of the machine that is somebody else's.
+    #[error("takes {range}, which belongs to {owner}")]
+    Taken {
+        /// What it takes.
+        range: PaRange,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A span of guest-physical addresses that something else in that domain has.
+    #[error("is at {range}, where {owner} is")]
+    Occupied {
+        /// Where it is.
+        range: IpaRange,
+        /// What is there.
+        owner: String,
+    },
+    /// An interrupt that something else has.
+    #[error("takes INTID {interrupt}, which belongs to {owner}")]
+    InterruptTaken {
+        /// The interrupt's number.
+        interrupt: u32,
+        /// Whose it is.
+        owner: String,
+    },
+    /// An address or size that is no multiple of what it must be.
+    #[error("has {value:#x}, which is no multiple of {alignment:#x}")]
+    Misaligned {
+        /// What it says.
+        value: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
+    },
+    /// A number or name that must be unique is used again.
+    #[error("repeats {0}")]
+    Repeated(String),
+    /// The sizes of static memory do not add up to `memory`.
+    #[error("adds up to {found} KiB, but memory is {memory} KiB")]
+    Sum {
+        /// KiB of all ranges.
+        found: u64,
+        /// KiB that `memory` says.
+        memory: u64,
+    },
+    /// A device backend that is no other domain.
+    #[error("names no other domain: {0}")]
+    NoSuchDomain(String),
+    /// A device source that was not passed through to the backend.
+    #[error("names {0}, which is not passed through to the backend")]
+    NotPassedThrough(String),
+    /// Two ends of a static event channel that do not name each other.
+    #[error("names a node that does not name this one")]
+    NotMutual,
+    /// A device that can reach all memory, in a domain that nobody declared trusted.
+    #[error(
+        "may reach any memory without an IOMMU: the domain needs portunus,dma-trusted, or the device portunus,no-dma"
+    )]
+    NeedsDmaTrusted,
+    /// A device that reaches memory by machine addresses, in a domain that sees others.
+    #[error("reaches memory by machine addresses: the domain needs direct-map")]
+    NeedsDirectMap,
+    /// A direct-mapped domain's addresses that are not the machine's.
+    #[error("is at {found:#x} for the guest, but direct-map needs {needed:#x}")]
+    NotDirect {
+        /// The guest's address.
+        found: u64,
+        /// The machine's.
+        needed: u64,
+    },
+    /// No free guest-physical addresses for a window.
+    #[error("finds no {0:#x} free bytes in the guest-physical map")]
+    NoRoom(u64),
+    /// Fewer interrupts than the domain's devices use.
+    #[error("gives {found} SPIs, but {owner} needs {needed}")]
+    TooFew {
+        /// What it says.
+        found: u32,
+        /// What is needed.
+        needed: u32,
+        /// What needs them.
+        owner: String,
+    },
 }

@@ -1,0 +1,533 @@
+//! Where everything is in a domain's guest-physical map.
+//!
+//! An ordinary domain has Xen's map, which backends rely on. A direct-mapped one sees RAM, interrupt controller and its
+//! devices where the machine has them, so its virtual windows go into holes of the machine's map: an address that a device
+//! or a driver gets wrong hits nothing.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::ids::{IntId, PAGE_SIZE};
+use crate::manifest::devices;
+use crate::manifest::domain::DomainConfig;
+use crate::manifest::error::{ManifestError, Reason};
+use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE, joined};
+use crate::manifest::range::{IpaRange, PaRange};
+use crate::manifest::tree::Node;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Bytes of the registers of a virtio-mmio device in Xen's map (xen-abi: libxl).
+pub const VIRTIO_STRIDE: u64 = 0x200;
+/// Where an ordinary domain's virtio devices begin, and how much room they have.
+const VIRTIO: IpaRange = IpaRange::new(0x0200_0000, MIB);
+/// GICD of an ordinary domain.
+const DISTRIBUTOR: u64 = 0x0300_1000;
+/// GICC of an ordinary domain with GICv2.
+const CPU_INTERFACE: u64 = 0x0300_2000;
+/// GICR of an ordinary domain with GICv3.
+const REDISTRIBUTORS: u64 = 0x0302_0000;
+/// The emulated UART of an ordinary domain.
+const UART: IpaRange = IpaRange::new(0x2200_0000, PAGE_SIZE);
+/// Where an ordinary domain maps its grant table.
+const GRANT_WINDOW: IpaRange = IpaRange::new(0x3800_0000, 16 * MIB);
+/// First bank of an ordinary domain's RAM: at most this much.
+const RAM0: IpaRange = IpaRange::new(0x4000_0000, 3 * GIB);
+/// Where the second bank begins.
+const RAM1: u64 = 0x2_0000_0000;
+/// Linux plugs unpopulated memory in naturally aligned pieces of this size.
+const EXTENDED_ALIGNMENT: u64 = 128 * MIB;
+/// Room for mappings of other domains' memory above RAM; costs nothing until used.
+const EXTENDED_SIZE: u64 = 32 * GIB;
+/// Sizes to try for it where the machine's map has no such hole.
+const EXTENDED_SIZES: [u64; 4] = [EXTENDED_SIZE, 8 * GIB, GIB, EXTENDED_ALIGNMENT];
+/// Where the search for holes begins: below are reset vectors and boot ROMs on many machines.
+const FIRST_HOLE: u64 = 16 * MIB;
+/// Holes end here: the stage-2 input size that every machine has.
+const LAST_HOLE: u64 = 1 << 40;
+/// Virtual windows in holes keep this alignment.
+const HOLE_ALIGNMENT: u64 = 0x1_0000;
+
+/// SPI of the emulated UART in Xen's map.
+const UART_INTERRUPT: u32 = 32;
+/// First SPI of virtio devices in Xen's map.
+const FIRST_DEVICE_INTERRUPT: u32 = 33;
+/// GICs count SPIs in steps of this.
+const SPI_STEP: u32 = 32;
+
+/// A domain's guest-physical map.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Layout {
+    /// RAM, lowest first. Empty for a direct-mapped domain without static memory: it is where the machine's is.
+    pub memory: Vec<IpaRange>,
+    /// The interrupt controller.
+    pub gic: VirtualGic,
+    /// The emulated UART and its SPI.
+    pub uart: Option<VirtualUart>,
+    /// Where virtio devices without an address of their own are.
+    pub virtio: IpaRange,
+    /// Where the domain may map its grant table.
+    pub grant_window: IpaRange,
+    /// Room for mappings of others' memory, 128 MiB aligned, lowest first.
+    pub extended_regions: Vec<IpaRange>,
+    /// SPIs of its interrupt controller: a multiple of 32, or 988.
+    pub spis: u32,
+}
+
+/// The frames of a virtual interrupt controller.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum VirtualGic {
+    /// GICv2.
+    V2 {
+        /// GICD, 4 KiB.
+        distributor: IpaRange,
+        /// GICC, 8 KiB: two pages of the machine's GICV, which need not touch there.
+        cpu_interface: IpaRange,
+    },
+    /// GICv3.
+    V3 {
+        /// GICD, 64 KiB.
+        distributor: IpaRange,
+        /// GICR, 128 KiB a vCPU.
+        redistributors: IpaRange,
+    },
+}
+
+impl Default for VirtualGic {
+    fn default() -> Self {
+        Self::V3 {
+            distributor: IpaRange::default(),
+            redistributors: IpaRange::default(),
+        }
+    }
+}
+
+impl VirtualGic {
+    /// Its frames.
+    pub fn frames(self) -> [IpaRange; 2] {
+        match self {
+            Self::V2 {
+                distributor,
+                cpu_interface,
+            } => [distributor, cpu_interface],
+            Self::V3 {
+                distributor,
+                redistributors,
+            } => [distributor, redistributors],
+        }
+    }
+}
+
+/// The emulated UART of a domain.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct VirtualUart {
+    /// Its registers.
+    pub registers: IpaRange,
+    /// Its interrupt, level-high.
+    pub interrupt: IntId,
+}
+
+/// What a manifest says of a device's place; `None`: anywhere.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct DeviceWindow {
+    pub(crate) range: Option<IpaRange>,
+    pub(crate) interrupt: Option<IntId>,
+}
+
+impl Layout {
+    /// One past the highest address that anything in the map has; RAM of a direct-mapped domain without static memory is
+    /// not counted.
+    pub fn end(&self) -> u64 {
+        let frames = self.gic.frames();
+        let all = self
+            .memory
+            .iter()
+            .chain(&self.extended_regions)
+            .chain(&frames)
+            .chain([&self.grant_window, &self.virtio]);
+        all.map(|range| range.end())
+            .chain(self.uart.map(|uart| uart.registers.end()))
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// The banks of an ordinary domain with `bytes` of RAM.
+pub fn banks(bytes: u64) -> Vec<IpaRange> {
+    let first = bytes.min(RAM0.size);
+    let mut banks = alloc::vec![IpaRange {
+        start: RAM0.start,
+        size: first
+    }];
+    if bytes > first {
+        banks.push(IpaRange::new(RAM1, bytes - first));
+    }
+    banks
+}
+
+/// What is where while a map is made.
+#[derive(Debug, Default)]
+struct Taken(Vec<(IpaRange, String)>);
+
+impl Taken {
+    fn add(&mut self, range: IpaRange, owner: &str) {
+        if !range.is_empty() {
+            self.0.push((range, owner.to_string()));
+        }
+    }
+    fn owner(&self, range: IpaRange) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(other, _)| other.overlaps(range))
+            .map(|(_, owner)| owner.as_str())
+    }
+    /// Adds a range unless something else is there.
+    fn claim(&mut self, range: IpaRange, owner: &str) -> Result<(), Reason> {
+        match self.owner(range) {
+            Some(other) => Err(Reason::Occupied {
+                range,
+                owner: other.to_string(),
+            }),
+            None => {
+                self.add(range, owner);
+                Ok(())
+            }
+        }
+    }
+    /// The lowest hole from `from`.
+    fn hole(&self, from: u64, size: u64, alignment: u64) -> Option<IpaRange> {
+        let taken = joined(
+            self.0
+                .iter()
+                .map(|(range, _)| PaRange::new(range.start.0, range.size))
+                .collect(),
+        );
+        let mut start = from.checked_next_multiple_of(alignment)?;
+        for range in taken {
+            if range.end() > start && range.start.0 < start.checked_add(size)? {
+                start = range.end().checked_next_multiple_of(alignment)?;
+            }
+        }
+        (start.checked_add(size)? <= LAST_HOLE).then(|| IpaRange::new(start, size))
+    }
+    /// Xen's place if it is free, else the lowest hole; takes it.
+    fn window(&mut self, preferred: IpaRange, owner: &str) -> Result<IpaRange, Reason> {
+        let free = self.owner(preferred).is_none().then_some(preferred);
+        let hole = || self.hole(FIRST_HOLE, preferred.size, HOLE_ALIGNMENT);
+        let range = free.or_else(hole).ok_or(Reason::NoRoom(preferred.size))?;
+        self.add(range, owner);
+        Ok(range)
+    }
+}
+
+/// Places everything of `domain`, whose node is `node`: fills its layout and the ranges and interrupts of its devices.
+pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) -> Result<(), ManifestError> {
+    let mut taken = Taken::default();
+    let mut layout = Layout::default();
+    if domain.direct_map {
+        for range in host.memory.iter().chain(&host.reserved).chain(&host.devices) {
+            let range = range.pages();
+            taken.add(IpaRange::new(range.start.0, range.size), "the machine's own map");
+        }
+        layout.memory = domain
+            .static_memory
+            .iter()
+            .map(|range| IpaRange::new(range.start.0, range.size))
+            .collect();
+        layout.memory.sort_unstable();
+    } else {
+        layout.memory = banks(domain.memory);
+        for bank in &layout.memory {
+            taken.add(*bank, "RAM");
+        }
+    }
+
+    layout.gic = virtual_gic(domain, host).map_err(|reason| node.error("cpus", reason))?;
+    for frame in layout.gic.frames() {
+        taken.add(frame, "the interrupt controller");
+    }
+    if !domain.direct_map {
+        // Nothing is placed by search, so that these are Xen's addresses whatever the domain has.
+        taken.add(GRANT_WINDOW, "the grant window");
+        taken.add(UART, "the emulated UART");
+        taken.add(VIRTIO, "the virtio window");
+    }
+    for device in &domain.passthrough.devices {
+        for mapping in &device.mappings {
+            let range = mapping.guest_range();
+            let error = |reason| ManifestError {
+                node: device.path.clone(),
+                property: "xen,reg".to_string(),
+                reason,
+            };
+            if domain.direct_map {
+                taken.add(range, "a passed-through device");
+            } else if taken.owner(range) != Some("a passed-through device") {
+                taken.claim(range, "a passed-through device").map_err(error)?;
+            }
+        }
+    }
+    if domain.direct_map {
+        layout.virtio = taken
+            .window(VIRTIO, "the virtio window")
+            .map_err(|reason| node.error("direct-map", reason))?;
+        layout.grant_window = taken
+            .window(GRANT_WINDOW, "the grant window")
+            .map_err(|reason| node.error("direct-map", reason))?;
+    } else {
+        layout.virtio = VIRTIO;
+        layout.grant_window = GRANT_WINDOW;
+    }
+
+    let mut interrupts = Interrupts::new(domain);
+    place_devices(domain, node, &layout, &mut taken, &mut interrupts)?;
+    if domain.vpl011 {
+        let registers = match domain.direct_map {
+            true => taken
+                .window(UART, "the emulated UART")
+                .map_err(|reason| node.error("vpl011", reason))?,
+            false => UART,
+        };
+        let interrupt = interrupts.allocate(UART_INTERRUPT, "the emulated UART");
+        layout.uart = Some(VirtualUart {
+            registers,
+            interrupt: interrupt.map_err(|reason| node.error("vpl011", reason))?,
+        });
+    }
+    allocate_interrupts(domain, &mut interrupts)?;
+    layout.extended_regions = extended_regions(domain, &layout, host, &taken);
+    if domain.hypervisor_node && layout.extended_regions.is_empty() {
+        return Err(node.error("xen,enhanced", Reason::NoRoom(EXTENDED_ALIGNMENT)));
+    }
+    layout.spis = spis(domain, node, &interrupts)?;
+    domain.layout = layout;
+    Ok(())
+}
+
+fn virtual_gic(domain: &DomainConfig, host: &Host) -> Result<VirtualGic, Reason> {
+    let needed = u64::from(domain.vcpu_count()) * REDISTRIBUTOR_SIZE;
+    Ok(match (&host.gic, domain.direct_map) {
+        (Gic::V2(_), false) => VirtualGic::V2 {
+            distributor: IpaRange::new(DISTRIBUTOR, PAGE_SIZE),
+            cpu_interface: IpaRange::new(CPU_INTERFACE, 2 * PAGE_SIZE),
+        },
+        (Gic::V2(gic), true) => VirtualGic::V2 {
+            distributor: IpaRange::new(gic.distributor.start.0, PAGE_SIZE),
+            cpu_interface: IpaRange::new(gic.cpu_interface.start.0, 2 * PAGE_SIZE),
+        },
+        (Gic::V3(_), false) => VirtualGic::V3 {
+            distributor: IpaRange::new(DISTRIBUTOR, HOLE_ALIGNMENT),
+            redistributors: IpaRange::new(REDISTRIBUTORS, needed),
+        },
+        (Gic::V3(gic), true) => {
+            let region = gic.redistributors.iter().find(|region| region.size >= needed);
+            let region = region.ok_or(Reason::NoRoom(needed))?;
+            VirtualGic::V3 {
+                distributor: IpaRange::new(gic.distributor.start.0, HOLE_ALIGNMENT),
+                redistributors: IpaRange::new(region.start.0, needed),
+            }
+        }
+    })
+}
+
+/// Gives every device its range, and the interrupt that the manifest asks for.
+fn place_devices(
+    domain: &mut DomainConfig,
+    node: Node<'_, '_>,
+    layout: &Layout,
+    taken: &mut Taken,
+    interrupts: &mut Interrupts,
+) -> Result<(), ManifestError> {
+    let nodes: Vec<Node<'_, '_>> = match node.children().find(|child| child.name() == "portunus,devices") {
+        Some(parent) => parent.children().collect(),
+        None => return Ok(()),
+    };
+    // Given places first, so that the others can go around them.
+    let mut slots: Vec<(IpaRange, String)> = Vec::new();
+    for (device, node) in domain.devices.iter_mut().zip(&nodes) {
+        let window = devices::window(*node)?;
+        let unit = if device.accel { PAGE_SIZE } else { VIRTIO_STRIDE };
+        if let Some(range) = window.range {
+            check_given(range, unit).map_err(|reason| node.error("reg", reason))?;
+            let others = taken
+                .0
+                .iter()
+                .find(|(other, owner)| other.overlaps(range.pages()) && owner != "the virtio window");
+            let occupied = |owner: &str| {
+                node.error(
+                    "reg",
+                    Reason::Occupied {
+                        range,
+                        owner: owner.to_string(),
+                    },
+                )
+            };
+            if let Some((_, owner)) = others {
+                return Err(occupied(owner));
+            }
+            if let Some((_, owner)) = slots.iter().find(|(other, _)| other.overlaps(range)) {
+                return Err(occupied(owner));
+            }
+            device.range = range;
+            slots.push((range, device.name.clone()));
+        }
+        if let Some(interrupt) = window.interrupt {
+            interrupts
+                .claim(interrupt, &device.name)
+                .map_err(|reason| node.error("interrupts", reason))?;
+            device.interrupt.id = interrupt;
+        }
+    }
+    let mut next = layout.virtio.start.0;
+    for (device, node) in domain.devices.iter_mut().zip(&nodes) {
+        if !device.range.is_empty() {
+            continue;
+        }
+        let unit = if device.accel { PAGE_SIZE } else { VIRTIO_STRIDE };
+        let range = free_slot(next, unit, layout.virtio, &slots).ok_or_else(|| node.error("", Reason::NoRoom(unit)))?;
+        next = range.end();
+        device.range = range;
+        slots.push((range, device.name.clone()));
+    }
+    for (range, name) in slots {
+        taken.add(range, &name);
+    }
+    Ok(())
+}
+
+fn check_given(range: IpaRange, unit: u64) -> Result<(), Reason> {
+    if range.is_empty() {
+        return Err(Reason::Zero);
+    }
+    if !range.fits() {
+        return Err(Reason::Overflow(PaRange::new(range.start.0, range.size)));
+    }
+    if !range.is_aligned(unit) {
+        return Err(Reason::Misaligned {
+            value: range.start.0 | range.size,
+            alignment: unit,
+        });
+    }
+    if range.size > VIRTIO.size {
+        return Err(Reason::AboveLimit {
+            found: range.size,
+            limit: VIRTIO.size,
+        });
+    }
+    if range.end() > LAST_HOLE {
+        return Err(Reason::AboveLimit {
+            found: range.end(),
+            limit: LAST_HOLE,
+        });
+    }
+    Ok(())
+}
+
+/// The next free `unit` bytes of `window` from `from`.
+fn free_slot(from: u64, unit: u64, window: IpaRange, slots: &[(IpaRange, String)]) -> Option<IpaRange> {
+    let mut start = from.checked_next_multiple_of(unit)?;
+    loop {
+        let range = IpaRange::new(start, unit);
+        if !window.contains(range) {
+            return None;
+        }
+        match slots.iter().find(|(other, _)| other.overlaps(range)) {
+            Some((other, _)) => start = other.end().checked_next_multiple_of(unit)?,
+            None => return Some(range),
+        }
+    }
+}
+
+/// Which SPIs of a domain are in use, and by what.
+#[derive(Debug)]
+struct Interrupts(Vec<(u32, String)>);
+
+impl Interrupts {
+    fn new(domain: &DomainConfig) -> Self {
+        let owned = domain
+            .passthrough
+            .interrupts()
+            .map(|interrupt| (interrupt.id.0, "a passed-through device".to_string()));
+        Self(owned.collect())
+    }
+    fn claim(&mut self, interrupt: IntId, owner: &str) -> Result<(), Reason> {
+        if let Some((_, other)) = self.0.iter().find(|(number, _)| *number == interrupt.0) {
+            return Err(Reason::InterruptTaken {
+                interrupt: interrupt.0,
+                owner: other.clone(),
+            });
+        }
+        self.0.push((interrupt.0, owner.to_string()));
+        Ok(())
+    }
+    /// The lowest free SPI from `first`.
+    fn allocate(&mut self, first: u32, owner: &str) -> Result<IntId, Reason> {
+        let mut free = (first..IntId::SPI_LIMIT).filter(|number| self.0.iter().all(|(other, _)| other != number));
+        let number = free.next().ok_or(Reason::NoRoom(1))?;
+        self.0.push((number, owner.to_string()));
+        Ok(IntId(number))
+    }
+}
+
+fn allocate_interrupts(domain: &mut DomainConfig, interrupts: &mut Interrupts) -> Result<(), ManifestError> {
+    for device in domain
+        .devices
+        .iter_mut()
+        .filter(|device| device.interrupt.id == IntId::SPURIOUS)
+    {
+        let number = interrupts.allocate(FIRST_DEVICE_INTERRUPT, &device.name);
+        device.interrupt.id = number.map_err(|reason| ManifestError {
+            node: device.path.clone(),
+            property: "interrupts".to_string(),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// As many SPIs as the domain uses or asks for, in the steps in which a GIC counts.
+fn spis(domain: &DomainConfig, node: Node<'_, '_>, interrupts: &Interrupts) -> Result<u32, ManifestError> {
+    let highest = interrupts.0.iter().max_by_key(|(number, _)| *number);
+    let needed = highest.map_or(1, |(number, _)| number.saturating_sub(IntId::FIRST_SPI - 1));
+    if domain.spis != 0 && needed > domain.spis {
+        let owner = highest.map_or_else(String::new, |(number, owner)| format!("INTID {number} of {owner}"));
+        return Err(node.error(
+            "nr_spis",
+            Reason::TooFew {
+                found: domain.spis,
+                needed,
+                owner,
+            },
+        ));
+    }
+    let wanted = needed.max(domain.spis).next_multiple_of(SPI_STEP);
+    Ok(wanted.min(IntId::SPI_LIMIT - IntId::FIRST_SPI))
+}
+
+/// Room for others' memory: for an ordinary domain the unused part of its RAM windows, for a direct-mapped one a hole above
+/// all of the machine's RAM.
+fn extended_regions(domain: &DomainConfig, layout: &Layout, host: &Host, taken: &Taken) -> Vec<IpaRange> {
+    if domain.direct_map {
+        let from = host.memory_end().0;
+        let hole = EXTENDED_SIZES
+            .iter()
+            .find_map(|size| taken.hole(from, *size, EXTENDED_ALIGNMENT));
+        return hole.into_iter().collect();
+    }
+    let mut regions = Vec::new();
+    let after = |start: u64| {
+        let bank = layout.memory.iter().find(|bank| bank.start.0 == start);
+        bank.map_or(start, |bank| bank.end())
+            .next_multiple_of(EXTENDED_ALIGNMENT)
+    };
+    let low = after(RAM0.start.0);
+    if low < RAM0.end() {
+        regions.push(IpaRange::new(low, RAM0.end() - low));
+    }
+    regions.push(IpaRange::new(after(RAM1), EXTENDED_SIZE));
+    // A passed-through device or a device with an address of its own may sit there.
+    regions.retain(|region| taken.owner(*region).is_none());
+    regions
+}
