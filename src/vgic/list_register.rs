@@ -1,4 +1,7 @@
-//! One list register in neutral form, and the hardware that holds them.
+//! One list register in neutral form, its two encodings, and the hardware that holds them.
+//!
+//! The rest of the virtual GIC speaks of [`ListRegister`] alone; `arch` writes words. Encoding is pure, so that the words
+//! are tested on a PC.
 
 use crate::ids::IntId;
 
@@ -14,6 +17,33 @@ pub enum LrState {
     Active,
     /// Acknowledged, and pending again.
     PendingAndActive,
+}
+
+impl LrState {
+    const fn bits(self) -> u32 {
+        match self {
+            Self::Inactive => 0,
+            Self::Pending => 1,
+            Self::Active => 2,
+            Self::PendingAndActive => 3,
+        }
+    }
+    const fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            1 => Some(Self::Pending),
+            2 => Some(Self::Active),
+            3 => Some(Self::PendingAndActive),
+            _ => None,
+        }
+    }
+    /// Waits to be acknowledged, active or not.
+    pub const fn is_pending(self) -> bool {
+        self.bits() & 1 != 0
+    }
+    /// Acknowledged, pending again or not.
+    pub const fn is_active(self) -> bool {
+        self.bits() & 2 != 0
+    }
 }
 
 /// The hardware behind a virtual interrupt, or what to do when it ends.
@@ -43,6 +73,80 @@ pub struct ListRegister {
     pub state: LrState,
     /// What is behind it.
     pub backing: Backing,
+}
+
+impl ListRegister {
+    /// The value of ICH_LR<n>_EL2 (GICv3 specification, "ICH_LR<n>_EL2"): vINTID 31:0, pINTID 44:32 (EOI maintenance in
+    /// bit 41 when HW = 0), priority 55:48, group 60, HW 61, state 63:62. A free register is 0.
+    pub const fn to_ich(register: Option<Self>) -> u64 {
+        let Some(register) = register else { return 0 };
+        let backing = match register.backing {
+            Backing::Physical(physical) => 1 << 61 | (physical.0 as u64 & 0x1fff) << 32,
+            Backing::Software { maintenance, .. } => (maintenance as u64) << 41,
+        };
+        register.interrupt.0 as u64
+            | backing
+            | (register.priority as u64) << 48
+            | (register.group1 as u64) << 60
+            | (register.state.bits() as u64) << 62
+    }
+
+    /// What ICH_LR<n>_EL2 says; `None` when its state is inactive.
+    pub const fn from_ich(word: u64) -> Option<Self> {
+        let Some(state) = LrState::from_bits((word >> 62) as u32) else {
+            return None;
+        };
+        Some(Self {
+            interrupt: IntId(word as u32),
+            priority: (word >> 48) as u8,
+            group1: word & 1 << 60 != 0,
+            state,
+            backing: if word & 1 << 61 != 0 {
+                Backing::Physical(IntId((word >> 32) as u32 & 0x1fff))
+            } else {
+                Backing::Software {
+                    maintenance: word & 1 << 41 != 0,
+                    source: 0,
+                }
+            },
+        })
+    }
+
+    /// The value of GICH_LR<n> (GICv2 specification, "GICH_LRn"): virtual ID 9:0, physical ID 19:10 (when HW = 0: the SGI's
+    /// CPU in 12:10, EOI maintenance in bit 19), priority / 8 in 27:23, state 29:28, group 30, HW 31. A free one is 0.
+    pub const fn to_gich(register: Option<Self>) -> u32 {
+        let Some(register) = register else { return 0 };
+        let backing = match register.backing {
+            Backing::Physical(physical) => 1 << 31 | (physical.0 & 0x3ff) << 10,
+            Backing::Software { maintenance, source } => (maintenance as u32) << 19 | (source as u32 & 7) << 10,
+        };
+        register.interrupt.0 & 0x3ff
+            | backing
+            | (register.priority as u32 >> 3) << 23
+            | register.state.bits() << 28
+            | (register.group1 as u32) << 30
+    }
+
+    /// What GICH_LR<n> says; `None` when its state is inactive.
+    pub const fn from_gich(word: u32) -> Option<Self> {
+        let Some(state) = LrState::from_bits(word >> 28 & 3) else {
+            return None;
+        };
+        Some(Self {
+            interrupt: IntId(word & 0x3ff),
+            priority: (word >> 23 & 0x1f) as u8 * 8,
+            group1: word & 1 << 30 != 0,
+            state,
+            backing: if word & 1 << 31 != 0 {
+                Backing::Physical(IntId(word >> 10 & 0x3ff))
+            } else {
+                Backing::Software {
+                    maintenance: word & 1 << 19 != 0,
+                    source: (word >> 10 & 7) as u8,
+                }
+            },
+        })
+    }
 }
 
 /// Which interrupts a guest's CPU interface lets through.

@@ -1,0 +1,470 @@
+//! Between the queues and a loaded vCPU's list registers.
+//!
+//! A flush first reads everything back into the queues, then chooses anew: active interrupts first, innermost first, since
+//! the guest can end only what a list register holds; then pending ones by urgency. An interrupt that stays keeps its list
+//! register, which is written only if its value differs.
+
+use super::irq::{Place, Slot};
+use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
+use super::{Version, Vgic};
+use crate::ids::{IntId, VcpuSet};
+
+/// List registers that an implementation can have.
+const MAX_LIST_REGISTERS: usize = 16;
+
+/// One vCPU's view of its list registers.
+#[derive(Debug)]
+pub(super) struct VcpuInterface {
+    /// The list registers do not show everything.
+    pub(super) dirty: bool,
+    /// The list registers of some pCPU belong to this vCPU.
+    loaded: bool,
+    /// They were read back since the last flush: the queues hold everything, the hardware's content is stale.
+    synced: bool,
+    /// Pending interrupts were left over by the last flush.
+    overflow: bool,
+    /// The maintenance interrupt for "no pending" is asked for.
+    no_pending: bool,
+    /// What the guest let through when its list registers were last given up or it waited for an interrupt.
+    mask: PriorityMask,
+    /// What each list register holds.
+    held: [Option<Held>; MAX_LIST_REGISTERS],
+    /// PPIs whose physical interrupt this vCPU's pCPU must deactivate.
+    deactivate: u32,
+    /// vCPUs that want to read state which this one's list registers hold.
+    pub(super) observers: VcpuSet,
+    /// vCPUs that have read back since this one asked for it.
+    pub(super) observed: VcpuSet,
+}
+
+/// A list register in use.
+#[derive(Copy, Clone, Debug)]
+struct Held {
+    slot: Slot,
+    /// What it was written with.
+    written: ListRegister,
+    /// What it contains, when read back; `None`: it is free.
+    hardware: Option<ListRegister>,
+}
+
+impl VcpuInterface {
+    pub(super) const fn new() -> Self {
+        Self {
+            dirty: true,
+            loaded: false,
+            synced: false,
+            overflow: false,
+            no_pending: false,
+            mask: PriorityMask {
+                threshold: 0,
+                group0: false,
+                group1: false,
+            },
+            held: [None; MAX_LIST_REGISTERS],
+            deactivate: 0,
+            observers: VcpuSet::EMPTY,
+            observed: VcpuSet::EMPTY,
+        }
+    }
+
+    /// The list registers are as the last flush left them, and something did not fit.
+    pub(super) const fn overflows(&self) -> bool {
+        self.loaded && self.overflow && !self.dirty
+    }
+
+    /// The hardware knows more than the queues.
+    pub(super) const fn runs_ahead(&self) -> bool {
+        self.loaded && !self.synced
+    }
+}
+
+impl Vgic {
+    /// Reads the loaded vCPU's list registers back: after an exit that needs their state, or at a maintenance interrupt.
+    /// It must [`Self::flush`] before it runs on. Returns other vCPUs that got an interrupt by it.
+    pub fn sync<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        self.read_back(vcpu, interface);
+        self.take_others(vcpu)
+    }
+
+    /// Loads the vCPU's most urgent interrupts into list registers: when it is loaded, and whenever
+    /// [`Self::needs_flush`] says so before it runs on. Returns other vCPUs that got an interrupt by it.
+    pub fn flush<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        if vcpu >= self.config.vcpus {
+            return VcpuSet::EMPTY;
+        }
+        self.read_back(vcpu, interface);
+        let capacity = interface.list_registers().min(MAX_LIST_REGISTERS);
+        let (chosen, active_left) = self.choose(vcpu, capacity);
+        let pending_left = self
+            .cpu(vcpu)
+            .is_some_and(|cpu| cpu.first_pending(self.groups).is_some());
+        let some_pending = chosen.iter().any(|slot| !self.irqs[*slot].active);
+
+        // Those that stay keep their list register; then the others take what is free.
+        let mut homes = [None; MAX_LIST_REGISTERS];
+        for (index, home) in homes.iter_mut().enumerate().take(capacity) {
+            let staying = self
+                .held(vcpu, index)
+                .filter(|held| held.hardware.is_some() && self.irqs[held.slot].place == Place::Resident { cpu: vcpu });
+            if let Some(held) = staying {
+                self.irqs[held.slot].lr = index as u8;
+                *home = Some(held.slot);
+            }
+        }
+        let stays = |slot: Slot, lr: u8| homes.get(usize::from(lr)).copied().flatten() == Some(slot);
+        let mut newcomers: heapless::Vec<Slot, MAX_LIST_REGISTERS> = chosen
+            .iter()
+            .copied()
+            .filter(|slot| !stays(*slot, self.irqs[*slot].lr))
+            .collect();
+        // Popped from the end.
+        newcomers.reverse();
+        let innermost = chosen.first().copied();
+        for (index, home) in homes.iter().enumerate().take(capacity) {
+            let before = self.held(vcpu, index).and_then(|held| held.hardware);
+            let held = home.or_else(|| newcomers.pop()).map(|slot| {
+                let announce = active_left || (pending_left && !some_pending && innermost == Some(slot));
+                let written = self.compose(vcpu, slot, announce);
+                self.irqs[slot].lr = index as u8;
+                Held {
+                    slot,
+                    written,
+                    hardware: Some(written),
+                }
+            });
+            let after = held.map(|held| held.written);
+            if after != before {
+                interface.write(index, after);
+            }
+            if let Some(place) = self.cpu_mut(vcpu).and_then(|cpu| cpu.interface.held.get_mut(index)) {
+                *place = held;
+            }
+        }
+
+        let wanted = pending_left && some_pending;
+        let kick = self.take_others(vcpu);
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            let own = &mut cpu.interface;
+            if own.no_pending != wanted {
+                own.no_pending = wanted;
+                interface.set_no_pending(wanted);
+            }
+            own.overflow = pending_left;
+            own.loaded = true;
+            own.synced = false;
+            own.dirty = false;
+        }
+        kick
+    }
+
+    /// Takes the vCPU off its pCPU: reads its list registers back and leaves them free. Returns other vCPUs that got an
+    /// interrupt by it.
+    pub fn unload<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        self.read_back(vcpu, interface);
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            let own = &mut cpu.interface;
+            own.mask = interface.mask();
+            for (index, held) in own.held.iter_mut().enumerate() {
+                if held.take().is_some_and(|held| held.hardware.is_some()) {
+                    interface.write(index, None);
+                }
+            }
+            if own.no_pending {
+                interface.set_no_pending(false);
+            }
+            own.no_pending = false;
+            own.overflow = false;
+            own.loaded = false;
+            own.dirty = true;
+        }
+        self.take_others(vcpu)
+    }
+
+    /// The loaded vCPU wants to wait for an interrupt: reads its list registers back and remembers what the guest lets
+    /// through, so that [`Self::has_deliverable`] is exact until it runs on.
+    pub fn wait<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        self.read_back(vcpu, interface);
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.interface.mask = interface.mask();
+        }
+        self.take_others(vcpu)
+    }
+
+    /// Whether an interrupt would wake a vCPU that waits ([`Self::wait`]) or is unloaded: pending, enabled, its group
+    /// enabled in the distributor and by the guest, and more urgent than the guest's mask.
+    pub fn has_deliverable(&self, vcpu: u8) -> bool {
+        self.cpu(vcpu).is_some_and(|cpu| {
+            let [group0_queue, group1_queue] = &cpu.pending;
+            [(group0_queue, false), (group1_queue, true)]
+                .into_iter()
+                .any(|(queue, group1)| {
+                    !queue.is_empty()
+                        && self.groups.has(group1)
+                        && cpu.interface.mask.accepts(queue.best_level().saturating_mul(8), group1)
+                })
+        })
+    }
+
+    /// Whom the operation concerned besides the vCPU whose list registers are at hand.
+    fn take_others(&mut self, vcpu: u8) -> VcpuSet {
+        VcpuSet(self.take_kick().0 & !VcpuSet::only(vcpu).0)
+    }
+
+    fn held(&self, vcpu: u8, index: usize) -> Option<Held> {
+        self.cpu(vcpu)
+            .and_then(|cpu| cpu.interface.held.get(index).copied().flatten())
+    }
+
+    /// Brings everything that the list registers hold back into the queues; once between two flushes.
+    pub(super) fn read_back<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) {
+        let Some(cpu) = self.cpu_mut(vcpu) else { return };
+        let own = &mut cpu.interface;
+        let deactivate = core::mem::take(&mut own.deactivate);
+        let ahead = own.runs_ahead();
+        let mut observers = VcpuSet::EMPTY;
+        if ahead {
+            own.synced = true;
+            own.dirty = true;
+            observers = core::mem::take(&mut own.observers);
+        }
+        if deactivate != 0 {
+            self.deactivate_own(vcpu, deactivate, interface);
+        }
+        if !ahead {
+            return;
+        }
+        let free = interface.free();
+        for index in (0..interface.list_registers().min(MAX_LIST_REGISTERS)).rev() {
+            let Some(held) = self.held(vcpu, index) else { continue };
+            let now = if free & 1 << index != 0 {
+                None
+            } else {
+                interface.read(index)
+            };
+            if let Some(place) = self.cpu_mut(vcpu).and_then(|cpu| cpu.interface.held.get_mut(index)) {
+                *place = Some(Held { hardware: now, ..held });
+            }
+            self.retire(vcpu, held, now, interface);
+        }
+        for observer in observers.iter() {
+            if let Some(cpu) = self.cpu_mut(observer) {
+                cpu.interface.observed.insert(vcpu);
+            }
+        }
+    }
+
+    /// Deactivates the physical interrupts behind these PPIs, on their own pCPU.
+    fn deactivate_own<V: VirtualInterface>(&mut self, vcpu: u8, ppis: u32, interface: &mut V) {
+        for interrupt in (0..IntId::FIRST_SPI).filter(|interrupt| ppis & 1 << interrupt != 0) {
+            if let Some(physical) = self
+                .private_slot(vcpu, interrupt)
+                .and_then(|slot| self.irqs[slot].physical)
+            {
+                interface.deactivate(physical);
+            }
+        }
+    }
+
+    /// Takes one interrupt's state out of its list register, with what was asked of it meanwhile.
+    fn retire<V: VirtualInterface>(&mut self, vcpu: u8, held: Held, now: Option<ListRegister>, interface: &mut V) {
+        let slot = held.slot;
+        let state = now.map_or(LrState::Inactive, |register| register.state);
+        let irq = &mut self.irqs[slot];
+        if now.is_none() && matches!(held.written.backing, Backing::Physical(_)) {
+            irq.physical_active = false;
+        }
+        let untaken = irq.latch_in_lr & !irq.drop_latch;
+        irq.latch_in_lr = 0;
+        irq.drop_latch = 0;
+        if state.is_pending() {
+            irq.latch |= untaken;
+        }
+        if let Some(register) = now.filter(|register| register.state.is_active()) {
+            irq.active_priority = register.priority;
+            irq.active_group1 = register.group1;
+            irq.active_source = match register.backing {
+                Backing::Software { source, .. } => source,
+                Backing::Physical(_) => 0,
+            };
+        }
+        irq.active = state.is_active();
+        irq.active_on = vcpu;
+        if let Some(active) = irq.set_active.take() {
+            self.write_active(slot, vcpu, active);
+        }
+        self.irqs[slot].place = Place::Idle;
+        self.settle(slot, vcpu, interface);
+        // First of its priority: it was chosen before those that wait.
+        match self.irqs[slot].wanted_place() {
+            Place::Pending { cpu, group1, level } if cpu == vcpu => {
+                self.irqs[slot].place = Place::Pending { cpu, group1, level };
+                let Self { irqs, cpus, .. } = self;
+                if let Some(cpu) = cpus.get_mut(usize::from(cpu)) {
+                    cpu.queue(group1).push_front(irqs, slot, level);
+                }
+            }
+            place => self.link(slot, place),
+        }
+    }
+
+    /// Makes an interrupt that is in no list register active or inactive.
+    pub(super) fn write_active(&mut self, slot: Slot, vcpu: u8, active: bool) {
+        let irq = &mut self.irqs[slot];
+        if active && !irq.active {
+            irq.active_on = vcpu;
+            irq.active_priority = irq.priority;
+            irq.active_group1 = irq.group1;
+            irq.active_source = 0;
+        }
+        irq.active = active;
+    }
+
+    /// Deactivates the physical interrupt if the guest will not do it, because nothing is left of the virtual one.
+    pub(super) fn settle<V: VirtualInterface>(&mut self, slot: Slot, vcpu: u8, interface: &mut V) {
+        let owner = self.owner(slot);
+        let irq = &mut self.irqs[slot];
+        if !irq.physical_active || irq.active || irq.latch != 0 || irq.resident_on().is_some() {
+            return;
+        }
+        irq.physical_active = false;
+        let Some(physical) = irq.physical else { return };
+        match owner {
+            Some(owner) if owner != vcpu => {
+                // An unloaded vCPU's PPI is not active in hardware.
+                let interrupt = self.interrupt(slot);
+                if let Some(cpu) = self.cpu_mut(owner).filter(|cpu| cpu.interface.loaded) {
+                    cpu.interface.deactivate |= 1 << (interrupt.0 % 32);
+                    self.attend(owner);
+                }
+            }
+            _ => interface.deactivate(physical),
+        }
+    }
+
+    /// Takes up to `capacity` interrupts out of the queues, innermost active first. Whether active ones were left over.
+    fn choose(&mut self, vcpu: u8, capacity: usize) -> (heapless::Vec<Slot, MAX_LIST_REGISTERS>, bool) {
+        let mut chosen = heapless::Vec::<Slot, MAX_LIST_REGISTERS>::new();
+        let groups = self.groups;
+        while chosen.len() < capacity {
+            let Some(cpu) = self.cpu(vcpu) else { break };
+            let Some(slot) = cpu
+                .active
+                .first()
+                .or_else(|| cpu.first_pending(groups).map(|(_, slot)| slot))
+            else {
+                break;
+            };
+            self.occupy(vcpu, slot);
+            let _ = chosen.push(slot);
+        }
+        // Full of active interrupts: one that would preempt them all takes the place of the outermost.
+        let full = chosen.len() == capacity && chosen.last().is_some_and(|slot| self.irqs[*slot].active);
+        if full
+            && let Some((level, slot)) = self.cpu(vcpu).and_then(|cpu| cpu.first_pending(groups))
+            && chosen
+                .first()
+                .is_some_and(|innermost| level < self.irqs[*innermost].active_priority >> 3)
+            && let Some(outermost) = chosen.pop()
+        {
+            let place = self.irqs[outermost].wanted_place();
+            self.irqs[outermost].place = place;
+            if let Place::Active { level, .. } = place {
+                let Self { irqs, cpus, .. } = self;
+                if let Some(cpu) = cpus.get_mut(usize::from(vcpu)) {
+                    cpu.active.push_front(irqs, outermost, level);
+                }
+            }
+            self.occupy(vcpu, slot);
+            let _ = chosen.push(slot);
+        }
+        let left = self.cpu(vcpu).is_some_and(|cpu| !cpu.active.is_empty());
+        (chosen, left)
+    }
+
+    fn occupy(&mut self, vcpu: u8, slot: Slot) {
+        self.unlink(slot);
+        self.irqs[slot].place = Place::Resident { cpu: vcpu };
+    }
+
+    /// The list register of a chosen interrupt, into which its latch moves. `announce`: its end must be known.
+    fn compose(&mut self, vcpu: u8, slot: Slot, announce: bool) -> ListRegister {
+        let interrupt = self.interrupt(slot);
+        let by_source = self.config.version == Version::V2 && interrupt.is_sgi();
+        let groups = self.groups;
+        let irq = &mut self.irqs[slot];
+        let (state, taken, comes_again) = if irq.active {
+            let deliverable = irq.deliverable() && groups.has(irq.group1);
+            // Level-sensitive, by source, or in hardware: the second one waits for the first one's end.
+            let both = deliverable
+                && irq.edge
+                && irq.target == vcpu
+                && irq.group1 == irq.active_group1
+                && !by_source
+                && !irq.physical_active
+                && !announce;
+            if both {
+                (LrState::PendingAndActive, irq.latch, false)
+            } else {
+                (LrState::Active, 0, deliverable)
+            }
+        } else {
+            let taken = if by_source {
+                irq.latch & irq.latch.wrapping_neg()
+            } else {
+                irq.latch
+            };
+            let line = irq.line && !irq.edge;
+            (LrState::Pending, taken, line || irq.latch != taken)
+        };
+        irq.latch_in_lr = taken;
+        irq.latch &= !taken;
+        let maintenance = comes_again || announce;
+        let source = match state {
+            LrState::Pending if by_source => taken.trailing_zeros() as u8 & 7,
+            _ if by_source => irq.active_source,
+            _ => 0,
+        };
+        let (priority, group1) = match irq.active {
+            true => (irq.active_priority, irq.active_group1),
+            false => (irq.priority, irq.group1),
+        };
+        ListRegister {
+            interrupt,
+            priority,
+            group1,
+            state,
+            backing: match irq.physical {
+                Some(physical) if irq.physical_active && !maintenance => Backing::Physical(physical),
+                _ => Backing::Software { maintenance, source },
+            },
+        }
+    }
+
+    /// vCPUs other than `vcpu` whose list registers know more about this interrupt than the queues.
+    pub(super) fn ahead(&self, slot: Slot, vcpu: u8) -> VcpuSet {
+        match self.irqs[slot].resident_on() {
+            Some(holder) if holder != vcpu && self.cpu(holder).is_some_and(|cpu| cpu.interface.runs_ahead()) => {
+                VcpuSet::only(holder)
+            }
+            _ => VcpuSet::EMPTY,
+        }
+    }
+
+    /// Whether `vcpu` may read state that the list registers of `holders` held: they have read back since it asked. If not,
+    /// they are asked.
+    pub(super) fn observe(&mut self, vcpu: u8, holders: VcpuSet) -> bool {
+        let Some(cpu) = self.cpu_mut(vcpu) else { return true };
+        let missing = VcpuSet(holders.0 & !cpu.interface.observed.0);
+        if missing.is_empty() {
+            cpu.interface.observed = VcpuSet::EMPTY;
+            return true;
+        }
+        for holder in missing.iter() {
+            if let Some(cpu) = self.cpu_mut(holder) {
+                cpu.interface.observers.insert(vcpu);
+            }
+            self.attend(holder);
+        }
+        false
+    }
+}
