@@ -386,7 +386,13 @@ fn timer(root: Node<'_, '_>) -> Result<Timer, ManifestError> {
     })
 }
 
-fn uart(tree: &Tree<'_>) -> Result<Option<Uart>, ManifestError> {
+/// The console that `/chosen` names, else the first PL011: found even where the rest of the machine is not understood, so
+/// that there is a place to say so.
+///
+/// # Errors
+///
+/// What is wrong with `stdout-path` or the node.
+pub fn uart(tree: &Tree<'_>) -> Result<Option<Uart>, ManifestError> {
     let mut options = "";
     let mut found = None;
     if let Some(chosen) = tree.find("/chosen") {

@@ -1,2 +1,39 @@
-//! (to be written)
+//! The machine under the core: EL2 on 64-bit Arm.
+//!
+//! A board's program links this crate and defines one [`board::Board`]. Everything that touches hardware is here; every
+//! decision is in the crate `portunus`. A trap reads as one sentence: [`vectors`] save a frame, [`traps`] read the
+//! syndrome once and call the core, [`run`] asks it who goes on, [`switch`] loads that vCPU, and the vector returns.
 #![no_std]
+
+extern crate alloc;
+
+pub mod board;
+mod boot;
+mod cache;
+pub mod console;
+mod controls;
+mod cpu;
+mod early;
+mod entry;
+mod epitaph;
+mod features;
+mod fp;
+mod gic;
+mod heap;
+mod layout;
+mod list_register_words;
+pub mod machine;
+mod mmio;
+pub mod mmu;
+mod pcpu;
+mod physical;
+pub mod pl011;
+mod power;
+mod run;
+mod semihosting;
+mod smp;
+mod switch;
+mod sysreg;
+mod timer;
+mod traps;
+mod vectors;

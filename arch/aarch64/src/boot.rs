@@ -1,0 +1,198 @@
+//! From stage 1 on to the first guest: read the machine, map it, take its interrupt controller, start its CPUs, build the
+//! domains, run.
+
+use crate::board::board;
+use crate::sysreg::read_sysreg;
+use crate::traps::INTERRUPTS;
+use crate::{console, gic, heap, layout, mmu, pcpu, physical, power, run, smp, timer};
+use core::fmt::Write;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use portunus::ids::{PAGE_SIZE, PcpuId};
+use portunus::manifest::host::{self, Conduit, Gic, Host};
+use portunus::manifest::range::PaRange;
+use portunus::manifest::tree::Tree;
+
+/// The longest device tree that the boot protocol allows.
+const DEVICE_TREE_LIMIT: usize = 1 << 21;
+/// First word of a device tree, big-endian (Devicetree Specification, 5.2).
+const DEVICE_TREE_MAGIC: u32 = 0xd00d_feed;
+
+/// The boot pCPU's first Rust.
+///
+/// # Safety
+/// Entered once, with stage 1 on; `device_tree` is what the loader passed.
+pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
+    let Some(pcpu) = pcpu::install(PcpuId(0)) else {
+        power::off()
+    };
+    assert!(
+        layout::stacks_suffice(),
+        "the linker script has fewer stacks than pCPUs"
+    );
+    heap::init();
+    // SAFETY: the early tables map the device tree, and nobody writes it.
+    let Some(blob) = (unsafe { blob(device_tree) }) else {
+        power::off()
+    };
+    let host = match Tree::new(blob).and_then(|tree| Host::parse(&tree)) {
+        Ok(host) => host,
+        Err(error) => {
+            open_console_alone(blob);
+            panic!("{error}");
+        }
+    };
+    power_and_memory(&host, blob);
+    console::start_logging();
+    // SAFETY: stage 1 maps the register blocks since `power_and_memory`.
+    unsafe { gic::init(&host.gic) };
+    set_interrupts(&host);
+    smp::set_up(pcpu);
+    smp::start_others(&host.cpus, read_sysreg!("mpidr_el1"));
+    physical::init(pcpu::online().all(|pcpu| pcpu.atomics.load(Ordering::Relaxed)));
+    banner(&host);
+    start_console(pcpu);
+    smp::release();
+    run::start(pcpu)
+}
+
+/// The device tree's bytes, if there is one at `address`.
+///
+/// # Safety
+/// [`DEVICE_TREE_LIMIT`] bytes from `address` on are mapped and constant.
+unsafe fn blob(address: usize) -> Option<&'static [u8]> {
+    if address == 0 || !address.is_multiple_of(8) {
+        return None;
+    }
+    let header = address as *const [u32; 2];
+    // SAFETY: the caller's promise.
+    let [magic, size] = unsafe { header.read() }.map(u32::from_be);
+    let size = size as usize;
+    if magic != DEVICE_TREE_MAGIC || size > DEVICE_TREE_LIMIT {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    Some(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
+}
+
+/// Whole pages around a range.
+fn pages(range: PaRange) -> Range<usize> {
+    let mask = PAGE_SIZE as usize - 1;
+    range.start.0 as usize & !mask..(range.end() as usize + mask) & !mask
+}
+
+/// Maps the machine and opens its console. Nothing can be printed before.
+fn power_and_memory(host: &Host, blob: &[u8]) {
+    if let Some(psci) = &host.psci {
+        power::init(psci.conduit == Conduit::Hvc);
+    }
+    let mut devices = alloc::vec![pages(host.gic.distributor())];
+    match &host.gic {
+        Gic::V2(gic) => devices.extend([pages(gic.cpu_interface), pages(gic.hypervisor_interface)]),
+        Gic::V3(gic) => devices.extend(gic.redistributors.iter().copied().map(pages)),
+    }
+    devices.extend(host.uart.as_ref().map(|uart| pages(uart.registers)));
+    let start = blob.as_ptr() as usize & !(PAGE_SIZE as usize - 1);
+    let end = (blob.as_ptr() as usize + blob.len()).next_multiple_of(PAGE_SIZE as usize);
+    let mut ram = alloc::vec![start..end];
+    for bank in &host.memory {
+        without(pages(*bank), &host.reserved, &mut ram);
+    }
+    let mapped = mmu::init(ram.into_iter(), devices.into_iter());
+    if let Some(uart) = &host.uart {
+        console::open((board().open_console)(uart.registers.start.0 as usize));
+    }
+    if let Err(error) = mapped {
+        panic!("stage 1: {error}");
+    }
+}
+
+/// Makes the console of a machine that is not understood otherwise usable, so that the reason can be printed.
+fn open_console_alone(blob: &[u8]) {
+    if let Some(registers) = console_registers(blob) {
+        if mmu::init(core::iter::empty(), core::iter::once(pages(registers))).is_ok() {
+            console::open((board().open_console)(registers.start.0 as usize));
+        }
+    }
+}
+
+fn console_registers(blob: &[u8]) -> Option<PaRange> {
+    let tree = Tree::new(blob).ok()?;
+    Some(host::uart(&tree).ok()??.registers)
+}
+
+/// Appends the parts of `bank` that firmware does not keep; `reserved` is sorted.
+fn without(bank: Range<usize>, reserved: &[PaRange], parts: &mut alloc::vec::Vec<Range<usize>>) {
+    let mut start = bank.start;
+    for kept in reserved.iter().copied().map(pages) {
+        if kept.start < bank.end && kept.end > start {
+            if kept.start > start {
+                parts.push(start..kept.start);
+            }
+            start = kept.end;
+        }
+    }
+    if start < bank.end {
+        parts.push(start..bank.end);
+    }
+}
+
+fn set_interrupts(host: &Host) {
+    INTERRUPTS
+        .hypervisor_timer
+        .store(host.timer.hypervisor.id.0, Ordering::Relaxed);
+    INTERRUPTS
+        .virtual_timer
+        .store(host.timer.virtual_.id.0, Ordering::Relaxed);
+    INTERRUPTS
+        .maintenance
+        .store(host.gic.maintenance().id.0, Ordering::Relaxed);
+    if let Some(interrupt) = host.uart.as_ref().and_then(|uart| uart.interrupt) {
+        INTERRUPTS.console.store(interrupt.id.0, Ordering::Relaxed);
+    }
+}
+
+/// Routes the console's interrupt to this pCPU.
+fn start_console(pcpu: &'static pcpu::Pcpu) {
+    let interrupt = portunus::ids::IntId(INTERRUPTS.console.load(Ordering::Relaxed));
+    if let (true, Some(gic)) = (interrupt.is_spi(), gic::gic()) {
+        gic.route(interrupt, pcpu.id());
+        gic.enable(pcpu.id(), interrupt, true);
+        console::start_receiving();
+    }
+}
+
+fn banner(host: &Host) {
+    let megabytes: u64 = host.memory.iter().map(|bank| bank.size >> 20).sum();
+    let image = layout::image();
+    log::info!("Portunus {} on {}", env!("CARGO_PKG_VERSION"), board().name);
+    log::info!(
+        "{} pCPUs, GICv{}, {megabytes} MiB of RAM, counter at {} Hz",
+        pcpu::online().count(),
+        host.gic.version(),
+        timer::frequency(),
+    );
+    let (used, total) = heap::usage();
+    log::info!(
+        "image at {:#x} to {:#x}, heap {used} of {total} bytes used",
+        image.start,
+        image.end
+    );
+}
+
+/// Entered at another exception level: says so and stops. The MMU is off, and the registers that EL2 owns are not ours.
+///
+/// # Safety
+/// Entered once, with the Image relocated; `device_tree` is what the loader passed.
+pub(crate) unsafe extern "C" fn wrong_level(device_tree: usize, level: usize) -> ! {
+    heap::init();
+    // SAFETY: without an MMU everything is readable, and nobody writes the device tree.
+    if let Some(blob) = unsafe { blob(device_tree) } {
+        if let Some(registers) = console_registers(blob) {
+            console::open((board().open_console)(registers.start.0 as usize));
+        }
+    }
+    // LastWords never fails.
+    let _ = writeln!(console::LastWords, "Portunus needs EL2 and was entered at EL{level}");
+    power::end(1)
+}

@@ -1,0 +1,177 @@
+//! From the loader's jump to Rust with stage 1 on.
+//!
+//! The Image follows Linux's boot protocol for arm64 (Documentation/arch/arm64/booting.rst): MMU off, x0 = device tree.
+//! Loaders differ in what they leave in EL2's registers (U-Boot leaves HCR_EL2 = 0x20 and its own vectors), so every
+//! register that matters is written before anything depends on it. Until stage 1 is on, memory is Device memory:
+//! no exclusive accesses, and what was written is invalidated from the caches before they are used.
+
+use crate::{boot, early, layout, mmu, vectors};
+use core::arch::{global_asm, naked_asm};
+
+/// SCTLR_EL2 with MMU and caches off: only bits that are RES1.
+pub(crate) const SCTLR_OFF: u64 = 0x30c5_0830;
+/// SCTLR_EL2 with the early tables: M, C, SA (stack alignment), I.
+pub(crate) const SCTLR_EARLY: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12;
+/// SCTLR_EL2 while the hypervisor runs: with WXN, what is writable is never executed.
+pub(crate) const SCTLR_ON: u64 = SCTLR_EARLY | 1 << 19;
+/// HCR_EL2 while no guest was chosen: EL1 is AArch64, E2H = 0, and physical interrupts go to EL2.
+const HCR_BOOT: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 3;
+/// CPTR_EL2 without E2H: RES1 bits, SVE (TZ), FP (TFP) and trace (TTA) trap.
+const CPTR_BOOT: u64 = 0x33ff | 1 << 10 | 1 << 20;
+
+global_asm!(
+    r#"
+    .section .head, "ax"
+    .global _start
+_start:
+    b       {entry}
+    .long   0
+    .quad   0                       // text_offset
+    .quad   image_size
+    .quad   0xa                     // little-endian, 4 KiB pages, anywhere in memory
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .long   0
+    .text
+    "#,
+    entry = sym entry,
+);
+
+/// The boot pCPU's first instructions.
+#[unsafe(naked)]
+unsafe extern "C" fn entry() -> ! {
+    naked_asm!(
+        "msr    daifset, #0xf",
+        "mov    x20, x0",
+        "mrs    x21, CurrentEL",
+        "cmp    x21, #8",
+        "b.ne   1f",
+        "bl     {init_el2}",
+        // Where the Image was loaded is added to every address in it (R_AARCH64_RELATIVE, 0x403).
+        "1: adrp x0, image_start",
+        "adrp   x1, rela_start",
+        "add    x1, x1, :lo12:rela_start",
+        "adrp   x2, rela_end",
+        "add    x2, x2, :lo12:rela_end",
+        "2: cmp x1, x2",
+        "b.hs   3f",
+        "ldp    x3, x4, [x1], #16",
+        "ldr    x5, [x1], #8",
+        "cmp    w4, #0x403",
+        "b.ne   2b",
+        "add    x5, x5, x0",
+        "str    x5, [x0, x3]",
+        "b      2b",
+        "3: adrp x0, bss_start",
+        "add    x0, x0, :lo12:bss_start",
+        "adrp   x1, bss_end",
+        "add    x1, x1, :lo12:bss_end",
+        "4: cmp x0, x1",
+        "b.hs   5f",
+        "stp    xzr, xzr, [x0], #16",
+        "b      4b",
+        "5: adrp x0, stacks_start",
+        "add    x0, x0, #{stride}",
+        "mov    sp, x0",
+        "mov    x29, xzr",
+        "mov    x30, xzr",
+        "cmp    x21, #8",
+        "b.ne   6f",
+        "mov    x0, x20",
+        "bl     {tables}",
+        "mov    x19, x0",
+        // Nothing stale of what was just written may hit once the caches are on.
+        "adrp   x0, relro_start",
+        "adrp   x1, stacks_end",
+        "mrs    x2, ctr_el0",
+        "ubfx   x2, x2, #16, #4",
+        "mov    x3, #4",
+        "lsl    x2, x3, x2",
+        "7: dc  ivac, x0",
+        "add    x0, x0, x2",
+        "cmp    x0, x1",
+        "b.lo   7b",
+        "dsb    sy",
+        "mov    x0, x19",
+        "bl     {switch}",
+        "mov    x0, x20",
+        "b      {boot}",
+        "6: mov x0, x20",
+        "lsr    x1, x21, #2",
+        "b      {wrong_level}",
+        init_el2 = sym init_el2,
+        stride = const layout::STACK_STRIDE,
+        tables = sym early::build_tables,
+        switch = sym mmu::switch_to_early,
+        boot = sym boot::boot,
+        wrong_level = sym boot::wrong_level,
+    )
+}
+
+/// A secondary pCPU's first instructions after PSCI CPU_ON; x0 is the address of its [`crate::smp::Mailbox`].
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn secondary_entry() -> ! {
+    naked_asm!(
+        "msr    daifset, #0xf",
+        "mov    x20, x0",
+        "bl     {init_el2}",
+        "ldp    x0, x19, [x20]",
+        "ldr    x21, [x20, #16]",
+        "bl     {switch}",
+        "mov    sp, x19",
+        "mov    x29, xzr",
+        "mov    x30, xzr",
+        "mov    x0, x21",
+        "b      {start}",
+        init_el2 = sym init_el2,
+        switch = sym mmu::switch_to_final,
+        start = sym crate::smp::secondary,
+    )
+}
+
+/// Gives every EL2 register that needs no feature check a known value; MMU and caches off. Clobbers x0 and x1.
+#[unsafe(naked)]
+unsafe extern "C" fn init_el2() {
+    naked_asm!(
+        "ldr    x0, ={sctlr}",
+        "msr    sctlr_el2, x0",
+        "isb",
+        "ldr    x0, ={hcr}",
+        "msr    hcr_el2, x0",
+        "isb",
+        "msr    spsel, #1",
+        "adrp   x0, {vectors}",
+        "add    x0, x0, :lo12:{vectors}",
+        "msr    vbar_el2, x0",
+        "ldr    x0, ={cptr}",
+        "msr    cptr_el2, x0",
+        "msr    tpidr_el2, xzr",
+        "msr    hstr_el2, xzr",
+        "msr    vttbr_el2, xzr",
+        // The performance counters stay the guest level's until `traps::init` looks at what is there.
+        "mrs    x0, mdcr_el2",
+        "and    x0, x0, #0x1f",
+        "msr    mdcr_el2, x0",
+        // Reading the physical counter is free for EL1, its timer is not.
+        "mov    x0, #1",
+        "msr    cnthctl_el2, x0",
+        "msr    cntvoff_el2, xzr",
+        "msr    cnthp_ctl_el2, xzr",
+        "msr    cntp_ctl_el0, xzr",
+        "msr    cntv_ctl_el0, xzr",
+        "mrs    x0, midr_el1",
+        "msr    vpidr_el2, x0",
+        "mrs    x0, mpidr_el1",
+        "msr    vmpidr_el2, x0",
+        "ldr    x0, =0x30d00800",
+        "msr    sctlr_el1, x0",
+        "isb",
+        "ret",
+        sctlr = const SCTLR_OFF,
+        hcr = const HCR_BOOT,
+        cptr = const CPTR_BOOT,
+        vectors = sym vectors::vectors,
+    )
+}

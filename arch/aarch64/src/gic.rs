@@ -1,0 +1,145 @@
+//! The physical interrupt controller and the virtual CPU interface, GICv2 or GICv3 as the device tree says.
+//!
+//! EOImode is 1: acknowledging an interrupt is followed by a priority drop at once, and by a deactivation that is EL2's
+//! unless the interrupt was handed to a guest, whose own deactivation then ends it. All interrupts have one priority.
+
+use portunus::ids::{IntId, PcpuId};
+use portunus::manifest::host;
+use spin::Once;
+
+mod distributor;
+pub(crate) mod v2;
+pub(crate) mod v3;
+
+/// The SGI that makes a pCPU leave its guest.
+pub(crate) const KICK: IntId = IntId(0);
+/// The priority of every physical interrupt.
+const PRIORITY: u8 = 0xa0;
+
+/// An acknowledged interrupt.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Acknowledged {
+    /// What the CPU interface returned, which a GICv2 wants back whole.
+    raw: u32,
+    /// The interrupt.
+    pub(crate) interrupt: IntId,
+}
+
+/// The machine's interrupt controller.
+#[derive(Debug)]
+pub(crate) enum Gic {
+    /// GICv2: memory-mapped CPU interfaces.
+    V2(v2::GicV2),
+    /// GICv3: system registers.
+    V3(v3::GicV3),
+}
+
+/// A vCPU's state in the virtual CPU interface, apart from its list registers.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct VirtualState {
+    /// ICH_VMCR_EL2 or GICH_VMCR.
+    vmcr: u64,
+    /// Active priorities: ICH_AP0R and ICH_AP1R, or GICH_APR first.
+    active: [u64; 8],
+}
+
+static GIC: Once<Gic> = Once::new();
+
+/// Takes the controller over and sets the distributor up: everything disabled, one priority.
+///
+/// # Safety
+/// Stage 1 maps the register blocks that `host` names as Device memory for good.
+pub(crate) unsafe fn init(host: &host::Gic) {
+    GIC.call_once(|| match host {
+        // SAFETY: the caller's promise.
+        host::Gic::V2(blocks) => Gic::V2(unsafe { v2::GicV2::new(blocks) }),
+        // SAFETY: the caller's promise.
+        host::Gic::V3(blocks) => Gic::V3(unsafe { v3::GicV3::new(blocks) }),
+    });
+}
+
+/// The controller; `None` before [`init`].
+#[inline]
+pub(crate) fn gic() -> Option<&'static Gic> {
+    GIC.get()
+}
+
+/// Calls the same method of whichever controller there is.
+macro_rules! either {
+    ($self:expr, $gic:ident => $call:expr) => {
+        match $self {
+            Gic::V2($gic) => $call,
+            Gic::V3($gic) => $call,
+        }
+    };
+}
+
+impl Gic {
+    /// Sets up the executing pCPU's interface and private interrupts, all disabled but the kick; `false`: the controller
+    /// does not know this pCPU.
+    #[must_use]
+    pub(crate) fn init_cpu(&self, pcpu: PcpuId, mpidr: u64) -> bool {
+        let known = either!(self, gic => gic.init_cpu(pcpu, mpidr));
+        if known {
+            self.enable(pcpu, KICK, true);
+        }
+        known
+    }
+
+    /// Takes the most urgent pending interrupt; `None` when there is none (spurious).
+    #[inline]
+    pub(crate) fn acknowledge(&self) -> Option<Acknowledged> {
+        either!(self, gic => gic.acknowledge())
+    }
+    /// Lets interrupts of its priority through again; it stays active.
+    #[inline]
+    pub(crate) fn drop_priority(&self, acknowledged: Acknowledged) {
+        either!(self, gic => gic.drop_priority(acknowledged))
+    }
+    /// Ends an interrupt.
+    #[inline]
+    pub(crate) fn deactivate(&self, acknowledged: Acknowledged) {
+        either!(self, gic => gic.deactivate(acknowledged.raw))
+    }
+    /// Ends an interrupt (not an SGI) that was acknowledged earlier.
+    pub(crate) fn deactivate_id(&self, interrupt: IntId) {
+        either!(self, gic => gic.deactivate(interrupt.0))
+    }
+    /// Raises the kick on a pCPU.
+    pub(crate) fn kick(&self, pcpu: PcpuId) {
+        either!(self, gic => gic.kick(pcpu))
+    }
+    /// Enables or disables an interrupt; a private one must be the executing pCPU's, which `pcpu` is.
+    pub(crate) fn enable(&self, pcpu: PcpuId, interrupt: IntId, enabled: bool) {
+        either!(self, gic => gic.bank(pcpu, interrupt)).enable(interrupt, enabled);
+    }
+    /// Sets the trigger of an SPI.
+    pub(crate) fn configure(&self, pcpu: PcpuId, interrupt: IntId, edge: bool) {
+        either!(self, gic => gic.bank(pcpu, interrupt)).configure(interrupt, edge);
+    }
+    /// Routes an SPI to a pCPU.
+    pub(crate) fn route(&self, interrupt: IntId, pcpu: PcpuId) {
+        either!(self, gic => gic.route(interrupt, pcpu))
+    }
+    /// Whether a private interrupt of the executing pCPU is active.
+    pub(crate) fn is_active(&self, pcpu: PcpuId, interrupt: IntId) -> bool {
+        either!(self, gic => gic.bank(pcpu, interrupt)).is_active(interrupt)
+    }
+    /// Makes a private interrupt of the executing pCPU active or inactive.
+    pub(crate) fn set_active(&self, pcpu: PcpuId, interrupt: IntId, active: bool) {
+        either!(self, gic => gic.bank(pcpu, interrupt)).set_active(interrupt, active);
+    }
+
+    /// Lets the loaded vCPU receive virtual interrupts.
+    pub(crate) fn enable_virtual(&self) {
+        either!(self, gic => gic.enable_virtual())
+    }
+    /// Takes the loaded vCPU's virtual interface state out of the hardware.
+    pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
+        either!(self, gic => gic.save_virtual(state))
+    }
+    /// Puts a vCPU's virtual interface state into the hardware.
+    pub(crate) fn restore_virtual(&self, state: &VirtualState) {
+        either!(self, gic => gic.restore_virtual(state))
+    }
+}

@@ -1,0 +1,66 @@
+//! Device registers by address.
+
+/// A block of device registers, mapped for the hypervisor's life.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Registers(usize);
+
+impl Registers {
+    /// The block at `base`.
+    ///
+    /// # Safety
+    /// Stage 1 maps the block as Device memory for good, and the offsets used with it stay inside.
+    pub(crate) const unsafe fn new(base: usize) -> Self {
+        Self(base)
+    }
+
+    /// Where the block begins.
+    pub(crate) const fn base(self) -> usize {
+        self.0
+    }
+
+    /// Reads the word at `offset`.
+    #[inline]
+    pub(crate) fn read(self, offset: usize) -> u32 {
+        let value: u32;
+        // SAFETY: `new`'s promise. One load of a general register, which a hypervisor above can emulate too.
+        unsafe {
+            core::arch::asm!("ldr {:w}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+        }
+        value
+    }
+
+    /// Writes the word at `offset`.
+    #[inline]
+    pub(crate) fn write(self, offset: usize, value: u32) {
+        // SAFETY: as `read`.
+        unsafe {
+            core::arch::asm!("str {:w}, [{}]", in(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Reads the doubleword at `offset`.
+    pub(crate) fn read_u64(self, offset: usize) -> u64 {
+        let value: u64;
+        // SAFETY: as `read`.
+        unsafe {
+            core::arch::asm!("ldr {}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+        }
+        value
+    }
+
+    /// Writes the doubleword at `offset`.
+    pub(crate) fn write_u64(self, offset: usize, value: u64) {
+        // SAFETY: as `read`.
+        unsafe {
+            core::arch::asm!("str {}, [{}]", in(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Writes the byte at `offset`.
+    pub(crate) fn write_u8(self, offset: usize, value: u8) {
+        // SAFETY: as `read`.
+        unsafe {
+            core::arch::asm!("strb {:w}, [{}]", in(reg) u32::from(value), in(reg) self.0 + offset, options(nostack, preserves_flags));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What each pCPU has for itself, found through TPIDR_EL2.
+//!
+//! [`Pcpu`] is shared and constant once the pCPU runs. [`Local`] is touched by its own pCPU alone, and only by the
+//! handler of the one exception that it can be in: interrupts stay masked at EL2, so handlers do not nest.
+
+use crate::features::Features;
+use crate::layout;
+use crate::switch::VcpuContext;
+use crate::sysreg::{read_sysreg, write_sysreg};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use portunus::hypervisor::VcpuState;
+use portunus::ids::{MAX_PCPUS, PcpuId};
+use portunus::trap::registers::GuestFrame;
+
+/// One pCPU. The vectors use the first three fields by their offsets.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Pcpu {
+    /// Top of the main stack: where every handler of an exception from a guest begins.
+    pub(crate) stack: AtomicU64,
+    /// Top of the exception stack: where the epitaph runs.
+    pub(crate) exception_stack: AtomicU64,
+    /// How many exceptions at EL2 were taken: beyond the first, nothing is printed.
+    pub(crate) fatal_exceptions: AtomicU64,
+    /// Its affinity fields.
+    pub(crate) mpidr: AtomicU64,
+    /// It is set up and may be used.
+    pub(crate) online: AtomicBool,
+    /// It has FEAT_LSE.
+    pub(crate) atomics: AtomicBool,
+    id: PcpuId,
+    local: UnsafeCell<Local>,
+}
+
+/// A pCPU's own state.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// The vCPU whose EL1 registers are in the hardware; null before the first.
+    pub(crate) loaded: *mut VcpuContext,
+    /// The vCPU whose FP registers are in the hardware; null when nobody's are.
+    pub(crate) fp_owner: *mut VcpuContext,
+    /// The vCPUs that live here, by number.
+    pub(crate) contexts: Vec<Box<VcpuContext>>,
+    /// The core must be asked who runs before any guest goes on.
+    pub(crate) reschedule: bool,
+    /// What this pCPU implements.
+    pub(crate) features: Features,
+    /// Interrupts that were nobody's, counted.
+    pub(crate) unclaimed: u64,
+}
+
+impl Local {
+    /// The loaded vCPU.
+    #[inline]
+    pub(crate) fn loaded<'a>(&mut self) -> Option<&'a mut VcpuContext> {
+        // SAFETY: contexts live for ever in their boxes; only the one handler of this pCPU follows the pointer, and no
+        // function holds two references that it got here.
+        unsafe { self.loaded.as_mut() }
+    }
+
+    /// The loaded vCPU's frame; null without one.
+    #[inline]
+    pub(crate) fn frame(&self) -> *mut GuestFrame {
+        // The context begins with the core's state, which begins with the frame (`switch` asserts the first, below the
+        // second).
+        self.loaded.cast()
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(VcpuState, frame) == 0);
+
+// SAFETY: `local` is reached through `local()` alone, whose caller promises that it is this pCPU's only handler.
+unsafe impl Sync for Pcpu {}
+
+impl Pcpu {
+    const fn new(id: u8) -> Self {
+        Self {
+            stack: AtomicU64::new(0),
+            exception_stack: AtomicU64::new(0),
+            fatal_exceptions: AtomicU64::new(0),
+            mpidr: AtomicU64::new(0),
+            online: AtomicBool::new(false),
+            atomics: AtomicBool::new(false),
+            id: PcpuId(id),
+            local: UnsafeCell::new(Local {
+                loaded: null_mut(),
+                fp_owner: null_mut(),
+                contexts: Vec::new(),
+                reschedule: true,
+                features: Features::NONE,
+                unclaimed: 0,
+            }),
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> PcpuId {
+        self.id
+    }
+
+    /// Its own state.
+    ///
+    /// # Safety
+    /// Called once an exception, by its handler on this pCPU, which keeps the reference no longer than it runs.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "handlers of one pCPU do not nest: the reference is the only one"
+    )]
+    pub(crate) unsafe fn local(&self) -> &mut Local {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.local.get() }
+    }
+}
+
+static PCPUS: [Pcpu; MAX_PCPUS] = [
+    Pcpu::new(0),
+    Pcpu::new(1),
+    Pcpu::new(2),
+    Pcpu::new(3),
+    Pcpu::new(4),
+    Pcpu::new(5),
+    Pcpu::new(6),
+    Pcpu::new(7),
+];
+
+/// The pCPU with this number, running or not.
+pub(crate) fn get(id: PcpuId) -> Option<&'static Pcpu> {
+    PCPUS.get(usize::from(id.0))
+}
+
+/// Every pCPU that runs.
+pub(crate) fn online() -> impl Iterator<Item = &'static Pcpu> {
+    PCPUS.iter().filter(|pcpu| pcpu.online.load(Ordering::Acquire))
+}
+
+/// Makes the executing pCPU number `id`: from now on its exceptions have stacks and its code has a [`this`].
+pub(crate) fn install(id: PcpuId) -> Option<&'static Pcpu> {
+    let pcpu = get(id)?;
+    let index = usize::from(id.0);
+    pcpu.stack
+        .store(layout::main_stack(index).end as u64, Ordering::Relaxed);
+    pcpu.exception_stack
+        .store(layout::exception_stack(index).end as u64, Ordering::Relaxed);
+    pcpu.mpidr
+        .store(read_sysreg!("mpidr_el1") & crate::sysreg::AFFINITY, Ordering::Relaxed);
+    // The register is EL2's own: the address stays valid for ever.
+    write_sysreg!("tpidr_el2", core::ptr::from_ref(pcpu) as u64);
+    Some(pcpu)
+}
+
+/// The executing pCPU; `None` before [`install`].
+pub(crate) fn this() -> Option<&'static Pcpu> {
+    let address = read_sysreg!("tpidr_el2") as *const Pcpu;
+    // SAFETY: zero, or what `install` wrote: the address of a static.
+    unsafe { address.as_ref() }
+}

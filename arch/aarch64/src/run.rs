@@ -1,0 +1,134 @@
+//! What a pCPU does after each exception: ask the core who runs, load it, sleep when nobody does.
+
+use crate::cpu::El2Cpu;
+use crate::machine::Arm64;
+use crate::pcpu::{Local, Pcpu};
+use crate::switch::VcpuContext;
+use crate::sysreg::{wfi, write_sysreg};
+use crate::traps::{INTERRUPTS, take_interrupts};
+use crate::vectors::enter_guest;
+use crate::{fp, gic, timer};
+use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
+use portunus::hypervisor::{Entry, Hypervisor};
+use portunus::ids::{IntId, VcpuId};
+use portunus::trap::registers::GuestFrame;
+use spin::Once;
+
+static HYPERVISOR: Once<Hypervisor<Arm64>> = Once::new();
+
+/// The core; `None` until boot has built it.
+#[inline]
+pub(crate) fn hypervisor() -> Option<&'static Hypervisor<Arm64>> {
+    HYPERVISOR.get()
+}
+
+/// Makes `hypervisor` the core of this machine.
+pub(crate) fn install(hypervisor: Hypervisor<Arm64>) {
+    HYPERVISOR.call_once(|| hypervisor);
+}
+
+/// Runs this pCPU's vCPUs for ever. The core is installed.
+pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
+    // SAFETY: no guest runs yet: there is no other handler.
+    let local = unsafe { pcpu.local() };
+    if let Some(hypervisor) = hypervisor() {
+        for id in hypervisor.vcpus() {
+            if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id()) {
+                local
+                    .contexts
+                    .push(Box::new(VcpuContext::new(hypervisor.initial_state(id), constants)));
+            }
+        }
+        local.contexts.sort_by_key(|context| context.state.id);
+    }
+    if let Some(gic) = gic::gic() {
+        gic.enable_virtual();
+        for interrupt in [
+            &INTERRUPTS.hypervisor_timer,
+            &INTERRUPTS.virtual_timer,
+            &INTERRUPTS.maintenance,
+        ] {
+            gic.enable(pcpu.id(), IntId(interrupt.load(Ordering::Relaxed)), true);
+        }
+    }
+    local.reschedule = true;
+    let frame = resume(pcpu, local);
+    // SAFETY: `resume` loaded the vCPU that the frame belongs to; this function's stack frame is not needed again.
+    unsafe { enter_guest(frame) }
+}
+
+/// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
+pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    loop {
+        let (Some(hypervisor), Some(mut cpu)) = (hypervisor(), El2Cpu::new()) else {
+            wait(pcpu, local);
+            continue;
+        };
+        if local.reschedule || local.loaded.is_null() || hypervisor.must_schedule(pcpu.id()) {
+            local.reschedule = false;
+            let schedule = hypervisor.schedule(pcpu.id(), timer::now());
+            timer::set(schedule.deadline);
+            if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
+                wait(pcpu, local);
+                local.reschedule = true;
+                continue;
+            }
+        }
+        let Some(context) = local.loaded() else { continue };
+        match hypervisor.enter(&mut cpu, &mut context.state) {
+            Entry::Run => return local.frame(),
+            Entry::Blocked => local.reschedule = true,
+        }
+    }
+}
+
+/// Sleeps until an interrupt, which the caller's vCPU, still loaded, may be waiting for, and takes it. An interrupt that
+/// came since the core was asked is pending, so it ends the sleep before it begins.
+fn wait(pcpu: &'static Pcpu, local: &mut Local) {
+    crate::sysreg::isb();
+    wfi();
+    take_interrupts(pcpu, local);
+}
+
+/// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
+fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
+    if local.loaded().is_some_and(|context| context.state.id == vcpu) {
+        return true;
+    }
+    let Ok(index) = local.contexts.binary_search_by_key(&vcpu, |context| context.state.id) else {
+        return false;
+    };
+    let Some(next) = local
+        .contexts
+        .get_mut(index)
+        .map(|context| core::ptr::from_mut(&mut **context))
+    else {
+        return false;
+    };
+    let (Some(gic), Some(hypervisor)) = (gic::gic(), hypervisor()) else {
+        return false;
+    };
+    let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
+    let features = local.features;
+    let mut timer_is_active = false;
+    if let Some(context) = local.loaded() {
+        hypervisor.leave(&mut El2Cpu::with(gic), &mut context.state);
+        context.save(features);
+        gic.save_virtual(&mut context.virtual_state);
+        timer_is_active = gic.is_active(pcpu.id(), virtual_timer);
+        context.timer_active = timer_is_active;
+    }
+    // The incoming timer must not fire before its interrupt's state is this vCPU's.
+    write_sysreg!("cntv_ctl_el0", 0);
+    local.loaded = next;
+    if let Some(context) = local.loaded() {
+        if context.timer_active != timer_is_active {
+            gic.set_active(pcpu.id(), virtual_timer, context.timer_active);
+        }
+        gic.restore_virtual(&context.virtual_state);
+        context.load(features);
+    }
+    fp::on_switch(local, next, features);
+    true
+}

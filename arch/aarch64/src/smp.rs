@@ -1,0 +1,116 @@
+//! Starting the other pCPUs by PSCI CPU_ON.
+//!
+//! A pCPU that starts has its MMU off: what it needs first is in its mailbox, cleaned to the point of coherency. It sets
+//! itself up, says that it is online, and waits until the core is built.
+
+use crate::features::Features;
+use crate::sysreg::AFFINITY;
+use crate::{cache, controls, entry, gic, layout, mmu, pcpu, power, run, timer};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+use portunus::ids::{MAX_PCPUS, PcpuId};
+use portunus::manifest::host::HostCpu;
+
+/// How long a pCPU may take to come up, in seconds.
+const PATIENCE: u64 = 1;
+
+/// What a starting pCPU reads with its MMU off; `entry` knows the layout.
+#[derive(Copy, Clone)]
+#[repr(C, align(128))]
+pub(crate) struct Mailbox {
+    root: u64,
+    stack: u64,
+    id: u64,
+}
+
+struct Mailboxes(UnsafeCell<[Mailbox; MAX_PCPUS]>);
+
+// SAFETY: the boot pCPU writes a mailbox before its owner starts, and never again.
+unsafe impl Sync for Mailboxes {}
+
+static MAILBOXES: Mailboxes = Mailboxes(UnsafeCell::new(
+    [Mailbox {
+        root: 0,
+        stack: 0,
+        id: 0,
+    }; MAX_PCPUS],
+));
+
+/// Set once the core is built.
+static GO: AtomicBool = AtomicBool::new(false);
+
+/// Starts every CPU that the device tree lists, as far as Portunus uses them. One that does not start is left out, with
+/// a line that says so; the numbers of the others are without gaps.
+pub(crate) fn start_others(cpus: &[HostCpu], boot_mpidr: u64) {
+    let mut next = 1;
+    for cpu in cpus {
+        if cpu.mpidr & AFFINITY == boot_mpidr & AFFINITY {
+            continue;
+        }
+        if usize::from(next) >= MAX_PCPUS {
+            log::warn!("CPU {:#x} is not used: {MAX_PCPUS} are the limit", cpu.mpidr);
+            continue;
+        }
+        match start(PcpuId(next), cpu.mpidr) {
+            Ok(()) => next += 1,
+            Err(reason) => log::warn!("CPU {:#x} does not start: {reason}", cpu.mpidr),
+        }
+    }
+}
+
+fn start(id: PcpuId, mpidr: u64) -> Result<(), &'static str> {
+    let index = usize::from(id.0);
+    let mailbox = Mailbox {
+        root: mmu::root().ok_or("stage 1 is not built")? as u64,
+        stack: layout::main_stack(index).end as u64,
+        id: u64::from(id.0),
+    };
+    let slot = MAILBOXES.0.get().cast::<Mailbox>().wrapping_add(index);
+    // SAFETY: inside the array, and its owner has not started.
+    unsafe { slot.write(mailbox) };
+    cache::clean_invalidate(slot as usize, size_of::<Mailbox>());
+    let entry = entry::secondary_entry as *const () as u64;
+    power::cpu_on(mpidr, entry, slot as u64).map_err(|_| "the firmware refuses")?;
+    let pcpu = pcpu::get(id).ok_or("no such pCPU")?;
+    let limit = timer::now().0 + timer::frequency() * PATIENCE;
+    while !pcpu.online.load(Ordering::Acquire) {
+        if timer::now().0 > limit {
+            return Err("it does not answer");
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// A secondary pCPU's first Rust: stage 1 is on, the stack is its own.
+pub(crate) extern "C" fn secondary(id: u64) -> ! {
+    let Some(pcpu) = pcpu::install(PcpuId(id as u8)) else {
+        power::off()
+    };
+    set_up(pcpu);
+    while !GO.load(Ordering::Acquire) {
+        // SAFETY: waits for `release`'s SEV, or less.
+        unsafe { core::arch::asm!("wfe", options(nomem, nostack, preserves_flags)) };
+    }
+    run::start(pcpu)
+}
+
+/// What each pCPU does for itself before its first guest: controls, interrupt interface.
+pub(crate) fn set_up(pcpu: &'static pcpu::Pcpu) {
+    let features = Features::read();
+    controls::init(features);
+    // SAFETY: this pCPU runs no guest yet: there is no handler.
+    unsafe { pcpu.local() }.features = features;
+    pcpu.atomics.store(features.atomics, Ordering::Relaxed);
+    let mpidr = pcpu.mpidr.load(Ordering::Relaxed);
+    if gic::gic().is_some_and(|gic| gic.init_cpu(pcpu.id(), mpidr)) {
+        pcpu.online.store(true, Ordering::Release);
+    }
+}
+
+/// Lets the other pCPUs run: the core is built.
+pub(crate) fn release() {
+    GO.store(true, Ordering::Release);
+    // SAFETY: an event and a barrier.
+    unsafe { core::arch::asm!("dsb ish", "sev", options(nostack, preserves_flags)) };
+}

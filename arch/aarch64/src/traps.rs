@@ -1,0 +1,150 @@
+//! Exceptions from guests: read the syndrome once, hand it to the core, go on with whoever runs next.
+
+use crate::cpu::El2Cpu;
+use crate::gic::{self, Acknowledged, Gic};
+use crate::pcpu::{Local, Pcpu};
+use crate::run::{self, hypervisor};
+use crate::sysreg::read_sysreg;
+use crate::{console, epitaph, fp, power, timer};
+use core::sync::atomic::{AtomicU32, Ordering};
+use portunus::hypervisor::{Claim, Syndrome};
+use portunus::ids::IntId;
+use portunus::trap::registers::GuestFrame;
+
+/// ESR_EL2.EC of an FP or SIMD instruction that trapped.
+const FP_CLASS: u64 = 0x07;
+/// The most interrupts that one exit takes; what is left raises the next exit at once.
+const INTERRUPTS_PER_EXIT: usize = 16;
+/// Bytes typed at the console that one interrupt takes.
+const INPUT: usize = 64;
+
+/// The private interrupts that the device tree names, and the console's; 0: none.
+pub(crate) struct Interrupts {
+    pub(crate) hypervisor_timer: AtomicU32,
+    pub(crate) virtual_timer: AtomicU32,
+    pub(crate) maintenance: AtomicU32,
+    pub(crate) console: AtomicU32,
+}
+
+/// Set at boot.
+pub(crate) static INTERRUPTS: Interrupts = Interrupts {
+    hypervisor_timer: AtomicU32::new(0),
+    virtual_timer: AtomicU32::new(0),
+    maintenance: AtomicU32::new(0),
+    console: AtomicU32::new(0),
+};
+
+/// A synchronous exception from a guest. Returns the frame to go on with.
+pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFrame {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    let esr = read_sysreg!("esr_el2");
+    if esr >> 26 & 0x3f == FP_CLASS {
+        fp::on_trap(local, local.features);
+        return local.frame();
+    }
+    let syndrome = Syndrome {
+        esr,
+        far: read_sysreg!("far_el2"),
+        hpfar: read_sysreg!("hpfar_el2"),
+    };
+    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
+    }
+    run::resume(pcpu, local)
+}
+
+/// An interrupt while a guest ran.
+pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu) -> *mut GuestFrame {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    take_interrupts(pcpu, local);
+    run::resume(pcpu, local)
+}
+
+/// An SError while a guest ran.
+pub(crate) unsafe extern "C" fn system_error(pcpu: &'static Pcpu) -> *mut GuestFrame {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    let syndrome = Syndrome {
+        esr: read_sysreg!("esr_el2"),
+        far: 0,
+        hpfar: 0,
+    };
+    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.on_system_error(&mut cpu, &mut context.state, syndrome);
+    }
+    run::resume(pcpu, local)
+}
+
+/// Takes every pending interrupt, up to a bound.
+pub(crate) fn take_interrupts(pcpu: &'static Pcpu, local: &mut Local) {
+    let Some(gic) = gic::gic() else { return };
+    for _ in 0..INTERRUPTS_PER_EXIT {
+        let Some(acknowledged) = gic.acknowledge() else { break };
+        gic.drop_priority(acknowledged);
+        if !take(pcpu, local, gic, acknowledged) {
+            gic.deactivate(acknowledged);
+        }
+    }
+}
+
+/// Handles one interrupt; says whether a guest will deactivate it.
+fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged: Acknowledged) -> bool {
+    let interrupt = acknowledged.interrupt;
+    if interrupt == gic::KICK {
+        if epitaph::happened() {
+            power::off();
+        }
+        local.reschedule = true;
+    } else if interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed) {
+        return on_virtual_timer(local, gic);
+    } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
+        timer::set(None);
+        local.reschedule = true;
+    } else if interrupt.0 == INTERRUPTS.maintenance.load(Ordering::Relaxed) {
+        on_maintenance(local, gic);
+    } else if interrupt.0 == INTERRUPTS.console.load(Ordering::Relaxed) {
+        on_console();
+    } else if interrupt.is_spi() {
+        return on_shared(pcpu, local, interrupt);
+    } else {
+        local.unclaimed += 1;
+    }
+    false
+}
+
+fn on_virtual_timer(local: &mut Local, gic: &'static Gic) -> bool {
+    let (Some(hypervisor), Some(context)) = (hypervisor(), local.loaded()) else {
+        timer::stop_virtual();
+        return false;
+    };
+    hypervisor.on_virtual_timer(&mut El2Cpu::with(gic), &mut context.state);
+    true
+}
+
+fn on_maintenance(local: &mut Local, gic: &'static Gic) {
+    if let (Some(hypervisor), Some(context)) = (hypervisor(), local.loaded()) {
+        hypervisor.on_maintenance(&mut El2Cpu::with(gic), &mut context.state);
+    }
+}
+
+fn on_console() {
+    let mut bytes = [0; INPUT];
+    let count = console::on_interrupt(&mut bytes);
+    if let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count)) {
+        if !typed.is_empty() {
+            hypervisor.on_console_input(typed);
+        }
+    }
+}
+
+fn on_shared(pcpu: &'static Pcpu, local: &mut Local, interrupt: IntId) -> bool {
+    let claim = hypervisor().map_or(Claim::Nobody, |hypervisor| {
+        hypervisor.on_interrupt(pcpu.id(), interrupt)
+    });
+    if claim == Claim::Nobody {
+        local.unclaimed += 1;
+    }
+    claim == Claim::Guest
+}
