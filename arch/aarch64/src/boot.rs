@@ -109,10 +109,10 @@ fn power_and_memory(host: &Host, blob: &[u8]) {
 
 /// Makes the console of a machine that is not understood otherwise usable, so that the reason can be printed.
 fn open_console_alone(blob: &[u8]) {
-    if let Some(registers) = console_registers(blob) {
-        if mmu::init(core::iter::empty(), core::iter::once(pages(registers))).is_ok() {
-            console::open((board().open_console)(registers.start.0 as usize));
-        }
+    if let Some(registers) = console_registers(blob)
+        && mmu::init(core::iter::empty(), core::iter::once(pages(registers))).is_ok()
+    {
+        console::open((board().open_console)(registers.start.0 as usize));
     }
 }
 
@@ -187,10 +187,8 @@ fn banner(host: &Host) {
 pub(crate) unsafe extern "C" fn wrong_level(device_tree: usize, level: usize) -> ! {
     heap::init();
     // SAFETY: without an MMU everything is readable, and nobody writes the device tree.
-    if let Some(blob) = unsafe { blob(device_tree) } {
-        if let Some(registers) = console_registers(blob) {
-            console::open((board().open_console)(registers.start.0 as usize));
-        }
+    if let Some(registers) = unsafe { blob(device_tree) }.and_then(console_registers) {
+        console::open((board().open_console)(registers.start.0 as usize));
     }
     // LastWords never fails.
     let _ = writeln!(console::LastWords, "Portunus needs EL2 and was entered at EL{level}");

@@ -206,7 +206,7 @@ fn backtrace(out: &mut impl Write, sp: u64) -> fmt::Result {
     };
     write!(out, "calls")?;
     let code = layout::text_start() + 4..layout::text_end();
-    let first = sp.max(stack.start) + 7 & !7;
+    let first = sp.max(stack.start).next_multiple_of(8);
     let mut found = 0;
     for at in (first..stack.end).step_by(8) {
         // SAFETY: inside a stack, which is mapped for the hypervisor's life; the value is only looked at.

@@ -27,6 +27,7 @@ pub(crate) struct Acknowledged {
 
 /// The machine's interrupt controller.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum Gic {
     /// GICv2: memory-mapped CPU interfaces.
     V2(v2::GicV2),

@@ -7,13 +7,12 @@ use crate::features::Features;
 use crate::layout;
 use crate::switch::VcpuContext;
 use crate::sysreg::{read_sysreg, write_sysreg};
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portunus::hypervisor::VcpuState;
-use portunus::ids::{MAX_PCPUS, PcpuId};
+use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
 use portunus::trap::registers::GuestFrame;
 
 /// One pCPU. The vectors use the first three fields by their offsets.
@@ -43,8 +42,8 @@ pub(crate) struct Local {
     pub(crate) loaded: *mut VcpuContext,
     /// The vCPU whose FP registers are in the hardware; null when nobody's are.
     pub(crate) fp_owner: *mut VcpuContext,
-    /// The vCPUs that live here, by number.
-    pub(crate) contexts: Vec<Box<VcpuContext>>,
+    /// The vCPUs that live here, by number; each allocated at boot, for ever.
+    pub(crate) contexts: Vec<(VcpuId, *mut VcpuContext)>,
     /// The core must be asked who runs before any guest goes on.
     pub(crate) reschedule: bool,
     /// What this pCPU implements.
@@ -57,7 +56,7 @@ impl Local {
     /// The loaded vCPU.
     #[inline]
     pub(crate) fn loaded<'a>(&mut self) -> Option<&'a mut VcpuContext> {
-        // SAFETY: contexts live for ever in their boxes; only the one handler of this pCPU follows the pointer, and no
+        // SAFETY: contexts live for ever; only the one handler of this pCPU follows the pointer, and no
         // function holds two references that it got here.
         unsafe { self.loaded.as_mut() }
     }

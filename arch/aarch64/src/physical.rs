@@ -63,8 +63,8 @@ pub(crate) unsafe fn copy(to: usize, from: usize, length: usize) {
 /// The range is mapped Normal memory and the caller's to write.
 pub(crate) unsafe fn zero(at: usize, length: usize) {
     let end = at + length;
-    let aligned = (at + 63 & !63).min(end);
-    let last = aligned + (end - aligned & !63);
+    let aligned = at.next_multiple_of(64).min(end);
+    let last = aligned + ((end - aligned) & !63);
     // SAFETY: the caller's promise.
     unsafe {
         core::arch::asm!(

@@ -35,12 +35,11 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
     if let Some(hypervisor) = hypervisor() {
         for id in hypervisor.vcpus() {
             if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id()) {
-                local
-                    .contexts
-                    .push(Box::new(VcpuContext::new(hypervisor.initial_state(id), constants)));
+                let context = VcpuContext::new(hypervisor.initial_state(id), constants);
+                local.contexts.push((id, Box::into_raw(Box::new(context))));
             }
         }
-        local.contexts.sort_by_key(|context| context.state.id);
+        local.contexts.sort_by_key(|(id, _)| *id);
     }
     if let Some(gic) = gic::gic() {
         gic.enable_virtual();
@@ -96,14 +95,8 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
     if local.loaded().is_some_and(|context| context.state.id == vcpu) {
         return true;
     }
-    let Ok(index) = local.contexts.binary_search_by_key(&vcpu, |context| context.state.id) else {
-        return false;
-    };
-    let Some(next) = local
-        .contexts
-        .get_mut(index)
-        .map(|context| core::ptr::from_mut(&mut **context))
-    else {
+    let found = local.contexts.binary_search_by_key(&vcpu, |(id, _)| *id);
+    let Some((_, next)) = found.ok().and_then(|index| local.contexts.get(index)).copied() else {
         return false;
     };
     let (Some(gic), Some(hypervisor)) = (gic::gic(), hypervisor()) else {

@@ -132,10 +132,10 @@ fn on_maintenance(local: &mut Local, gic: &'static Gic) {
 fn on_console() {
     let mut bytes = [0; INPUT];
     let count = console::on_interrupt(&mut bytes);
-    if let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count)) {
-        if !typed.is_empty() {
-            hypervisor.on_console_input(typed);
-        }
+    if let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count))
+        && !typed.is_empty()
+    {
+        hypervisor.on_console_input(typed);
     }
 }
 
