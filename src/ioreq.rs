@@ -1,1 +1,146 @@
-//! (to be written)
+//! IOREQ servers: another domain answers a guest's accesses to device registers.
+//!
+//! [`Servers`] is everything about one *target*: its servers, which addresses they have, the devices that the manifest
+//! declared, and each vCPU's request. It is one state machine behind one lock; it changes shared memory only through
+//! [`PhysicalMemory`](crate::memory::PhysicalMemory), allocates only through [`Resources`], and returns what else must
+//! happen as [`Effects`].
+//!
+//! - [`ranges`]: address -> server.
+//! - [`slot`]: the shared slot of one vCPU, which the server can corrupt at any time.
+//! - [`request`]: the life of one request, a state machine of values.
+//! - [`server`]: create, map, enable, destroy; who owns what; what becomes of a dead server's ranges.
+//! - [`router`]: an access comes in, an answer goes out, a limit passes.
+//!
+//! Rules that hold throughout (`docs/abi.md`, "IOREQ servers"):
+//! - an address that the manifest gives to a device is never unclaimed: without a server its accesses wait;
+//! - a vCPU is never held longer than its device's limits allow, whatever the server does;
+//! - a slot that still holds a request nobody waits for is *stale*: the server gets no new request of that vCPU until
+//!   it has answered the old one, so that an answer never reaches the wrong request.
+
+pub mod ranges;
+pub mod request;
+pub mod router;
+pub mod server;
+pub mod slot;
+
+use crate::abi::HypercallError;
+use crate::evtchn::Consumer;
+use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
+
+pub use ranges::Range;
+pub use request::{Answer, OnFailure, Policy, Request};
+pub use router::Begun;
+pub use server::{DeviceRange, ServerLimits, Servers};
+
+/// What servers are made of. The hypervisor's glue implements it; it takes the event channels' locks.
+pub trait Resources {
+    /// A zeroed frame of the target, outside its RAM, with one reference.
+    fn allocate_frame(&mut self) -> Option<Pa>;
+    /// Drops that reference: the frame is free when nobody maps it any more.
+    fn release_frame(&mut self, frame: Pa);
+    /// An attached port of the target that `remote` may bind.
+    ///
+    /// # Errors
+    /// ENOSPC when there is none.
+    fn allocate_port(&mut self, remote: DomainId, consumer: Consumer) -> Result<EventPort, HypercallError>;
+    /// Closes an attached port of the target.
+    fn release_port(&mut self, port: EventPort);
+}
+
+/// Time, as limits count it.
+pub trait Clock {
+    /// The system counter.
+    fn now(&self) -> Ticks;
+    /// How long `domain` has been able to run since it was built: the clock stands while its vCPUs get no time.
+    fn runnable(&self, domain: DomainId) -> Ticks;
+}
+
+/// What operations on requests need of the world.
+#[derive(Copy, Clone)]
+pub struct Surroundings<'a, M: ?Sized> {
+    /// Where the servers' pages are.
+    pub memory: &'a M,
+    /// For the limits.
+    pub clock: &'a dyn Clock,
+}
+
+impl<M: ?Sized> core::fmt::Debug for Surroundings<'_, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
+/// Why a server failed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// It used more time for a request than the device allows.
+    TimeLimit,
+    /// It left nonsense in a slot.
+    BadSlot,
+    /// It closed its channels, or its domain stopped.
+    Gone,
+}
+
+/// Something for the trace and for the console, outside the trap path.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A vCPU waits because no server takes its access.
+    Waits {
+        /// Which vCPU.
+        vcpu: u8,
+        /// What it accesses.
+        ipa: Ipa,
+    },
+    /// A server failed.
+    Failed {
+        /// Which.
+        server: ServerId,
+        /// Why.
+        failure: Failure,
+    },
+    /// A server answered after its time limit, and gets requests again.
+    Readmitted {
+        /// Which.
+        server: ServerId,
+    },
+    /// A range went from an older server of the same domain to a newer one.
+    Moved {
+        /// Which range was mapped.
+        range: Range,
+        /// Who had some of it.
+        from: ServerId,
+        /// Who has it.
+        to: ServerId,
+    },
+}
+
+/// What must happen after an operation.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[must_use]
+pub struct Effects {
+    /// Send an event from each of these attached ports of the target.
+    pub notify: heapless::Vec<EventPort, MAX_VCPUS>,
+    /// These vCPUs of the target have an answer, or must look again.
+    pub wake: VcpuSet,
+    /// To be traced; more than fit are left out.
+    pub events: heapless::Vec<Event, 16>,
+}
+
+impl Effects {
+    fn record(&mut self, event: Event) {
+        let _ = self.events.push(event);
+    }
+
+    /// Adds what `other` says.
+    pub fn merge(&mut self, other: &Self) {
+        for port in &other.notify {
+            if !self.notify.contains(port) {
+                let _ = self.notify.push(*port);
+            }
+        }
+        self.wake.merge(other.wake);
+        for event in &other.events {
+            self.record(*event);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! The core never forms a reference to memory that a guest can write: it copies in, decides, copies out. Every
 //! shared word is reached through [`PhysicalMemory`], whose test implementation can be a scripted adversary.
 
+pub mod atomic;
 pub mod frames;
 pub mod pool;
 pub mod references;

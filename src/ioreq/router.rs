@@ -1,0 +1,297 @@
+//! From an access to its answer: which server gets it, what its notifications mean, when patience ends.
+
+use super::ranges::Range;
+use super::request::{Answer, IllegalMove, Move, OnFailure, Pending, Policy, Request};
+use super::server::{Servers, Stage};
+use super::slot::Reading;
+use super::{Effects, Event, Failure, Surroundings};
+use crate::ids::{ServerId, Ticks};
+use crate::memory::PhysicalMemory;
+use crate::trap::access::MmioAccess;
+
+/// Whether an access is anybody's.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Begun {
+    /// No device and no server has all of it: the rules for unmapped addresses apply.
+    Unclaimed,
+    /// The vCPU is held until [`Servers::take`] gives the answer, which can be at once.
+    Accepted,
+}
+
+impl Servers {
+    /// Where the request of `vcpu` is.
+    pub fn request(&self, vcpu: u8) -> Request {
+        self.requests.get(usize::from(vcpu)).copied().unwrap_or_default()
+    }
+
+    /// Moves a request on and keeps account of what that leaves in slots. A move that is illegal changes nothing; the
+    /// callers below make none.
+    pub(super) fn apply(&mut self, vcpu: u8, cause: Move, effects: &mut Effects) {
+        let before = self.request(vcpu);
+        let Ok(after) = before.after(cause) else {
+            return;
+        };
+        if let Some(request) = self.requests.get_mut(usize::from(vcpu)) {
+            *request = after;
+        }
+        let emptied = matches!(cause, Move::Answered { .. } | Move::LateAnswer { .. });
+        if let Some(holder) = holder(&before)
+            && self::holder(&after) != Some(holder)
+            && !emptied
+            && let Some(server) = self.server_mut(holder)
+        {
+            server.stale.insert(vcpu);
+        }
+        if matches!(after, Request::Finished { .. }) {
+            effects.wake.insert(vcpu);
+        }
+    }
+
+    /// The guest accesses memory that nothing in the hypervisor emulates.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] when the vCPU has a request already.
+    pub fn begin<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        vcpu: u8,
+        access: MmioAccess,
+        around: &Surroundings<'_, M>,
+    ) -> Result<(Begun, Effects), IllegalMove> {
+        let mut effects = Effects::default();
+        let range = Range::from_length(access.ipa.0, access.width.bytes()).filter(|_| vcpu < self.vcpus);
+        let Some(range) = range else {
+            return Ok((Begun::Unclaimed, effects));
+        };
+        let device = self.device_policy(range);
+        let server = self.memory.find(range);
+        let serving = server
+            .and_then(|id| self.server(id))
+            .is_some_and(|server| server.accepts(vcpu));
+        if device.is_none() && !serving {
+            return Ok((Begun::Unclaimed, effects));
+        }
+        let policy = device.unwrap_or(self.fallback());
+        let cause = Move::Start {
+            pending: Pending { access, policy },
+            now: around.clock.now(),
+        };
+        let state = self.request(vcpu);
+        state.after(cause)?;
+        self.apply(vcpu, cause, &mut effects);
+        self.offer(vcpu, around, &mut effects);
+        if matches!(self.request(vcpu), Request::Waiting { .. }) {
+            effects.record(Event::Waits { vcpu, ipa: access.ipa });
+        }
+        Ok((Begun::Accepted, effects))
+    }
+
+    /// Offers every waiting request to whoever serves its address now.
+    pub(super) fn retry<M: PhysicalMemory + ?Sized>(&mut self, around: &Surroundings<'_, M>, effects: &mut Effects) {
+        for vcpu in 0..self.vcpus {
+            self.offer(vcpu, around, effects);
+        }
+    }
+
+    fn offer<M: PhysicalMemory + ?Sized>(&mut self, vcpu: u8, around: &Surroundings<'_, M>, effects: &mut Effects) {
+        let Request::Waiting { pending, .. } = self.request(vcpu) else {
+            return;
+        };
+        let range = Range::from_length(pending.access.ipa.0, pending.access.width.bytes());
+        let Some(id) = range.and_then(|range| self.memory.find(range)) else {
+            return;
+        };
+        let Some(server) = self.server(id).filter(|server| server.accepts(vcpu)) else {
+            return;
+        };
+        let Some(slot) = server.slot(vcpu) else {
+            return;
+        };
+        let runnable = around.clock.runnable(server.owner());
+        match slot.begin(around.memory, &pending.access) {
+            Ok(()) => {
+                self.apply(vcpu, Move::Posted { server: id, runnable }, effects);
+                if !effects.notify.contains(&slot.port) {
+                    let _ = effects.notify.push(slot.port);
+                }
+            }
+            Err(_) => {
+                if let Some(server) = self.server_mut(id) {
+                    server.stale.insert(vcpu);
+                }
+                self.apply(vcpu, Move::Refused, effects);
+                self.fail_server(id, pending.policy, Failure::BadSlot, around, effects);
+            }
+        }
+    }
+
+    /// The server `id` sent an event for `vcpu`.
+    pub fn notified<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        vcpu: u8,
+        around: &Surroundings<'_, M>,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        let Some(server) = self.server(id).filter(|server| server.stage != Stage::Tombstone) else {
+            return effects;
+        };
+        let Some(slot) = server.slot(vcpu) else {
+            return effects;
+        };
+        let stale = server.stale.contains(vcpu);
+        match self.request(vcpu) {
+            Request::InFlight { server, pending, .. } if server == id => {
+                let now = around.clock.now();
+                let cause = match slot.poll(around.memory) {
+                    Reading::Working => Move::Working,
+                    Reading::Answered(data) => Move::Answered { data },
+                    Reading::Nonsense(_) => Move::Nonsense { now },
+                };
+                self.apply(vcpu, cause, &mut effects);
+                let still = matches!(self.request(vcpu), Request::InFlight { .. });
+                if matches!(cause, Move::Nonsense { .. }) && !still {
+                    self.fail_server(id, pending.policy, Failure::BadSlot, around, &mut effects);
+                }
+            }
+            Request::Waiting { late: Some(late), .. } if late == id => {
+                if let Reading::Answered(data) = slot.poll(around.memory) {
+                    self.apply(vcpu, Move::LateAnswer { server: id, data }, &mut effects);
+                    self.readmit(id, around, &mut effects);
+                }
+            }
+            _ if stale => match slot.poll(around.memory) {
+                // The answer to a request that nobody waits for, or a slot that the server emptied itself.
+                Reading::Answered(_) | Reading::Nonsense(0) => {
+                    if let Some(server) = self.server_mut(id) {
+                        server.stale.0 &= !crate::ids::VcpuSet::only(vcpu).0;
+                    }
+                    self.readmit(id, around, &mut effects);
+                }
+                Reading::Working | Reading::Nonsense(_) => {}
+            },
+            _ => {}
+        }
+        effects
+    }
+
+    /// The server lives after all.
+    fn readmit<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
+        if self.server(id).is_some_and(|server| server.stage == Stage::Suspended) {
+            self.set_stage(id, Stage::Enabled);
+            effects.record(Event::Readmitted { server: id });
+        }
+        self.retry(around, effects);
+    }
+
+    /// The server gets no new requests; unless the device waits, it is detached as if destroyed.
+    fn fail_server<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        policy: Policy,
+        failure: Failure,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
+        match self.server(id).map(|server| server.stage) {
+            None | Some(Stage::Tombstone) => return,
+            Some(_) => effects.record(Event::Failed { server: id, failure }),
+        }
+        match policy.on_failure {
+            OnFailure::Wait => {
+                if self.server(id).is_some_and(|server| server.stage == Stage::Enabled) {
+                    self.set_stage(id, Stage::Suspended);
+                }
+            }
+            OnFailure::Ones | OnFailure::Abort => self.bury(id, around, effects),
+        }
+    }
+
+    /// Ends what has lasted too long. Call it when [`Self::deadline`] of some vCPU has come; calling it more often does
+    /// no harm.
+    pub fn expire<M: PhysicalMemory + ?Sized>(&mut self, around: &Surroundings<'_, M>) -> Effects {
+        let mut effects = Effects::default();
+        let now = around.clock.now();
+        for vcpu in 0..self.vcpus {
+            match self.request(vcpu) {
+                Request::InFlight { pending, server, .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
+                    self.apply(vcpu, Move::Failed { now, late: true }, &mut effects);
+                    self.fail_server(server, pending.policy, Failure::TimeLimit, around, &mut effects);
+                    self.offer(vcpu, around, &mut effects);
+                }
+                Request::Waiting { .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
+                    self.apply(vcpu, Move::AttachLimit, &mut effects);
+                }
+                _ => {}
+            }
+        }
+        effects
+    }
+
+    /// What is left of the limit that the request of `vcpu` is under.
+    fn left<M: ?Sized>(&self, vcpu: u8, around: &Surroundings<'_, M>) -> Option<Ticks> {
+        let (limit, used) = match self.request(vcpu) {
+            Request::InFlight {
+                pending,
+                server,
+                posted,
+                ..
+            } => {
+                let owner = self.server(server)?.owner();
+                (
+                    pending.policy.timeout?,
+                    around.clock.runnable(owner).0.saturating_sub(posted.0),
+                )
+            }
+            Request::Waiting { pending, since, .. } => (
+                pending.policy.attach_timeout?,
+                around.clock.now().0.saturating_sub(since.0),
+            ),
+            Request::Idle | Request::Finished { .. } => return None,
+        };
+        Some(Ticks(limit.0.saturating_sub(used)))
+    }
+
+    /// When to call [`Self::expire`] for `vcpu` at the earliest; `None`: never.
+    pub fn deadline<M: ?Sized>(&self, vcpu: u8, around: &Surroundings<'_, M>) -> Option<Ticks> {
+        let left = self.left(vcpu, around)?;
+        Some(Ticks(around.clock.now().0.saturating_add(left.0)))
+    }
+
+    /// The domain that works on the request of `vcpu`, for a direct handoff.
+    pub fn serving(&self, vcpu: u8) -> Option<crate::ids::DomainId> {
+        match self.request(vcpu) {
+            Request::InFlight { server, .. } => self.server(server).map(|server| server.owner()),
+            _ => None,
+        }
+    }
+
+    /// Takes the answer, if there is one: the vCPU goes on with it.
+    pub fn take(&mut self, vcpu: u8) -> Option<Answer> {
+        let Request::Finished { answer } = self.request(vcpu) else {
+            return None;
+        };
+        self.apply(vcpu, Move::Taken, &mut Effects::default());
+        Some(answer)
+    }
+
+    /// The target stops: nobody waits for any answer.
+    pub fn cancel_all(&mut self) {
+        for vcpu in 0..self.vcpus {
+            self.apply(vcpu, Move::Cancel, &mut Effects::default());
+        }
+    }
+}
+
+/// The server whose slot holds the request.
+fn holder(request: &Request) -> Option<ServerId> {
+    match request {
+        Request::InFlight { server, .. } => Some(*server),
+        Request::Waiting { late, .. } => *late,
+        Request::Idle | Request::Finished { .. } => None,
+    }
+}

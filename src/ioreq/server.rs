@@ -1,0 +1,561 @@
+//! The servers of one target: who may do what to which, and what a server leaves behind.
+//!
+//! A server's ports decide its life (design, "Server lifetime"): when the first bound one is closed it gets no new
+//! requests; when the last one is closed its ranges are free, and its id lives on as a *tombstone* until the owner
+//! destroys it or the id is needed. So a clean shutdown succeeds in any order.
+
+use alloc::vec::Vec;
+
+use super::ranges::{Range, RangeError, RangeTable};
+use super::request::{Move, Policy, Request};
+use super::slot::Slot;
+use super::{Effects, Event, Failure, Resources, Surroundings};
+use crate::abi::HypercallError;
+use crate::abi::dm_op::{IoRange, MAX_SERVERS};
+use crate::evtchn::Consumer;
+use crate::ids::{DomainId, EventPort, MAX_VCPUS, Pa, ServerId, VcpuSet};
+use crate::memory::PhysicalMemory;
+
+/// A device that the manifest declared: its addresses are reserved for the target's life.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct DeviceRange {
+    /// Its registers.
+    pub range: Range,
+    /// Its rules.
+    pub policy: Policy,
+}
+
+/// How many ranges all servers of a target can have together.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ServerLimits {
+    /// Of memory addresses.
+    pub memory_ranges: usize,
+    /// Of port numbers, and again of PCI functions; neither is ever selected on Arm.
+    pub other_ranges: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            memory_ranges: MAX_SERVERS * crate::abi::dm_op::MAX_RANGES,
+            other_ranges: 32,
+        }
+    }
+}
+
+/// Whether a server gets requests.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// Not yet, or no more, by its own wish.
+    Disabled,
+    /// Yes.
+    Enabled,
+    /// No: it was too slow or wrote nonsense; an answer re-admits it.
+    Suspended,
+    /// No: it has closed a port.
+    Closing,
+    /// Never again: only its id is left.
+    Tombstone,
+}
+
+#[derive(Debug)]
+pub(super) struct Server {
+    owner: DomainId,
+    /// Counts creations: the newer of two servers has the higher one.
+    serial: u64,
+    pub(super) stage: Stage,
+    synchronous: Pa,
+    buffered: Pa,
+    ports: [EventPort; MAX_VCPUS],
+    buffered_port: EventPort,
+    bound: VcpuSet,
+    /// vCPUs whose slot still holds a request that nobody waits for.
+    pub(super) stale: VcpuSet,
+}
+
+impl Server {
+    pub(super) fn slot(&self, vcpu: u8) -> Option<Slot> {
+        let port = *self.ports.get(usize::from(vcpu))?;
+        Some(Slot {
+            page: self.synchronous,
+            vcpu,
+            port,
+        })
+    }
+
+    pub(super) fn owner(&self) -> DomainId {
+        self.owner
+    }
+
+    pub(super) fn accepts(&self, vcpu: u8) -> bool {
+        self.stage == Stage::Enabled && !self.stale.contains(vcpu)
+    }
+}
+
+/// One target's servers, devices and requests.
+#[derive(Debug)]
+pub struct Servers {
+    pub(super) vcpus: u8,
+    slots: [Option<Server>; MAX_SERVERS],
+    pub(super) memory: RangeTable,
+    ports: RangeTable,
+    pci: RangeTable,
+    devices: Vec<DeviceRange>,
+    fallback: Policy,
+    pub(super) requests: [Request; MAX_VCPUS],
+    created: u64,
+}
+
+impl Servers {
+    /// A target without servers; allocates. Devices must not overlap (the manifest's reader refuses those that do).
+    /// `fallback` rules requests to ranges outside every device.
+    pub fn new(vcpus: u8, mut devices: Vec<DeviceRange>, fallback: Policy, limits: ServerLimits) -> Self {
+        devices.sort_by_key(|device| device.range.start());
+        Self {
+            vcpus: vcpus.min(MAX_VCPUS as u8),
+            slots: [const { None }; MAX_SERVERS],
+            memory: RangeTable::with_capacity(limits.memory_ranges),
+            ports: RangeTable::with_capacity(limits.other_ranges),
+            pci: RangeTable::with_capacity(limits.other_ranges),
+            devices,
+            fallback,
+            requests: [Request::Idle; MAX_VCPUS],
+            created: 0,
+        }
+    }
+
+    /// The target's number of vCPUs (nr_vcpus).
+    pub fn vcpus(&self) -> u8 {
+        self.vcpus
+    }
+
+    pub(super) fn server(&self, id: ServerId) -> Option<&Server> {
+        self.slots.get(usize::from(id.0))?.as_ref()
+    }
+
+    pub(super) fn server_mut(&mut self, id: ServerId) -> Option<&mut Server> {
+        self.slots.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// The rules of the device that has all of `access`; `None`: it is no device's.
+    pub(super) fn device_policy(&self, access: Range) -> Option<Policy> {
+        let after = self
+            .devices
+            .partition_point(|device| device.range.start() <= access.start());
+        let device = self.devices.get(after.checked_sub(1)?)?;
+        device.range.contains(access).then_some(device.policy)
+    }
+
+    pub(super) fn fallback(&self) -> Policy {
+        self.fallback
+    }
+
+    fn owned(&self, caller: DomainId, id: ServerId) -> Result<&Server, HypercallError> {
+        let server = self.server(id).ok_or(HypercallError::NoEntry)?;
+        if server.owner != caller {
+            return Err(HypercallError::NotPermitted);
+        }
+        Ok(server)
+    }
+
+    fn table(&mut self, kind: u32) -> Result<&mut RangeTable, HypercallError> {
+        match kind {
+            IoRange::PORT => Ok(&mut self.ports),
+            IoRange::MEMORY => Ok(&mut self.memory),
+            IoRange::PCI => Ok(&mut self.pci),
+            _ => Err(HypercallError::Invalid),
+        }
+    }
+
+    fn free_ranges(&mut self, id: ServerId) {
+        self.memory.remove_all(id);
+        self.ports.remove_all(id);
+        self.pci.remove_all(id);
+    }
+
+    /// create_ioreq_server: pages and ports are allocated here, so that a server that is enabled before its page is
+    /// mapped works.
+    ///
+    /// # Errors
+    /// EINVAL: buffered requests, which Arm does not have; ENOSPC: eight servers, or no ports; ENOMEM: no frames.
+    pub fn create<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        caller: DomainId,
+        handle_bufioreq: u8,
+        memory: &M,
+        resources: &mut dyn Resources,
+    ) -> Result<ServerId, HypercallError> {
+        if handle_bufioreq != 0 {
+            return Err(HypercallError::Invalid);
+        }
+        let free = self.slots.iter().position(Option::is_none);
+        let index = free
+            .or_else(|| self.oldest_tombstone())
+            .ok_or(HypercallError::NoSpace)?;
+        let id = ServerId(index as u16);
+        if free.is_none() {
+            self.discard(id, resources);
+        }
+        let server = self.build(id, caller, resources)?;
+        for vcpu in 0..self.vcpus {
+            if let Some(slot) = server.slot(vcpu) {
+                slot.reset(memory);
+            }
+        }
+        self.created += 1;
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(server);
+        }
+        Ok(id)
+    }
+
+    fn oldest_tombstone(&self) -> Option<usize> {
+        let dead = |(index, slot): (usize, &Option<Server>)| {
+            let server = slot.as_ref()?;
+            (server.stage == Stage::Tombstone).then_some((server.serial, index))
+        };
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(dead)
+            .min()
+            .map(|(_, index)| index)
+    }
+
+    fn build(&self, id: ServerId, owner: DomainId, resources: &mut dyn Resources) -> Result<Server, HypercallError> {
+        let synchronous = resources.allocate_frame().ok_or(HypercallError::OutOfMemory)?;
+        let Some(buffered) = resources.allocate_frame() else {
+            resources.release_frame(synchronous);
+            return Err(HypercallError::OutOfMemory);
+        };
+        let mut server = Server {
+            owner,
+            serial: self.created,
+            stage: Stage::Disabled,
+            synchronous,
+            buffered,
+            ports: [EventPort(0); MAX_VCPUS],
+            buffered_port: EventPort(0),
+            bound: VcpuSet::EMPTY,
+            stale: VcpuSet::EMPTY,
+        };
+        match Self::allocate_ports(&mut server, id, self.vcpus, resources) {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                Self::release(&server, resources);
+                Err(error)
+            }
+        }
+    }
+
+    fn allocate_ports(
+        server: &mut Server,
+        id: ServerId,
+        vcpus: u8,
+        resources: &mut dyn Resources,
+    ) -> Result<(), HypercallError> {
+        let owner = server.owner;
+        for (vcpu, port) in (0..vcpus).zip(&mut server.ports) {
+            *port = resources.allocate_port(owner, Consumer::Request { server: id, vcpu })?;
+        }
+        server.buffered_port = resources.allocate_port(owner, Consumer::Buffered { server: id })?;
+        Ok(())
+    }
+
+    fn release(server: &Server, resources: &mut dyn Resources) {
+        for port in server
+            .ports
+            .iter()
+            .chain([&server.buffered_port])
+            .filter(|port| port.0 != 0)
+        {
+            resources.release_port(*port);
+        }
+        resources.release_frame(server.buffered);
+        resources.release_frame(server.synchronous);
+    }
+
+    fn discard(&mut self, id: ServerId, resources: &mut dyn Resources) {
+        self.free_ranges(id);
+        if let Some(server) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) {
+            Self::release(&server, resources);
+        }
+    }
+
+    /// get_ioreq_server_info with XEN_DMOP_no_gfns: the port of the buffered page, which nobody rings.
+    ///
+    /// # Errors
+    /// ENOENT: no such server; EPERM: another domain's; EOPNOTSUPP: without that flag.
+    pub fn buffered_port(&self, caller: DomainId, id: ServerId, no_gfns: bool) -> Result<EventPort, HypercallError> {
+        let server = self.owned(caller, id)?;
+        if no_gfns {
+            Ok(server.buffered_port)
+        } else {
+            Err(HypercallError::NotSupported)
+        }
+    }
+
+    /// A frame of the server for XENMEM_acquire_resource: 0 is the buffered page, 1 the synchronous one.
+    ///
+    /// # Errors
+    /// EINVAL: no such server or frame; EPERM: another domain's server.
+    pub fn frame(&self, caller: DomainId, id: u32, frame: u64) -> Result<Pa, HypercallError> {
+        let id = u16::try_from(id).map_err(|_| HypercallError::Invalid)?;
+        let server = self.server(ServerId(id)).ok_or(HypercallError::Invalid)?;
+        if server.owner != caller {
+            return Err(HypercallError::NotPermitted);
+        }
+        match frame {
+            0 => Ok(server.buffered),
+            1 => Ok(server.synchronous),
+            _ => Err(HypercallError::Invalid),
+        }
+    }
+
+    /// map_io_range_to_ioreq_server. What an older server of the same domain had of the range moves to this one.
+    /// `permitted`: the manifest lets the caller serve these addresses.
+    ///
+    /// # Errors
+    /// EINVAL: `start > end` or no such kind; ENOENT: no such server; EPERM: another domain's, or not permitted; EEXIST:
+    /// the server has some of it, or another domain's or a newer one does; ENOMEM: too many ranges.
+    pub fn map_range<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        caller: DomainId,
+        request: &IoRange,
+        permitted: bool,
+        around: &Surroundings<'_, M>,
+    ) -> Result<Effects, HypercallError> {
+        let range = Range::new(request.start, request.end).ok_or(HypercallError::Invalid)?;
+        let id = ServerId(request.id);
+        let server = self.owned(caller, id)?;
+        if server.stage == Stage::Tombstone {
+            return Err(HypercallError::NoEntry);
+        }
+        let serial = server.serial;
+        self.table(request.kind)?;
+        if !permitted {
+            return Err(HypercallError::NotPermitted);
+        }
+        let mut effects = Effects::default();
+        let mut owners = [false; MAX_SERVERS];
+        for owner in self.table(request.kind)?.owners(range) {
+            if let Some(seen) = owners.get_mut(usize::from(owner.0)) {
+                *seen = true;
+            }
+        }
+        for (index, _) in owners.iter().enumerate().filter(|(_, seen)| **seen) {
+            let other = ServerId(index as u16);
+            let yields = self
+                .server(other)
+                .is_some_and(|server| server.owner == caller && server.serial < serial);
+            if !yields {
+                return Err(HypercallError::Exists);
+            }
+            effects.record(Event::Moved {
+                range,
+                from: other,
+                to: id,
+            });
+        }
+        self.table(request.kind)?
+            .assign(range, id)
+            .map_err(|_| HypercallError::OutOfMemory)?;
+        self.retry(around, &mut effects);
+        Ok(effects)
+    }
+
+    /// unmap_io_range_from_ioreq_server. Requests in flight to the range end by their device's policy.
+    ///
+    /// # Errors
+    /// As [`Self::map_range`], and ENOENT when the server does not have all of the range. A tombstone has nothing and
+    /// agrees.
+    pub fn unmap_range<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        caller: DomainId,
+        request: &IoRange,
+        around: &Surroundings<'_, M>,
+    ) -> Result<Effects, HypercallError> {
+        let range = Range::new(request.start, request.end).ok_or(HypercallError::Invalid)?;
+        let id = ServerId(request.id);
+        let dead = self.owned(caller, id)?.stage == Stage::Tombstone;
+        let table = self.table(request.kind)?;
+        if dead {
+            return Ok(Effects::default());
+        }
+        table.remove(range, id).map_err(|error| match error {
+            RangeError::Full => HypercallError::OutOfMemory,
+            RangeError::NotContained(..) => HypercallError::NoEntry,
+        })?;
+        let mut effects = Effects::default();
+        if request.kind == IoRange::MEMORY {
+            self.fail_requests(id, Some(range), around, &mut effects);
+        }
+        Ok(effects)
+    }
+
+    /// set_ioreq_server_state. Enabling empties the slots; disabling ends requests in flight by their device's policy.
+    ///
+    /// # Errors
+    /// ENOENT: no such server; EPERM: another domain's.
+    pub fn set_enabled<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        caller: DomainId,
+        id: ServerId,
+        enabled: bool,
+        around: &Surroundings<'_, M>,
+    ) -> Result<Effects, HypercallError> {
+        let stage = self.owned(caller, id)?.stage;
+        let mut effects = Effects::default();
+        match (stage, enabled) {
+            (Stage::Disabled, true) => self.enable(id, around, &mut effects),
+            (Stage::Enabled | Stage::Suspended | Stage::Closing, false) => {
+                self.set_stage(id, Stage::Disabled);
+                self.fail_requests(id, None, around, &mut effects);
+            }
+            _ => {}
+        }
+        Ok(effects)
+    }
+
+    fn enable<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
+        let vcpus = self.vcpus;
+        if let Some(server) = self.server_mut(id) {
+            for slot in (0..vcpus).filter_map(|vcpu| server.slot(vcpu)) {
+                slot.reset(around.memory);
+            }
+            server.stale = VcpuSet::EMPTY;
+            server.stage = Stage::Enabled;
+        }
+        self.retry(around, effects);
+    }
+
+    pub(super) fn set_stage(&mut self, id: ServerId, stage: Stage) {
+        if let Some(server) = self.server_mut(id) {
+            server.stage = stage;
+        }
+    }
+
+    /// destroy_ioreq_server. Requests in flight end by their device's policy.
+    ///
+    /// # Errors
+    /// ENOENT: no such server; EPERM: another domain's.
+    pub fn destroy<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        caller: DomainId,
+        id: ServerId,
+        around: &Surroundings<'_, M>,
+        resources: &mut dyn Resources,
+    ) -> Result<Effects, HypercallError> {
+        self.owned(caller, id)?;
+        let mut effects = Effects::default();
+        self.bury(id, around, &mut effects);
+        self.discard(id, resources);
+        Ok(effects)
+    }
+
+    /// Frees the server's ranges, ends its requests, leaves a tombstone.
+    pub(super) fn bury<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
+        self.free_ranges(id);
+        self.set_stage(id, Stage::Tombstone);
+        self.fail_requests(id, None, around, effects);
+    }
+
+    /// Somebody bound the port of `vcpu`.
+    pub fn port_bound(&mut self, id: ServerId, vcpu: u8) {
+        if let Some(server) = self.server_mut(id) {
+            server.bound.insert(vcpu);
+        }
+    }
+
+    /// The owner closed its end of the port of `vcpu`; ports never bound do not count.
+    pub fn port_closed<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        vcpu: u8,
+        around: &Surroundings<'_, M>,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        let Some(server) = self.server_mut(id).filter(|server| server.bound.contains(vcpu)) else {
+            return effects;
+        };
+        server.bound.0 &= !VcpuSet::only(vcpu).0;
+        let last = server.bound.is_empty();
+        let serving = matches!(server.stage, Stage::Enabled | Stage::Suspended);
+        if server.stage == Stage::Tombstone {
+            return effects;
+        }
+        if serving {
+            effects.record(Event::Failed {
+                server: id,
+                failure: Failure::Gone,
+            });
+        }
+        if last {
+            self.bury(id, around, &mut effects);
+        } else if serving {
+            self.set_stage(id, Stage::Closing);
+            self.fail_requests(id, None, around, &mut effects);
+        }
+        effects
+    }
+
+    /// `owner` stopped, crashed or starts again: all its servers are dead.
+    pub fn owner_gone<M: PhysicalMemory + ?Sized>(&mut self, owner: DomainId, around: &Surroundings<'_, M>) -> Effects {
+        let mut effects = Effects::default();
+        for index in 0..MAX_SERVERS {
+            let id = ServerId(index as u16);
+            let alive = |server: &&Server| server.owner == owner && server.stage != Stage::Tombstone;
+            if self.server(id).filter(alive).is_some() {
+                effects.record(Event::Failed {
+                    server: id,
+                    failure: Failure::Gone,
+                });
+                self.bury(id, around, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Ends the requests that `id` has, or had: those inside `within`, or all.
+    fn fail_requests<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        within: Option<Range>,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
+        let now = around.clock.now();
+        for vcpu in 0..self.vcpus {
+            let (pending, cause) = match self.request(vcpu) {
+                Request::InFlight { pending, server, .. } if server == id => {
+                    (pending, Move::Failed { now, late: false })
+                }
+                Request::Waiting {
+                    pending,
+                    late: Some(late),
+                    ..
+                } if late == id => (pending, Move::LateGone { server: id }),
+                _ => continue,
+            };
+            let access = Range::from_length(pending.access.ipa.0, pending.access.width.bytes());
+            let inside = match (within, access) {
+                (Some(within), Some(access)) => within.overlaps(access),
+                _ => true,
+            };
+            if inside {
+                self.apply(vcpu, cause, effects);
+            }
+        }
+        self.retry(around, effects);
+    }
+}

@@ -1,0 +1,112 @@
+//! A vCPU's slot in a server's synchronous page.
+//!
+//! The server can write anything there at any time. So the hypervisor keeps its own copy of the request, and reads back
+//! only the state and the data, once each. The state is written last, with release order; it is read with acquire order
+//! before the data.
+
+use zerocopy::IntoBytes;
+
+use crate::abi::ioreq::{Ioreq, State, TYPE_COPY};
+use crate::ids::{EventPort, Pa};
+use crate::memory::PhysicalMemory;
+use crate::trap::access::{Direction, MmioAccess};
+
+/// Where a slot is, and the port that the server was told to answer on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Slot {
+    /// The server's synchronous page.
+    pub page: Pa,
+    /// The vCPU of the target.
+    pub vcpu: u8,
+    /// The target's port for it.
+    pub port: EventPort,
+}
+
+/// The server left something in the slot that forbids a request.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SlotError {
+    /// The state is not NONE.
+    #[error("the slot is in state {0}")]
+    BadState(u8),
+    /// Somebody changed the port.
+    #[error("the slot names port {0}")]
+    BadPort(u32),
+}
+
+/// What the server did with a request, as far as the slot says.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Reading {
+    /// READY or INPROCESS, in any order: it works on it.
+    Working,
+    /// IORESP_READY: the data, unmasked.
+    Answered(u64),
+    /// NONE, or a state that does not exist.
+    Nonsense(u8),
+}
+
+impl Slot {
+    fn address(&self) -> Pa {
+        Pa(self.page.0 + u64::from(self.vcpu) * Ioreq::SIZE)
+    }
+
+    fn at(&self, offset: u64) -> Pa {
+        Pa(self.address().0 + offset)
+    }
+
+    /// Empties the slot and tells the server its port.
+    pub fn reset<M: PhysicalMemory + ?Sized>(&self, memory: &M) {
+        let empty = Ioreq {
+            vp_eport: self.port.0,
+            ..Ioreq::default()
+        };
+        memory.write(self.address(), empty.as_bytes());
+    }
+
+    /// Hands a request to the server: everything but the state first, then READY.
+    ///
+    /// # Errors
+    /// [`SlotError`] when the slot is not as the hypervisor left it; nothing is written.
+    pub fn begin<M: PhysicalMemory + ?Sized>(&self, memory: &M, access: &MmioAccess) -> Result<(), SlotError> {
+        let state = memory.load_u8(self.at(Ioreq::FLAGS_OFFSET)) & Ioreq::STATE_MASK;
+        if state != State::NONE.0 {
+            return Err(SlotError::BadState(state));
+        }
+        let port = memory.load_u32(self.at(Ioreq::PORT_OFFSET));
+        if port != self.port.0 {
+            return Err(SlotError::BadPort(port));
+        }
+        let (data, direction) = match access.direction {
+            Direction::Read => (0, Ioreq::READ),
+            Direction::Write(value) => (value & access.width.mask(), 0),
+        };
+        let mut request = Ioreq {
+            addr: access.ipa.0,
+            data,
+            count: 1,
+            size: access.width.bytes() as u32,
+            vp_eport: self.port.0,
+            pad: 0,
+            flags: direction,
+            kind: TYPE_COPY,
+        };
+        request.set_state(State::NONE);
+        memory.write(self.address(), request.as_bytes());
+        request.set_state(State::READY);
+        memory.store_u8(self.at(Ioreq::FLAGS_OFFSET), request.flags);
+        Ok(())
+    }
+
+    /// Looks at the slot of a request in flight. An answer is taken: the slot is empty afterwards.
+    pub fn poll<M: PhysicalMemory + ?Sized>(&self, memory: &M) -> Reading {
+        let flags = memory.load_u8(self.at(Ioreq::FLAGS_OFFSET));
+        match State(flags & Ioreq::STATE_MASK) {
+            State::READY | State::INPROCESS => Reading::Working,
+            State::IORESP_READY => {
+                let data = memory.load_u64(self.at(Ioreq::DATA_OFFSET));
+                memory.store_u8(self.at(Ioreq::FLAGS_OFFSET), State::NONE.0);
+                Reading::Answered(data)
+            }
+            State(other) => Reading::Nonsense(other),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Atomic changes of words that a guest can write too, in bounded time.
+//!
+//! An exclusive store can be made to fail for ever by somebody who keeps writing the same line (XSA-295). So every such
+//! change is tried [`ATTEMPTS`] times; then the vCPUs that can reach the word are stopped, and it is tried as often
+//! again. There is no unbounded loop: what fails even then is reported as [`Starved`].
+
+use core::fmt;
+
+use super::PhysicalMemory;
+use crate::ids::Pa;
+
+/// Exclusive attempts before others are stopped, and again while they are.
+pub const ATTEMPTS: u32 = 16;
+
+/// Holds back everybody else who can write a shared word.
+pub trait StopOthers {
+    /// Calls `attempt` once while no other vCPU that can write the word is in its guest.
+    fn while_stopped(&self, attempt: &mut dyn FnMut());
+}
+
+/// The word could not be changed although others were stopped.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the shared word at {0} could not be changed")]
+pub struct Starved(pub Pa);
+
+/// The words of one domain's shared pages.
+pub struct SharedWords<'a, M: ?Sized> {
+    /// Where they are.
+    pub memory: &'a M,
+    /// Stops that domain's vCPUs, and those of whoever else maps the pages.
+    pub others: &'a dyn StopOthers,
+}
+
+impl<M: ?Sized> fmt::Debug for SharedWords<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedWords").finish_non_exhaustive()
+    }
+}
+
+impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
+    /// Sets `bits` in the word at `at` and returns what it was. Stores made before are visible to whoever sees the bits,
+    /// even when they were set already.
+    ///
+    /// # Errors
+    /// [`Starved`] when the bounded attempts are used up; nothing was changed.
+    pub fn set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
+        self.update(at, |word| word | bits)
+    }
+
+    /// Clears `bits` in the word at `at` and returns what it was.
+    ///
+    /// # Errors
+    /// As [`Self::set_bits`].
+    pub fn clear_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
+        self.update(at, |word| word & !bits)
+    }
+
+    fn update(&self, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
+        if let Some(previous) = self.attempt(at, &change) {
+            return Ok(previous);
+        }
+        let mut decided = None;
+        self.others.while_stopped(&mut || decided = self.attempt(at, &change));
+        decided.ok_or(Starved(at))
+    }
+
+    fn attempt(&self, at: Pa, change: &impl Fn(u64) -> u64) -> Option<u64> {
+        let mut expected = self.memory.load_u64(at);
+        for _ in 0..ATTEMPTS {
+            match self.memory.try_compare_exchange_u64(at, expected, change(expected)) {
+                Ok(previous) if previous == expected => return Some(previous),
+                Ok(previous) => expected = previous,
+                Err(_) => expected = self.memory.load_u64(at),
+            }
+        }
+        None
+    }
+}
