@@ -756,12 +756,8 @@ fn random_operations_agree_with_a_naive_model() {
             }
             for (domain, shared) in [SHARED_A, SHARED_B].into_iter().enumerate() {
                 let bits = world.word(shared, PENDING);
-                for port in 1..=PORTS {
-                    assert_eq!(
-                        bits >> port & 1 == 1,
-                        pending[domain][port],
-                        "{context}: {domain} {port}"
-                    );
+                for (port, expected) in pending[domain].iter().enumerate().skip(1) {
+                    assert_eq!(bits >> port & 1 == 1, *expected, "{context}: {domain} {port}");
                 }
             }
         }
