@@ -1,2 +1,73 @@
-//! (to be written)
-fn main() {}
+//! The one command of developers and users: `cargo xtask`.
+//!
+//! Exit codes: 0 pass, 1 fail, 2 something to install or provide is missing, 3 skipped because inputs can't be had.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Result;
+use crate::scenario::Scenario;
+use crate::workspace::Workspace;
+
+mod build;
+mod cpio;
+mod disk;
+mod distribution;
+mod failure;
+mod gzip;
+mod image;
+mod initramfs;
+mod manifest;
+mod qemu;
+mod run;
+mod scenario;
+mod session;
+mod setup;
+mod stage;
+mod suites;
+mod symbols;
+mod terminal;
+mod test;
+mod transcript;
+mod workspace;
+
+/// Builds, runs, tests and measures Portunus.
+///
+/// Exit codes: 0 pass, 1 fail, 2 set-up missing, 3 skipped.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds the hypervisor and a scenario's guests, and boots them in QEMU.
+    Run(run::Run),
+    /// Checks everything that CI checks. The last line is `N passed, N failed, N skipped`.
+    Test(test::Test),
+    /// Lists the scenarios with a line each.
+    Scenarios,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(run) => run.run(),
+        Command::Test(test) => test.run(),
+        Command::Scenarios => list_scenarios(),
+    };
+    done.unwrap_or_else(|failure| {
+        eprintln!("error: {failure}");
+        failure.exit_code()
+    })
+}
+
+fn list_scenarios() -> Result<ExitCode> {
+    let folder = Workspace::find()?.scenarios();
+    for name in scenario::names(&folder)? {
+        println!("{name:<16} {}", Scenario::read(&folder, &name)?.summary);
+    }
+    Ok(ExitCode::SUCCESS)
+}

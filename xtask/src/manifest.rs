@@ -1,0 +1,187 @@
+//! Makes the device tree that the hypervisor boots with: QEMU's tree of the machine, merged with a scenario's manifest.
+//!
+//! The manifest is device tree source that is read after the machine's own, so it can add to every node, refer to nodes
+//! by path and delete them. `${NAME}` in it becomes the address and the size of a module, as four cells.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
+
+use crate::failure::{Doing, Result, failed};
+use crate::scenario::substitute;
+use crate::setup::Tool;
+
+/// Where modules are loaded at first: above the hypervisor's image and above 0x48000000, where QEMU puts the device tree.
+const FIRST_MODULE: u64 = 0x5000_0000;
+
+/// Where memory of QEMU's `virt` machine begins.
+const MEMORY: u64 = 0x4000_0000;
+
+/// Kernels want a base that is aligned to this.
+const ALIGNMENT: u64 = 2 << 20;
+
+/// A module with its place in memory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Loaded {
+    /// The name that the manifest uses.
+    pub(crate) name: String,
+    /// The file to load.
+    pub(crate) file: PathBuf,
+    /// The physical address of the first byte.
+    pub(crate) address: u64,
+    /// The number of bytes.
+    pub(crate) size: u64,
+}
+
+/// Gives each module its place, one after the other.
+pub(crate) fn place(modules: Vec<(String, PathBuf)>, memory_mib: u32) -> Result<Vec<Loaded>> {
+    let end = MEMORY + (u64::from(memory_mib) << 20);
+    let mut address = FIRST_MODULE;
+    let mut placed = Vec::new();
+    for (name, file) in modules {
+        let size = fs::metadata(&file).doing(format!("reading {}", file.display()))?.len();
+        placed.push(Loaded {
+            name,
+            file,
+            address,
+            size,
+        });
+        address = (address + size.max(1)).next_multiple_of(ALIGNMENT);
+        if address > end {
+            return failed(format!("the modules do not fit into {memory_mib} MiB of memory"));
+        }
+    }
+    Ok(placed)
+}
+
+/// What `${NAME}` stands for, for each module.
+pub(crate) fn placeholders(modules: &[Loaded]) -> BTreeMap<String, String> {
+    let cells = |value: u64| format!("{:#x} {:#x}", value >> 32, value & 0xffff_ffff);
+    let text = |module: &Loaded| format!("{} {}", cells(module.address), cells(module.size));
+    modules
+        .iter()
+        .map(|module| (module.name.clone(), text(module)))
+        .collect()
+}
+
+/// Compiles device tree source. `origin` names the file in messages, and is where includes are looked for.
+pub(crate) fn compile(source: &str, origin: &Path, output: &Path) -> Result<()> {
+    let input = output.with_extension("dts");
+    fs::write(&input, source).doing(format!("writing {}", input.display()))?;
+    let mut command = Tool::DEVICE_TREE_COMPILER.command();
+    if let Some(folder) = origin.parent() {
+        command.arg("-i").arg(folder);
+    }
+    let result = command
+        .args(["-q", "-I", "dts", "-O", "dtb", "-@", "-o"])
+        .args([output, &input])
+        .output()
+        .doing("running dtc")?;
+    if result.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&result.stderr).into_owned();
+    failed(text.lines().next().unwrap_or("dtc failed and said nothing").to_owned())
+}
+
+/// The source of a device tree that dtc can read, from a binary one.
+pub(crate) fn decompile(file: &Path) -> Result<String> {
+    let result = Tool::DEVICE_TREE_COMPILER
+        .command()
+        .args(["-q", "-I", "dtb", "-O", "dts"])
+        .arg(file)
+        .output();
+    let result = result.doing("running dtc")?;
+    if !result.status.success() {
+        return failed(format!("{} is no device tree", file.display()));
+    }
+    String::from_utf8(result.stdout).doing("reading the machine's device tree")
+}
+
+/// Writes the machine's tree with `manifest` merged into it to `output`.
+pub(crate) fn merge(machine: &str, manifest: &Path, values: &BTreeMap<String, String>, output: &Path) -> Result<()> {
+    let text = fs::read_to_string(manifest).doing(format!("reading {}", manifest.display()))?;
+    let text = substitute(&text, values).doing(manifest.display())?;
+    // A file of its own may have the version tag; behind another tree it would be a syntax error. Lines keep their numbers.
+    let text = text.replacen("/dts-v1/;", "", 1);
+    let mut source = machine.to_owned();
+    write!(source, "\n# 1 \"{}\"\n{text}", manifest.display()).doing("merging")?;
+    compile(&source, manifest, output)
+}
+
+/// Refuses memory that the manifest reserves for a domain where something else will be loaded: the hypervisor, which
+/// takes memory up to `kernel_end`, or a module.
+pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], kernel_end: u64) -> Result<()> {
+    let data = fs::read(tree).doing(format!("reading {}", tree.display()))?;
+    let tree = Fdt::new(&data).doing("reading the merged device tree")?;
+    let Some(chosen) = tree.find_node("/chosen") else {
+        return Ok(());
+    };
+    let width = |name, default| {
+        chosen
+            .property(name)
+            .map_or(default, |found| number(found.value()) as usize * 4)
+    };
+    let (address, size) = (width("#address-cells", 8), width("#size-cells", 4));
+    for domain in chosen.children() {
+        let Some(property) = domain.property("xen,static-mem") else {
+            continue;
+        };
+        for range in property.value().chunks_exact((address + size).max(1)) {
+            let (start, size) = range.split_at(address);
+            let (start, size) = (number(start), number(size));
+            let overlaps = |from: u64, to: u64| start < to && from < start.saturating_add(size);
+            let module = modules
+                .iter()
+                .find(|module| overlaps(module.address, module.address + module.size));
+            let other = match module {
+                Some(module) => &module.name,
+                None if overlaps(MEMORY, kernel_end) => "the hypervisor",
+                None => continue,
+            };
+            return failed(format!(
+                "{}: xen,static-mem at {start:#x} overlaps {other}",
+                domain.name()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A big-endian number of any width; the last 8 bytes of it count.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Loaded, place, placeholders};
+
+    #[test]
+    fn modules_are_placed_apart_and_aligned() {
+        let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let modules = vec![("a".to_owned(), file.clone()), ("b".to_owned(), file.clone())];
+        let placed = place(modules.clone(), 2048).unwrap();
+        assert_eq!(
+            placed.iter().map(|module| module.address).collect::<Vec<_>>(),
+            [0x5000_0000, 0x5020_0000]
+        );
+        assert!(place(modules, 258).is_err());
+        assert!(place(vec![("c".to_owned(), "/nonexistent".into())], 2048).is_err());
+    }
+
+    #[test]
+    fn a_placeholder_is_four_cells() {
+        let module = Loaded {
+            name: "k".into(),
+            file: "k".into(),
+            address: 0x1_5000_0000,
+            size: 0x1234,
+        };
+        assert_eq!(placeholders(&[module])["k"], "0x1 0x50000000 0x0 0x1234");
+    }
+}

@@ -1,0 +1,148 @@
+//! The machine that a scenario runs on: what a file or the options choose, and what results.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::failure::{Result, failed};
+
+/// What a scenario file, a row of its matrix or the command line says about the machine. Nothing said is left open.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct MachineChoice {
+    /// The version of the interrupt controller: 2 or 3.
+    pub(crate) gic: Option<u32>,
+    /// QEMU's name of the CPU.
+    pub(crate) cpu: Option<String>,
+    /// The number of CPUs.
+    pub(crate) smp: Option<u32>,
+    /// Memory in MiB.
+    pub(crate) memory: Option<u32>,
+    /// Options for `-icount`: virtual time then counts instructions.
+    pub(crate) icount: Option<String>,
+    /// Further words for QEMU's command line.
+    pub(crate) arguments: Option<Vec<String>>,
+}
+
+/// A machine, complete.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Machine {
+    /// The version of the interrupt controller: 2 or 3.
+    pub(crate) gic: u32,
+    /// QEMU's name of the CPU.
+    pub(crate) cpu: String,
+    /// The number of CPUs.
+    pub(crate) smp: u32,
+    /// Memory in MiB.
+    pub(crate) memory: u32,
+    /// Options for `-icount`.
+    pub(crate) icount: Option<String>,
+    /// Further words for QEMU's command line.
+    pub(crate) arguments: Vec<String>,
+}
+
+impl MachineChoice {
+    /// This choice where it says something, else `other`'s.
+    pub(crate) fn over(&self, other: &Self) -> Self {
+        Self {
+            gic: self.gic.or(other.gic),
+            cpu: self.cpu.clone().or_else(|| other.cpu.clone()),
+            smp: self.smp.or(other.smp),
+            memory: self.memory.or(other.memory),
+            icount: self.icount.clone().or_else(|| other.icount.clone()),
+            arguments: self.arguments.clone().or_else(|| other.arguments.clone()),
+        }
+    }
+
+    /// The machine, with the defaults where nothing was said.
+    pub(crate) fn complete(self) -> Result<Machine> {
+        let machine = Machine {
+            gic: self.gic.unwrap_or(3),
+            cpu: self.cpu.unwrap_or_else(|| "max".into()),
+            smp: self.smp.unwrap_or(4),
+            memory: self.memory.unwrap_or(2048),
+            icount: self.icount,
+            arguments: self.arguments.unwrap_or_default(),
+        };
+        if !(2..=3).contains(&machine.gic) {
+            return failed(format!("GIC version {}: there are 2 and 3", machine.gic));
+        }
+        if !(1..=8).contains(&machine.smp) {
+            return failed(format!("{} CPUs: there may be 1 to 8", machine.smp));
+        }
+        if machine.memory < 512 {
+            return failed(format!("{} MiB of memory: at least 512 are needed", machine.memory));
+        }
+        Ok(machine)
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gic, cpu, smp, .. } = self;
+        let cpu = cpu.split(',').next().unwrap_or(cpu);
+        write!(f, "gic{gic}-{cpu}-smp{smp}")
+    }
+}
+
+/// The machines of a matrix: every combination of lists, or rows that are given one by one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Matrix {
+    /// Every combination.
+    Combinations(Combinations),
+    /// Each row is a machine.
+    Rows(Vec<MachineChoice>),
+}
+
+/// Lists of which every combination is meant.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Combinations {
+    #[serde(default)]
+    gic: Vec<u32>,
+    #[serde(default)]
+    cpu: Vec<String>,
+    #[serde(default)]
+    smp: Vec<u32>,
+}
+
+impl Default for Matrix {
+    fn default() -> Self {
+        Self::Combinations(Combinations::default())
+    }
+}
+
+impl Matrix {
+    /// What each run chooses; one empty choice if there is no matrix.
+    pub(crate) fn choices(&self) -> Vec<MachineChoice> {
+        match self {
+            Self::Rows(rows) => rows.clone(),
+            Self::Combinations(lists) => {
+                let mut choices = Vec::new();
+                for gic in options(&lists.gic) {
+                    for cpu in options(&lists.cpu) {
+                        for smp in options(&lists.smp) {
+                            choices.push(MachineChoice {
+                                gic,
+                                cpu: cpu.clone(),
+                                smp,
+                                ..MachineChoice::default()
+                            });
+                        }
+                    }
+                }
+                choices
+            }
+        }
+    }
+}
+
+/// Every element, or one that leaves it open if there is none.
+fn options<T: Clone>(list: &[T]) -> Vec<Option<T>> {
+    if list.is_empty() {
+        vec![None]
+    } else {
+        list.iter().cloned().map(Some).collect()
+    }
+}

@@ -1,0 +1,420 @@
+//! Prepares a run: everything between a scenario file and a machine that is ready to start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::build::program;
+use crate::failure::{Doing, Failure, Result, failed};
+use crate::manifest::{self, Loaded};
+use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
+use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
+use crate::session::{self, Conduct};
+use crate::setup::{self, Tool};
+use crate::transcript::Transcript;
+use crate::workspace::{HYPERVISOR, Workspace};
+use crate::{distribution, gzip, initramfs, symbols};
+
+/// What the user chose beside the machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Choices {
+    /// Wait for a debugger.
+    pub(crate) gdb: bool,
+    /// Seconds that replace the scenario's time limit.
+    pub(crate) timeout: Option<u64>,
+    /// A file whose script replaces the scenario's.
+    pub(crate) script: Option<PathBuf>,
+    /// Replaces the distribution's kernel.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Replaces the initial file system.
+    pub(crate) initrd: Option<PathBuf>,
+    /// Replaces the first disk.
+    pub(crate) disk: Option<PathBuf>,
+    /// Without the hypervisor.
+    pub(crate) plain: bool,
+    /// The sizes of `--full`.
+    pub(crate) full: bool,
+    /// Show what the machine prints.
+    pub(crate) show: bool,
+    /// The terminal is the machine's console.
+    pub(crate) interactive: bool,
+    /// The emulation may use more than one host thread.
+    pub(crate) multi_threaded: bool,
+}
+
+/// A file for `--script`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ScriptFile {
+    #[serde(default)]
+    script: Vec<Step>,
+    #[serde(default)]
+    expect: Expectations,
+    #[serde(default)]
+    forbid: Vec<String>,
+}
+
+/// A run that is ready.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    workspace: &'a Workspace,
+    scenario: &'a Scenario,
+    command: Command,
+    conduct: Conduct,
+    disks: Vec<PathBuf>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// Why it failed, if it did.
+    pub(crate) reason: Option<String>,
+    /// What the machine printed.
+    pub(crate) output: String,
+    /// Functions behind the addresses of an epitaph.
+    pub(crate) explanation: Vec<String>,
+    /// Where the output is kept.
+    pub(crate) log: PathBuf,
+    /// How long the machine ran.
+    pub(crate) time: Duration,
+}
+
+/// The packages that running `scenarios` takes, hypervisor included.
+pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) -> BTreeSet<&'a str> {
+    let modules = scenarios.into_iter().flat_map(|scenario| scenario.modules.values());
+    modules
+        .filter_map(|module| module.build.as_deref())
+        .chain([HYPERVISOR])
+        .collect()
+}
+
+/// Makes sure that the programs are there that `scenario` takes.
+pub(crate) fn require_tools(scenario: &Scenario) -> Result<()> {
+    let mut tools = vec![Tool::QEMU, Tool::DEVICE_TREE_COMPILER];
+    tools.extend(scenario.disks.iter().flat_map(|disk| disk.tools()));
+    tools.extend(scenario.needs.iter().map(|need| Tool {
+        program: &need.program,
+        package: &need.package,
+    }));
+    setup::require(&tools)
+}
+
+/// Gets what `scenario` needs from elsewhere, so that it is there when several runs start at once.
+pub(crate) fn require_downloads(scenario: &Scenario, choices: &Choices) -> Result<()> {
+    for module in scenario.modules.values() {
+        if let Some(flavour) = module.kernel.filter(|_| choices.kernel.is_none()) {
+            distribution::kernel(flavour)?;
+        }
+    }
+    if needs_busybox(scenario, choices) {
+        distribution::busybox().map(drop)
+    } else {
+        Ok(())
+    }
+}
+
+fn needs_busybox(scenario: &Scenario, choices: &Choices) -> bool {
+    let ramdisk = scenario.modules.values().any(|module| module.initramfs.is_some());
+    let root = scenario
+        .disks
+        .iter()
+        .any(|disk| matches!(&disk.contents, Contents::Ext4(files) if files.busybox));
+    (ramdisk && choices.initrd.is_none()) || (root && choices.disk.is_none())
+}
+
+impl<'a> Stage<'a> {
+    /// Prepares a run of `scenario` on `machine`. What is built from this workspace must have been built.
+    pub(crate) fn prepare(
+        workspace: &'a Workspace,
+        scenario: &'a Scenario,
+        machine: &Machine,
+        choices: &Choices,
+    ) -> Result<Self> {
+        let kind = if choices.plain { "-plain" } else { "" };
+        let folder = workspace
+            .target
+            .join("scenarios")
+            .join(format!("{}-{machine}{kind}", scenario.name));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).doing(format!("creating {}", folder.display()))?;
+        let preparation = Preparation {
+            workspace,
+            scenario,
+            choices,
+            folder: &folder,
+        };
+        let disks = preparation.disks()?;
+        let command = if choices.plain {
+            let plain = scenario.plain.as_ref();
+            let plain = plain.ok_or_else(|| Failure::Failed("this scenario says nothing of a plain run".into()))?;
+            preparation.plain(plain, machine, &disks)?
+        } else {
+            preparation.hypervised(machine, &disks)?
+        };
+        let conduct = preparation.conduct()?;
+        let disks = disks.into_iter().map(|disk| disk.file).collect();
+        Ok(Self {
+            workspace,
+            scenario,
+            command,
+            conduct,
+            disks,
+        })
+    }
+
+    /// The command line, for people who want to run it by hand.
+    pub(crate) fn command_line(&self) -> String {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let quote = |word: &std::ffi::OsStr| {
+            let word = word.to_string_lossy();
+            if word.contains(' ') {
+                format!("'{word}'")
+            } else {
+                word.into_owned()
+            }
+        };
+        words.map(quote).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs it, and looks at the disks afterwards.
+    pub(crate) fn run(self) -> Result<Report> {
+        let (interactive, log) = (self.conduct.interactive, self.conduct.log.clone());
+        let dialogue_replaced = interactive && !self.scenario.script.is_empty();
+        let ended = session::run(self.command, self.conduct)?;
+        let mut reason = ended.reason;
+        if reason.is_none() && !dialogue_replaced {
+            let disks = self.scenario.disks.iter().zip(&self.disks);
+            let own = |path: &&PathBuf| path.starts_with(log.parent().unwrap_or(Path::new("/")));
+            let mut checks = disks.filter(|(_, path)| own(path)).map(|(disk, path)| disk.check(path));
+            reason = checks.find_map(|check| check.err().map(|failure| failure.to_string()));
+        }
+        let explanation = symbols::explain(&ended.output, &program(self.workspace, HYPERVISOR).elf)?;
+        Ok(Report {
+            reason,
+            output: ended.output,
+            explanation,
+            log,
+            time: ended.time,
+        })
+    }
+}
+
+/// What the steps of a preparation share.
+struct Preparation<'a> {
+    workspace: &'a Workspace,
+    scenario: &'a Scenario,
+    choices: &'a Choices,
+    folder: &'a Path,
+}
+
+impl Preparation<'_> {
+    fn disks(&self) -> Result<Vec<MachineDisk>> {
+        let beside = self.workspace.scenarios();
+        let busybox = if needs_busybox(self.scenario, self.choices) {
+            Some(distribution::busybox()?)
+        } else {
+            None
+        };
+        let mut own = self.choices.disk.clone();
+        let mut disks = Vec::new();
+        for disk in &self.scenario.disks {
+            let file = match own.take() {
+                Some(file) => existing(&file)?,
+                None => disk.make(self.folder, &beside, busybox.as_deref())?,
+            };
+            disks.push(MachineDisk {
+                file,
+                read_only: disk.read_only,
+            });
+        }
+        Ok(disks)
+    }
+
+    fn plain(&self, plain: &Plain, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
+        let memory = plain.memory.unwrap_or(machine.memory);
+        let machine = Machine {
+            smp: plain.smp,
+            memory,
+            ..machine.clone()
+        };
+        let file = |name: &String| match self.scenario.modules.get(name) {
+            Some(module) => self.module(name, module, &BTreeMap::new()),
+            None => failed(format!("there is no module {name}")),
+        };
+        let payload = Payload {
+            kernel: file(&plain.kernel)?,
+            initrd: plain.initrd.as_ref().map(file).transpose()?,
+            bootargs: Some(plain.bootargs.clone()).filter(|bootargs| !bootargs.is_empty()),
+            gdb: self.choices.gdb,
+            ..Payload::default()
+        };
+        let multi_threaded = self.choices.multi_threaded;
+        Launch {
+            machine: &machine,
+            virtualization: false,
+            disks,
+            multi_threaded,
+        }
+        .run(&payload)
+    }
+
+    fn hypervised(&self, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
+        let multi_threaded = self.choices.multi_threaded;
+        let launch = Launch {
+            machine,
+            virtualization: true,
+            disks,
+            multi_threaded,
+        };
+        let mut values = self.scenario.parameters(self.choices.full);
+        values.insert("gic".into(), machine.gic.to_string());
+        let mut files = Vec::new();
+        for (name, module) in &self.scenario.modules {
+            files.push((name.clone(), self.module(name, module, &values)?));
+        }
+        let modules = manifest::place(files, machine.memory)?;
+        values.extend(manifest::placeholders(&modules));
+        let kernel = program(self.workspace, HYPERVISOR).image;
+        let tree = self.tree(&launch, &values)?;
+        manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + (16 << 20))?;
+        self.payload(&launch, kernel, tree, &modules)
+    }
+
+    fn tree(&self, launch: &Launch<'_>, values: &BTreeMap<String, String>) -> Result<PathBuf> {
+        let (bare, merged) = (self.folder.join("machine.dtb"), self.folder.join("manifest.dtb"));
+        launch.dump_tree(&bare)?;
+        let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
+        manifest::merge(&manifest::decompile(&bare)?, &manifest, values, &merged)?;
+        Ok(merged)
+    }
+
+    fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {
+        let gdb = self.choices.gdb;
+        launch.run(&Payload {
+            kernel,
+            device_tree: Some(tree),
+            modules,
+            gdb,
+            ..Payload::default()
+        })
+    }
+
+    /// The file of a module.
+    fn module(&self, name: &str, module: &Module, values: &BTreeMap<String, String>) -> Result<PathBuf> {
+        let beside = self.workspace.scenarios();
+        let file = if let Some(package) = &module.build {
+            program(self.workspace, package).image
+        } else if let Some(flavour) = module.kernel {
+            match &self.choices.kernel {
+                Some(file) => existing(file)?,
+                None => distribution::kernel(flavour)?.image,
+            }
+        } else if let Some(initramfs) = &module.initramfs {
+            match &self.choices.initrd {
+                Some(file) => existing(file)?,
+                None => {
+                    let init = initramfs
+                        .init
+                        .as_deref()
+                        .map(|init| substitute(init, values))
+                        .transpose()?;
+                    self.initramfs(name, &initramfs.modules, init.as_deref())?
+                }
+            }
+        } else if let Some(source) = &module.device_tree {
+            let path = beside.join(source);
+            let text = fs::read_to_string(&path).doing(format!("reading {}", path.display()))?;
+            let text = substitute(&text, values).doing(path.display())?;
+            let output = self.folder.join(format!("{name}.dtb"));
+            manifest::compile(&format!("# 1 \"{}\"\n{text}", path.display()), &path, &output)?;
+            output
+        } else if let Some(file) = &module.file {
+            existing(&beside.join(file))?
+        } else {
+            return failed(format!("the module {name} has no source"));
+        };
+        if !module.gzip && module.truncate.is_none() {
+            return Ok(file);
+        }
+        let mut contents = fs::read(&file).doing(format!("reading {}", file.display()))?;
+        if module.gzip {
+            contents = gzip::compress(&contents);
+        }
+        contents.truncate(module.truncate.unwrap_or(usize::MAX));
+        self.write(&format!("{name}.module"), &contents)
+    }
+
+    fn initramfs(&self, name: &str, modules: &[String], init: Option<&str>) -> Result<PathBuf> {
+        let busybox = distribution::busybox()?;
+        // A kernel of the user's own has other modules: what it needs must be built in.
+        let flavour = self.scenario.modules.values().find_map(|module| module.kernel);
+        let folder = match flavour.filter(|_| self.choices.kernel.is_none()) {
+            Some(flavour) => distribution::kernel(flavour)?.modules,
+            None => None,
+        };
+        let archive = initramfs::make(&busybox, folder.as_deref(), modules, init)?;
+        self.write(&format!("{name}.cpio.gz"), &gzip::compress(&archive))
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        fs::write(&path, contents).doing(format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn conduct(&self) -> Result<Conduct> {
+        let (scenario, choices) = (self.scenario, self.choices);
+        let own = choices.script.as_deref().map(read_script).transpose()?;
+        let (script, expect, forbid) = match &own {
+            Some(file) => (&file.script, &file.expect, &file.forbid),
+            None => (&scenario.script, &scenario.expect, &scenario.forbid),
+        };
+        // A user at the terminal speaks for the script; a scenario without one expects the same of every run.
+        let dialogue = !script.is_empty();
+        let silent = choices.interactive && dialogue;
+        let values = scenario.parameters(choices.full);
+        let fill = |text: &String| substitute(text, &values);
+        let mut expected = Vec::new();
+        // What the hypervisor prints does not appear without it.
+        if !silent && !choices.plain {
+            for sequence in expect.sequences() {
+                expected.push(sequence.iter().map(fill).collect::<Result<Vec<_>>>()?);
+            }
+        }
+        let mut steps = Vec::new();
+        for step in script.iter().filter(|_| !silent) {
+            steps.push(Step {
+                expect: fill(&step.expect)?,
+                send: fill(&step.send)?,
+            });
+        }
+        let timeout = choices
+            .timeout
+            .or((!silent && !choices.gdb).then_some(scenario.timeout));
+        Ok(Conduct {
+            transcript: Transcript::new(&expected, &steps, forbid, &scenario.allow)?,
+            ends: if silent || choices.plain {
+                Ends::ByItself
+            } else {
+                scenario.ends
+            },
+            timeout: timeout.map(Duration::from_secs),
+            interactive: choices.interactive,
+            show: choices.show,
+            log: self.folder.join("console.log"),
+        })
+    }
+}
+
+fn existing(file: &Path) -> Result<PathBuf> {
+    fs::canonicalize(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
+}
+
+fn read_script(file: &Path) -> Result<ScriptFile> {
+    let text = fs::read_to_string(file).doing(format!("reading {}", file.display()))?;
+    toml::from_str(&text).doing(file.display())
+}
