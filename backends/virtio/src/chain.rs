@@ -1,0 +1,270 @@
+//! One request as the driver described it: a chain of descriptors, walked once, checked, and kept as a list.
+//!
+//! The list is all that remains of the descriptors: the guest may rewrite them afterwards and changes nothing. Device
+//! models use a [`Chain`] as an opaque value; only [`crate::mmio`] turns offsets into addresses.
+
+use heapless::Vec;
+
+use crate::memory::{GuestAddress, GuestMemory, MemoryError};
+
+/// Descriptors that one chain may have, those of its indirect table included. A driver that respects the block device's
+/// `seg_max` needs no more.
+pub const MAX_DESCRIPTORS: usize = 256;
+
+/// Bytes in one descriptor.
+pub(crate) const DESCRIPTOR_SIZE: u64 = 16;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// Why a chain is not one that a driver may make (VIRTIO 1.3, section 2.7.5).
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ChainError {
+    /// A descriptor's index is outside its table.
+    #[error("descriptor {0} is outside its table")]
+    Index(u16),
+    /// More than [`MAX_DESCRIPTORS`], which is also what a loop looks like.
+    #[error("a chain of more than {MAX_DESCRIPTORS} descriptors, or a loop")]
+    TooLong,
+    /// An indirect descriptor without the feature, in an indirect table, or with a next one.
+    #[error("descriptor {0} may not be indirect")]
+    Indirect(u16),
+    /// An indirect table that is empty, too large, or no whole number of descriptors long.
+    #[error("an indirect table of {0} bytes")]
+    TableLength(u32),
+    /// A buffer wraps round the end of the address space.
+    #[error("a buffer of {length} bytes at {:#x}", .address.0)]
+    Range {
+        /// Its first byte.
+        address: GuestAddress,
+        /// Its length in bytes.
+        length: u32,
+    },
+    /// The buffers add up to 4 GiB or more.
+    #[error("the buffers of a chain add up to 4 GiB or more")]
+    TotalLength,
+    /// A buffer for the device to read after one for it to write.
+    #[error("descriptor {0} is readable and follows a writable one")]
+    Order(u16),
+    /// A descriptor can't be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Segment {
+    address: u64,
+    length: u32,
+    /// Offset of its first byte among the bytes of its direction.
+    start: u32,
+}
+
+/// A checked chain: the driver's bytes to read, then the bytes to write.
+#[derive(Debug, Default)]
+pub struct Chain {
+    pub(crate) queue: u16,
+    pub(crate) head: u16,
+    pub(crate) epoch: u32,
+    readable: u32,
+    writable: u32,
+    readable_segments: usize,
+    segments: Vec<Segment, MAX_DESCRIPTORS>,
+}
+
+struct Descriptor {
+    address: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+fn read_descriptor<M: GuestMemory>(memory: &M, table: u64, index: u16) -> Result<Descriptor, ChainError> {
+    let at = GuestAddress(table.wrapping_add(u64::from(index) * DESCRIPTOR_SIZE));
+    let mut bytes = [0; DESCRIPTOR_SIZE as usize];
+    memory.read(at, &mut bytes)?;
+    let raw = u128::from_le_bytes(bytes);
+    Ok(Descriptor {
+        address: raw as u64,
+        length: (raw >> 64) as u32,
+        flags: (raw >> 96) as u16,
+        next: (raw >> 112) as u16,
+    })
+}
+
+impl Chain {
+    /// Bytes that the device may read.
+    pub fn readable(&self) -> u32 {
+        self.readable
+    }
+    /// Bytes that the device may write.
+    pub fn writable(&self) -> u32 {
+        self.writable
+    }
+
+    /// Walks the chain that starts at `head` of the table of `size` descriptors at `table`, and keeps what it finds.
+    pub(crate) fn walk<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        table: GuestAddress,
+        size: u16,
+        head: u16,
+        indirect_allowed: bool,
+    ) -> Result<(), ChainError> {
+        self.segments.clear();
+        self.readable_segments = 0;
+        self.readable = 0;
+        self.writable = 0;
+        self.head = head;
+
+        let (mut table, mut size, mut index) = (table.0, size, head);
+        let mut inside_indirect = false;
+        for _ in 0..=MAX_DESCRIPTORS {
+            if index >= size {
+                return Err(ChainError::Index(index));
+            }
+            let descriptor = read_descriptor(memory, table, index)?;
+            if descriptor.flags & INDIRECT != 0 {
+                if inside_indirect || !indirect_allowed || descriptor.flags & NEXT != 0 {
+                    return Err(ChainError::Indirect(index));
+                }
+                let length = u64::from(descriptor.length);
+                let entries = length / DESCRIPTOR_SIZE;
+                if length % DESCRIPTOR_SIZE != 0 || entries == 0 || entries > MAX_DESCRIPTORS as u64 {
+                    return Err(ChainError::TableLength(descriptor.length));
+                }
+                if descriptor.address.checked_add(length).is_none() {
+                    return Err(ChainError::Range {
+                        address: GuestAddress(descriptor.address),
+                        length: descriptor.length,
+                    });
+                }
+                (table, size, index) = (descriptor.address, entries as u16, 0);
+                inside_indirect = true;
+                continue;
+            }
+            self.append(index, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(ChainError::TooLong)
+    }
+
+    fn append(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), ChainError> {
+        let &Descriptor { address, length, .. } = descriptor;
+        if address.checked_add(u64::from(length)).is_none() {
+            return Err(ChainError::Range {
+                address: GuestAddress(address),
+                length,
+            });
+        }
+        let writable = descriptor.flags & WRITE != 0;
+        if !writable && self.segments.len() > self.readable_segments {
+            return Err(ChainError::Order(index));
+        }
+        let total = self.readable.checked_add(self.writable);
+        if total.and_then(|total| total.checked_add(length)).is_none() {
+            return Err(ChainError::TotalLength);
+        }
+        let start = if writable { self.writable } else { self.readable };
+        if length != 0 && !self.extend_last(writable, address, length) {
+            let segment = Segment { address, length, start };
+            self.segments.push(segment).map_err(|_| ChainError::TooLong)?;
+            if !writable {
+                self.readable_segments = self.segments.len();
+            }
+        }
+        if writable {
+            self.writable = start + length;
+        } else {
+            self.readable = start + length;
+        }
+        Ok(())
+    }
+
+    /// Makes the last buffer longer if the new one, of the same direction, continues it.
+    fn extend_last(&mut self, writable: bool, address: u64, length: u32) -> bool {
+        let last_is_writable = self.segments.len() > self.readable_segments;
+        match self.segments.last_mut() {
+            Some(last) if last_is_writable == writable && last.address + u64::from(last.length) == address => {
+                last.length += length;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Calls `each` with address and place in the caller's buffer for every piece of `length` bytes at `offset`.
+    fn pieces(
+        segments: &[Segment],
+        offset: u32,
+        length: usize,
+        mut each: impl FnMut(GuestAddress, core::ops::Range<usize>) -> Result<(), MemoryError>,
+    ) -> Result<(), MemoryError> {
+        let first = segments
+            .partition_point(|segment| segment.start <= offset)
+            .saturating_sub(1);
+        let mut done = 0;
+        for segment in segments.get(first..).unwrap_or_default() {
+            if done == length {
+                break;
+            }
+            let skip = offset.saturating_sub(segment.start);
+            let here = (segment.length.saturating_sub(skip) as usize).min(length - done);
+            each(GuestAddress(segment.address + u64::from(skip)), done..done + here)?;
+            done += here;
+        }
+        Ok(())
+    }
+
+    /// Copies out of the readable bytes, from `offset` on; all of it or an error.
+    pub(crate) fn read<M: GuestMemory>(&self, memory: &M, offset: u32, into: &mut [u8]) -> Result<(), TransferError> {
+        within(offset, into.len(), self.readable)?;
+        let segments = self.segments.get(..self.readable_segments).unwrap_or_default();
+        Self::pieces(segments, offset, into.len(), |at, part| match into.get_mut(part) {
+            Some(part) => memory.read(at, part),
+            None => Ok(()),
+        })?;
+        Ok(())
+    }
+
+    /// Copies into the writable bytes, from `offset` on; all of it or an error.
+    pub(crate) fn write<M: GuestMemory>(&self, memory: &M, offset: u32, from: &[u8]) -> Result<(), TransferError> {
+        within(offset, from.len(), self.writable)?;
+        let segments = self.segments.get(self.readable_segments..).unwrap_or_default();
+        Self::pieces(segments, offset, from.len(), |at, part| match from.get(part) {
+            Some(part) => memory.write(at, part),
+            None => Ok(()),
+        })?;
+        Ok(())
+    }
+}
+
+fn within(offset: u32, length: usize, limit: u32) -> Result<(), TransferError> {
+    let end = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| offset.checked_add(length));
+    if end.is_some_and(|end| end <= limit as usize) {
+        Ok(())
+    } else {
+        Err(TransferError::Bounds { offset, length })
+    }
+}
+
+/// Why bytes of a request did not move.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TransferError {
+    /// The request is not that long.
+    #[error("{length} bytes at {offset} are outside the request")]
+    Bounds {
+        /// The first byte asked for.
+        offset: u32,
+        /// How many.
+        length: usize,
+    },
+    /// The guest named memory that it does not have.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}

@@ -1,0 +1,400 @@
+//! The virtio-mmio register machine, version 2 (VIRTIO 1.3, section 4.2), around any device model.
+
+use crate::chain::{Chain, TransferError};
+use crate::device::{DeviceModel, Requests};
+use crate::feature::RingFeature;
+use crate::memory::GuestMemory;
+use crate::queue::{QUEUE_SIZE_MAX, Queue, QueueError};
+
+/// Queues that one device can have.
+pub const MAX_QUEUES: usize = 8;
+/// Bytes that a device takes in the guest's map.
+pub const REGION_SIZE: u64 = 0x200;
+/// VendorID: "PTNS".
+pub const VENDOR_ID: u32 = u32::from_le_bytes(*b"PTNS");
+
+/// Register offsets (section 4.2.2).
+pub mod register {
+    #![allow(missing_docs, reason = "the specification's names")]
+    pub const MAGIC_VALUE: u64 = 0x000;
+    pub const VERSION: u64 = 0x004;
+    pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
+    pub const DEVICE_FEATURES: u64 = 0x010;
+    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub const DRIVER_FEATURES: u64 = 0x020;
+    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub const QUEUE_SEL: u64 = 0x030;
+    pub const QUEUE_NUM_MAX: u64 = 0x034;
+    pub const QUEUE_NUM: u64 = 0x038;
+    pub const QUEUE_READY: u64 = 0x044;
+    pub const QUEUE_NOTIFY: u64 = 0x050;
+    pub const INTERRUPT_STATUS: u64 = 0x060;
+    pub const INTERRUPT_ACK: u64 = 0x064;
+    pub const STATUS: u64 = 0x070;
+    pub const QUEUE_DESC_LOW: u64 = 0x080;
+    pub const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub const SHM_SEL: u64 = 0x0ac;
+    pub const SHM_LEN_LOW: u64 = 0x0b0;
+    pub const SHM_LEN_HIGH: u64 = 0x0b4;
+    pub const SHM_BASE_LOW: u64 = 0x0b8;
+    pub const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub const QUEUE_RESET: u64 = 0x0c0;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
+    pub const CONFIG: u64 = 0x100;
+}
+
+/// Status bits (section 2.1).
+pub mod status {
+    #![allow(missing_docs, reason = "the specification's names")]
+    pub const ACKNOWLEDGE: u32 = 1;
+    pub const DRIVER: u32 = 2;
+    pub const DRIVER_OK: u32 = 4;
+    pub const FEATURES_OK: u32 = 8;
+    pub const DEVICE_NEEDS_RESET: u32 = 64;
+    pub const FAILED: u32 = 128;
+}
+
+/// InterruptStatus: buffers were used.
+pub const INTERRUPT_USED: u32 = 1;
+/// InterruptStatus: the configuration changed, or the device needs a reset.
+pub const INTERRUPT_CONFIG: u32 = 2;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+
+/// A device model behind virtio-mmio registers.
+///
+/// The owner passes register accesses to [`Self::read`] and [`Self::write`], calls [`Self::process`] while
+/// [`Self::has_work`], and raises the device's interrupt whenever [`Self::take_interrupt`] says so.
+#[derive(Debug)]
+pub struct MmioDevice<D> {
+    model: D,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    queue_sel: u32,
+    queues: [Queue; MAX_QUEUES],
+    status: u32,
+    interrupt_status: u32,
+    config_generation: u32,
+    interrupt: bool,
+    fault: Option<QueueError>,
+}
+
+impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
+    /// The device as after power-on.
+    pub fn new(model: D) -> Self {
+        Self {
+            model,
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            queue_sel: 0,
+            queues: core::array::from_fn(|_| Queue::default()),
+            status: 0,
+            interrupt_status: 0,
+            config_generation: 0,
+            interrupt: false,
+            fault: None,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &D {
+        &self.model
+    }
+    /// The Status register.
+    pub fn status(&self) -> u32 {
+        self.status
+    }
+    /// Why the device needs a reset, said once.
+    pub fn take_fault(&mut self) -> Option<QueueError> {
+        self.fault.take()
+    }
+    /// Whether the interrupt is to be raised now; asking clears it.
+    pub fn take_interrupt(&mut self) -> bool {
+        core::mem::take(&mut self.interrupt)
+    }
+    /// Whether [`Self::process`] has anything to do.
+    pub fn has_work(&self) -> bool {
+        self.model.is_busy() || (self.is_running() && self.queues.iter().any(Queue::may_have_work))
+    }
+
+    /// The configuration space changed: the driver is told.
+    pub fn configuration_changed(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        if self.status & status::DRIVER_OK != 0 {
+            self.set_interrupt(INTERRUPT_CONFIG);
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.status & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET) == status::DRIVER_OK
+    }
+
+    fn features(&self) -> u64 {
+        self.model.features() | RingFeature::all().bits()
+    }
+
+    fn selected_queue(&mut self) -> Option<&mut Queue> {
+        let count = usize::from(self.model.queues()).min(MAX_QUEUES);
+        self.queues.get_mut(..count)?.get_mut(self.queue_sel as usize)
+    }
+
+    fn set_interrupt(&mut self, bits: u32) {
+        self.interrupt_status |= bits;
+        self.interrupt = true;
+    }
+
+    fn needs_reset(&mut self, fault: Option<QueueError>) {
+        self.fault = fault;
+        self.status |= status::DEVICE_NEEDS_RESET;
+        if self.status & status::DRIVER_OK != 0 {
+            self.set_interrupt(INTERRUPT_CONFIG);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.model.reset();
+        for queue in &mut self.queues {
+            queue.reset();
+        }
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.driver_features = 0;
+        self.queue_sel = 0;
+        self.status = 0;
+        self.interrupt_status = 0;
+        self.interrupt = false;
+        self.fault = None;
+    }
+
+    /// A read of `size` bytes at `offset`. Registers are 32 bits wide and read as zero otherwise; the configuration
+    /// space takes any size up to 8.
+    pub fn read(&mut self, offset: u64, size: u8) -> u64 {
+        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+            let mut bytes = [0; 8];
+            if let (Ok(offset), Some(bytes)) = (usize::try_from(offset), bytes.get_mut(..usize::from(size))) {
+                self.model.read_config(offset, bytes);
+            }
+            return u64::from_le_bytes(bytes);
+        }
+        if size != 4 {
+            return 0;
+        }
+        let value = match offset {
+            register::MAGIC_VALUE => MAGIC,
+            register::VERSION => 2,
+            register::DEVICE_ID => self.model.device_id(),
+            register::VENDOR_ID => VENDOR_ID,
+            register::DEVICE_FEATURES => half(self.features(), self.device_features_sel),
+            register::QUEUE_NUM_MAX => self.selected_queue().map_or(0, |_| QUEUE_SIZE_MAX.into()),
+            register::QUEUE_READY => self.selected_queue().is_some_and(|queue| queue.is_ready()).into(),
+            register::INTERRUPT_STATUS => self.interrupt_status,
+            register::STATUS => self.status,
+            // No shared memory region: length and address read as -1 (section 4.2.2).
+            register::SHM_LEN_LOW | register::SHM_LEN_HIGH | register::SHM_BASE_LOW | register::SHM_BASE_HIGH => !0,
+            register::CONFIG_GENERATION => self.config_generation,
+            _ => 0,
+        };
+        value.into()
+    }
+
+    /// A write of `size` bytes at `offset`. What is not a 32-bit write to a writable register is ignored.
+    pub fn write(&mut self, offset: u64, size: u8, value: u64) {
+        if size != 4 {
+            return;
+        }
+        let value = value as u32;
+        match offset {
+            register::DEVICE_FEATURES_SEL => self.device_features_sel = value,
+            register::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
+            register::DRIVER_FEATURES => {
+                if self.status & status::FEATURES_OK == 0 {
+                    set_half(&mut self.driver_features, self.driver_features_sel, value);
+                }
+            }
+            register::QUEUE_SEL => self.queue_sel = value,
+            register::QUEUE_NUM => self.set_up_queue(|queue| queue.size = value),
+            register::QUEUE_DESC_LOW => self.set_up_queue(|queue| set_half(&mut queue.descriptors, 0, value)),
+            register::QUEUE_DESC_HIGH => self.set_up_queue(|queue| set_half(&mut queue.descriptors, 1, value)),
+            register::QUEUE_DRIVER_LOW => self.set_up_queue(|queue| set_half(&mut queue.driver, 0, value)),
+            register::QUEUE_DRIVER_HIGH => self.set_up_queue(|queue| set_half(&mut queue.driver, 1, value)),
+            register::QUEUE_DEVICE_LOW => self.set_up_queue(|queue| set_half(&mut queue.device, 0, value)),
+            register::QUEUE_DEVICE_HIGH => self.set_up_queue(|queue| set_half(&mut queue.device, 1, value)),
+            register::QUEUE_READY => self.write_queue_ready(value),
+            register::QUEUE_NOTIFY => {
+                if let Some(queue) = self.queues.get_mut(value as usize) {
+                    queue.notify();
+                }
+            }
+            register::INTERRUPT_ACK => self.interrupt_status &= !value,
+            register::STATUS => self.write_status(value),
+            _ => {}
+        }
+    }
+
+    /// A queue's registers are the driver's only while the queue is not ready (section 4.2.3.2).
+    fn set_up_queue(&mut self, set: impl FnOnce(&mut Queue)) {
+        if let Some(queue) = self.selected_queue().filter(|queue| !queue.is_ready()) {
+            set(queue);
+        }
+    }
+
+    fn write_queue_ready(&mut self, value: u32) {
+        let accepted = RingFeature::from_bits_truncate(self.driver_features);
+        let Some(queue) = self.selected_queue() else { return };
+        if value & 1 == 0 {
+            queue.disable();
+        } else if !queue.is_ready() {
+            let event_idx = accepted.contains(RingFeature::EVENT_IDX);
+            let indirect = accepted.contains(RingFeature::INDIRECT_DESC);
+            if let Err(error) = queue.enable(event_idx, indirect) {
+                self.needs_reset(Some(error));
+            }
+        }
+    }
+
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            self.reset();
+            return;
+        }
+        let driver_bits = status::ACKNOWLEDGE | status::DRIVER | status::FAILED;
+        self.status |= value & driver_bits;
+        if value & status::FEATURES_OK != 0 {
+            let unknown = self.driver_features & !self.features();
+            if unknown == 0 && self.driver_features & RingFeature::VERSION_1.bits() != 0 {
+                self.status |= status::FEATURES_OK;
+            }
+        }
+        let starts = value & !self.status & status::DRIVER_OK != 0;
+        if starts && self.status & status::FEATURES_OK != 0 {
+            self.status |= status::DRIVER_OK;
+            self.model.activate(self.driver_features);
+            if self.status & status::DEVICE_NEEDS_RESET != 0 {
+                self.set_interrupt(INTERRUPT_CONFIG);
+            }
+        }
+    }
+
+    /// Goes on with requests, takes new ones, and finds out whether the driver wants an interrupt. True if it got any
+    /// further: then it may at once get further still.
+    pub fn process<M: GuestMemory>(&mut self, memory: &M) -> bool {
+        let running = self.is_running();
+        let mut requests = MmioRequests {
+            queues: &mut self.queues,
+            memory,
+            running,
+            used: false,
+            failure: None,
+        };
+        let progress = self.model.process(&mut requests);
+        let MmioRequests { used, mut failure, .. } = requests;
+        if used {
+            for queue in self.queues.iter_mut().filter(|queue| queue.is_ready()) {
+                match queue.wants_interrupt(memory) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.interrupt_status |= INTERRUPT_USED;
+                        self.interrupt = true;
+                    }
+                    Err(error) => failure = Some(Some(error)),
+                }
+            }
+        }
+        if let Some(fault) = failure {
+            self.needs_reset(fault);
+        }
+        progress
+    }
+}
+
+fn half(value: u64, select: u32) -> u32 {
+    match select {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn set_half(value: &mut u64, select: u32, half: u32) {
+    match select {
+        0 => *value = *value & !0xffff_ffff | u64::from(half),
+        1 => *value = *value & 0xffff_ffff | u64::from(half) << 32,
+        _ => {}
+    }
+}
+
+/// The queues of one device while its model runs.
+struct MmioRequests<'a, M> {
+    queues: &'a mut [Queue; MAX_QUEUES],
+    memory: &'a M,
+    running: bool,
+    used: bool,
+    /// `Some`: the device needs a reset, and perhaps why.
+    failure: Option<Option<QueueError>>,
+}
+
+impl<M: GuestMemory> MmioRequests<'_, M> {
+    fn broken(&mut self, error: Option<QueueError>) {
+        self.running = false;
+        self.failure.get_or_insert(error);
+    }
+}
+
+impl<M: GuestMemory> Requests for MmioRequests<'_, M> {
+    type Request = Chain;
+
+    fn take(&mut self, queue: u16, into: &mut Chain) -> bool {
+        if !self.running {
+            return false;
+        }
+        let index = queue;
+        let Some(queue) = self.queues.get_mut(usize::from(index)) else {
+            return false;
+        };
+        match queue.take(self.memory, into) {
+            Ok(taken) => {
+                into.queue = index;
+                into.epoch = queue.epoch();
+                taken
+            }
+            Err(error) => {
+                self.broken(Some(error));
+                false
+            }
+        }
+    }
+    fn readable(&self, request: &Chain) -> u32 {
+        request.readable()
+    }
+    fn writable(&self, request: &Chain) -> u32 {
+        request.writable()
+    }
+    fn read(&self, request: &Chain, offset: u32, into: &mut [u8]) -> Result<(), TransferError> {
+        request.read(self.memory, offset, into)
+    }
+    fn write(&self, request: &Chain, offset: u32, from: &[u8]) -> Result<(), TransferError> {
+        request.write(self.memory, offset, from)
+    }
+    fn complete(&mut self, request: &Chain, written: u32) {
+        let Some(queue) = self.queues.get_mut(usize::from(request.queue)) else {
+            return;
+        };
+        if !self.running || !queue.is_ready() || queue.epoch() != request.epoch {
+            return;
+        }
+        match queue.push(self.memory, request.head, written) {
+            Ok(()) => self.used = true,
+            Err(error) => self.broken(Some(error)),
+        }
+    }
+    fn fail(&mut self) {
+        self.broken(None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The device's side of a split virtqueue (VIRTIO 1.3, section 2.7).
+
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
+use crate::memory::{GuestAddress, GuestMemory, MemoryError};
+
+/// Entries that a queue may have at most.
+pub const QUEUE_SIZE_MAX: u16 = 256;
+
+const NO_INTERRUPT: u16 = 1;
+const NO_NOTIFY: u16 = 1;
+
+/// Why a queue can't go on until the driver resets the device.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum QueueError {
+    /// The size is zero, no power of two, or above [`QUEUE_SIZE_MAX`].
+    #[error("a queue of {0} entries")]
+    Size(u32),
+    /// A ring is not aligned as section 2.7 demands, or wraps round the address space.
+    #[error("a ring at {:#x}", .0.0)]
+    Address(GuestAddress),
+    /// The driver made more entries available than the queue has.
+    #[error("the available index jumped to {0}")]
+    AvailableIndex(u16),
+    /// A chain is malformed.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// A ring is not in the guest's memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// A queue as the driver set it up, and how far the device got.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// QueueNum as written; checked when the queue becomes ready.
+    pub(crate) size: u32,
+    /// Address of the descriptor table.
+    pub(crate) descriptors: u64,
+    /// Address of the available ring.
+    pub(crate) driver: u64,
+    /// Address of the used ring.
+    pub(crate) device: u64,
+    ready: bool,
+    /// Counts how often the queue was made ready: a request taken before must not be answered after.
+    epoch: u32,
+    event_idx: bool,
+    indirect: bool,
+    next_available: u16,
+    next_used: u16,
+    /// `next_used` when the driver was last considered for an interrupt.
+    signalled: Option<u16>,
+    /// The driver will notify before it expects more to be taken.
+    armed: bool,
+    /// The driver was told by flags not to notify.
+    suppressed: bool,
+}
+
+impl Queue {
+    /// Whether the driver enabled it.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+    /// Counts enablings.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Checks what the driver set up and starts from the rings' beginning.
+    pub(crate) fn enable(&mut self, event_idx: bool, indirect: bool) -> Result<(), QueueError> {
+        let size = u64::from(self.size);
+        if !self.size.is_power_of_two() || self.size > u32::from(QUEUE_SIZE_MAX) {
+            return Err(QueueError::Size(self.size));
+        }
+        for (address, alignment, length) in [
+            (self.descriptors, 16, DESCRIPTOR_SIZE * size),
+            (self.driver, 2, 6 + 2 * size),
+            (self.device, 4, 6 + 8 * size),
+        ] {
+            if address % alignment != 0 || address.checked_add(length).is_none() {
+                return Err(QueueError::Address(GuestAddress(address)));
+            }
+        }
+        *self = Self {
+            size: self.size,
+            descriptors: self.descriptors,
+            driver: self.driver,
+            device: self.device,
+            ready: true,
+            epoch: self.epoch.wrapping_add(1),
+            event_idx,
+            indirect,
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    /// Stops it; requests that were taken are forgotten.
+    pub(crate) fn disable(&mut self) {
+        self.ready = false;
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Forgets all that the driver wrote.
+    pub(crate) fn reset(&mut self) {
+        *self = Self {
+            epoch: self.epoch.wrapping_add(1),
+            ..Self::default()
+        };
+    }
+
+    /// The driver rang: look into the ring again.
+    pub(crate) fn notify(&mut self) {
+        self.armed = false;
+    }
+
+    /// Whether there may be something to take.
+    pub(crate) fn may_have_work(&self) -> bool {
+        self.ready && !self.armed
+    }
+
+    fn mask(&self) -> u16 {
+        // At most QUEUE_SIZE_MAX and a power of two: `enable` checked.
+        (self.size as u16).wrapping_sub(1)
+    }
+
+    /// Takes the next request, or asks the driver for a notification and returns false. Never misses one that became
+    /// available in between.
+    pub(crate) fn take<M: GuestMemory>(&mut self, memory: &M, into: &mut Chain) -> Result<bool, QueueError> {
+        if !self.may_have_work() {
+            return Ok(false);
+        }
+        if self.pop(memory, into)? {
+            if !self.event_idx && !self.suppressed {
+                memory.store_release_u16(GuestAddress(self.device), NO_NOTIFY)?;
+                self.suppressed = true;
+            }
+            return Ok(true);
+        }
+        if self.event_idx {
+            let avail_event = self.device + 4 + 8 * u64::from(self.size);
+            memory.store_release_u16(GuestAddress(avail_event), self.next_available)?;
+        } else {
+            memory.store_release_u16(GuestAddress(self.device), 0)?;
+            self.suppressed = false;
+        }
+        memory.fence();
+        let found = self.pop(memory, into)?;
+        self.armed = !found;
+        Ok(found)
+    }
+
+    fn pop<M: GuestMemory>(&mut self, memory: &M, into: &mut Chain) -> Result<bool, QueueError> {
+        let available = memory.load_acquire_u16(GuestAddress(self.driver + 2))?;
+        let waiting = available.wrapping_sub(self.next_available);
+        if waiting == 0 {
+            return Ok(false);
+        }
+        if u32::from(waiting) > self.size {
+            return Err(QueueError::AvailableIndex(available));
+        }
+        let slot = u64::from(self.next_available & self.mask());
+        let mut head = [0; 2];
+        memory.read(GuestAddress(self.driver + 4 + 2 * slot), &mut head)?;
+        let head = u16::from_le_bytes(head);
+        into.walk(
+            memory,
+            GuestAddress(self.descriptors),
+            self.size as u16,
+            head,
+            self.indirect,
+        )?;
+        self.next_available = self.next_available.wrapping_add(1);
+        Ok(true)
+    }
+
+    /// Gives a request back to the driver, with the number of bytes written.
+    pub(crate) fn push<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), QueueError> {
+        let slot = u64::from(self.next_used & self.mask());
+        let element = u64::from(head) | u64::from(written) << 32;
+        memory.write(GuestAddress(self.device + 4 + 8 * slot), &element.to_le_bytes())?;
+        self.next_used = self.next_used.wrapping_add(1);
+        memory.store_release_u16(GuestAddress(self.device + 2), self.next_used)?;
+        Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for what was pushed since the last call (section 2.7.7.2).
+    pub(crate) fn wants_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, QueueError> {
+        let old = self.signalled.replace(self.next_used);
+        if old == Some(self.next_used) {
+            return Ok(false);
+        }
+        memory.fence();
+        if !self.event_idx {
+            return Ok(memory.load_acquire_u16(GuestAddress(self.driver))? & NO_INTERRUPT == 0);
+        }
+        let Some(old) = old else { return Ok(true) };
+        let used_event = memory.load_acquire_u16(GuestAddress(self.driver + 4 + 2 * u64::from(self.size)))?;
+        let passed = self.next_used.wrapping_sub(used_event).wrapping_sub(1);
+        Ok(passed < self.next_used.wrapping_sub(old))
+    }
+}
