@@ -283,7 +283,7 @@ impl<R> Slot<R> {
 
     fn begin_ranges(&mut self, kind: Kind, given: u64) {
         let ranges = given / Range::SIZE as u64;
-        if given % Range::SIZE as u64 != 0 || ranges == 0 || ranges > u64::from(MAX_RANGES) {
+        if !given.is_multiple_of(Range::SIZE as u64) || ranges == 0 || ranges > u64::from(MAX_RANGES) {
             self.status = Status::IoError;
             return;
         }

@@ -213,10 +213,8 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
         match offset {
             register::DEVICE_FEATURES_SEL => self.device_features_sel = value,
             register::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
-            register::DRIVER_FEATURES => {
-                if self.status & status::FEATURES_OK == 0 {
-                    set_half(&mut self.driver_features, self.driver_features_sel, value);
-                }
+            register::DRIVER_FEATURES if self.status & status::FEATURES_OK == 0 => {
+                set_half(&mut self.driver_features, self.driver_features_sel, value);
             }
             register::QUEUE_SEL => self.queue_sel = value,
             register::QUEUE_NUM => self.set_up_queue(|queue| queue.size = value),

@@ -1,2 +1,36 @@
-//! (to be written)
+//! What a bare-metal guest at EL1 needs: a start, a console, memory, exceptions, interrupts, other vCPUs, hypercalls.
+//!
+//! A guest is an arm64 Image that is loaded anywhere and gets the address of its device tree in x0. The runtime relocates
+//! it, turns the MMU and caches on with an identity map made from the device tree (RAM Normal write-back, all else
+//! Device), and calls the function named by [`entry!`](crate::entry). It never uses FP or SIMD registers. What it knows of the machine comes
+//! from the device tree, so the same image runs under Portunus and on `qemu-system-aarch64 -M virt` alone.
+//!
+//! Guests are trusted by themselves: these modules panic where an assumption about the machine does not hold.
 #![no_std]
+
+extern crate alloc;
+
+pub mod console;
+pub mod copy;
+pub mod device_tree;
+mod entry;
+pub mod events;
+pub mod exceptions;
+pub mod gic;
+mod heap;
+pub mod hypercall;
+pub mod mmio;
+pub mod mmu;
+mod panic;
+pub mod psci;
+pub mod smp;
+pub mod timer;
+pub mod virtio;
+
+/// Sleeps until an interrupt is pending, masked at the CPU or not.
+pub fn wait_for_interrupt() {
+    // SAFETY: these instructions only wait; memory is not touched.
+    unsafe {
+        core::arch::asm!("dsb sy", "wfi", options(nostack, preserves_flags));
+    }
+}

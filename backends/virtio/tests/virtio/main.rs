@@ -1,0 +1,8 @@
+//! The library from outside: a simulated driver, honest and hostile, over memory that is a vector.
+
+mod block;
+mod chains;
+mod negotiation;
+mod served;
+mod simulator;
+mod third_party;

@@ -1,0 +1,87 @@
+//! The console: the PL011 (or SBSA UART) of the device tree; without one, output is dropped.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use spin::mutex::SpinMutex;
+
+use crate::device_tree;
+use crate::mmio::Registers;
+
+const DR: usize = 0x00;
+const FR: usize = 0x18;
+const FR_RXFE: u32 = 1 << 4;
+const FR_TXFF: u32 = 1 << 5;
+
+static BASE: AtomicUsize = AtomicUsize::new(0);
+static LOCK: SpinMutex<()> = SpinMutex::new(());
+
+pub(crate) fn init() {
+    let uart = device_tree::find_compatible(&["arm,pl011", "arm,sbsa-uart"]);
+    if let Some(range) = uart.and_then(|node| device_tree::reg(node, 0)) {
+        BASE.store(range.start as usize, Ordering::Relaxed);
+    }
+}
+
+fn registers() -> Option<Registers> {
+    let base = BASE.load(Ordering::Relaxed);
+    // SAFETY: the device tree names a PL011 there.
+    (base != 0).then(|| unsafe { Registers::new(base) })
+}
+
+/// A panicking guest prints even if it panicked while it printed.
+pub(crate) fn break_lock() {
+    // SAFETY: the holder is this vCPU, which never returns to it, or another one whose output may mix with ours.
+    unsafe { LOCK.force_unlock() };
+}
+
+struct Uart(Registers);
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}
+
+impl Uart {
+    fn put(&self, byte: u8) {
+        while self.0.read(FR) & FR_TXFF != 0 {
+            core::hint::spin_loop();
+        }
+        self.0.write(DR, byte.into());
+    }
+}
+
+/// A byte that was typed, if there is one.
+pub fn read_byte() -> Option<u8> {
+    let uart = registers()?;
+    (uart.read(FR) & FR_RXFE == 0).then(|| uart.read(DR) as u8)
+}
+
+#[doc(hidden)]
+pub fn print(arguments: fmt::Arguments<'_>) {
+    if let Some(registers) = registers() {
+        let _guard = LOCK.lock();
+        // Writing to a UART does not fail.
+        let _ = Uart(registers).write_fmt(arguments);
+    }
+}
+
+/// Prints to the console.
+#[macro_export]
+macro_rules! print {
+    ($($arguments:tt)*) => { $crate::console::print(core::format_args!($($arguments)*)) };
+}
+
+/// Prints a line to the console, whole even if other vCPUs print.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($arguments:tt)*) => { $crate::print!("{}\n", core::format_args!($($arguments)*)) };
+}
