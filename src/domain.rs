@@ -1,4 +1,6 @@
 //! (to be written)
 
+pub mod builder;
 pub mod image;
+mod placement;
 pub mod ram;

@@ -204,10 +204,13 @@ impl Stage2 {
         pool: &mut Pool,
         page: NewPage,
     ) -> Result<Option<Previous>, Stage2Error> {
-        let mut result = [Ok(None)];
-        self.replace_batch(machine, pool, &[page], &mut result);
-        let [result] = result;
-        result
+        let place = self.page_place(machine, pool, page)?;
+        let mut broken = Broken::default();
+        let previous = self.break_leaf(machine, &place, page.ipa, &mut broken);
+        self.drop_translations(machine, &broken);
+        machine.store_u64(place.at, leaf(PAGE_LEVEL, page.frame, page.page_use));
+        machine.publish_tables();
+        Ok(previous)
     }
 
     /// As [`Self::replace`] for up to [`BATCH`] pages: those whose addresses were mapped share one drop of translations.

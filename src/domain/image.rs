@@ -120,6 +120,18 @@ pub fn load(memory: &impl PhysicalMemory, module: PaRange, ram: &GuestRam) -> Re
     }
 }
 
+/// Copies a whole module to `to`, as it is.
+///
+/// # Errors
+/// [`ImageError::DoesNotFit`] when the domain has no RAM there.
+pub fn copy(memory: &impl PhysicalMemory, module: PaRange, ram: &GuestRam, to: Ipa) -> Result<(), ImageError> {
+    ram.spans(IpaRange::new(to.0, module.size))?;
+    let source = Source { memory, module };
+    source.copy(0, module.size, |offset, chunk| {
+        ram.write(memory, Ipa(to.0 + offset), chunk)
+    })
+}
+
 fn load_plain<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<LoadedImage, ImageError> {
     let mut bytes = [0; arm64::HEADER_SIZE];
     let header = match source.read(0, &mut bytes) {

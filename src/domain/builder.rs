@@ -1,0 +1,393 @@
+//! From a manifest to domains in memory, ready for their first instruction.
+//!
+//! Guarantees: a domain's RAM holds nothing of anybody else; all that the hypervisor wrote into it has reached the point
+//! of coherency before the domain runs; a domain whose image is bad or that does not fit is left out with the reason, and
+//! the others are built.
+
+use alloc::vec::Vec;
+
+use crate::domain::image::{self, ImageError, LoadedImage};
+use crate::domain::placement::Placer;
+use crate::domain::ram::{GuestRam, OutsideRam, Piece};
+use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa, Vmid};
+use crate::machine::Machine;
+use crate::manifest::domain::DomainConfig;
+use crate::manifest::host::{Gic, Host};
+use crate::manifest::layout::VirtualGic;
+use crate::manifest::range::{IpaRange, PaRange};
+use crate::manifest::{Manifest, ManifestError};
+use crate::memory::PhysicalMemory;
+use crate::memory::frames::{FrameAllocator, FrameError};
+use crate::memory::pool::Pool;
+use crate::memory::references::{FrameReferences, ReferenceError};
+use crate::stage2::{Geometry, GeometryError, PageUse, Stage2, Stage2Error};
+
+/// The largest device tree: kernels map 2 MiB for it before they know more (Linux, booting.rst).
+const MAX_TREE: u64 = 2 << 20;
+/// Concatenated root tables are at most this big, and aligned to their size.
+const POOL_ALIGNMENT: u64 = 64 << 10;
+/// GICs of the GIC-400's kind repeat each page through 64 KiB; then GICV is this big and its pages are so far apart.
+const REPEATED_GICV: u64 = 128 << 10;
+const REPEATED_STRIDE: u64 = 64 << 10;
+
+/// What every pCPU can do.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct CpuLimits {
+    /// Bits of physical address (see [`crate::stage2::physical_bits`]); the least of all pCPUs.
+    pub physical_bits: u8,
+    /// Whether all pCPUs have 16-bit VMIDs (ID_AA64MMFR1_EL1.VMIDBits).
+    pub vmid_16_bits: bool,
+}
+
+/// Why a domain was not built.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BuildError {
+    /// There is no RAM for it.
+    #[error("its memory: {0}")]
+    Memory(FrameError),
+    /// There is no RAM for its page tables.
+    #[error("its page-table pool: {0}")]
+    Pool(FrameError),
+    /// Its guest-physical map is larger than the pCPUs translate.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// Its guest-physical map could not be made.
+    #[error("its guest-physical map: {0}")]
+    Stage2(#[from] Stage2Error),
+    /// It has no kernel.
+    #[error("it has no kernel")]
+    NoKernel,
+    /// Its kernel is none.
+    #[error("its kernel: {0}")]
+    Kernel(ImageError),
+    /// Its RAM has no room for its ramdisk of this size.
+    #[error("no room for its ramdisk of {0:#x} bytes")]
+    Ramdisk(u64),
+    /// Its RAM has no room for its device tree of this size, or no kernel could map one.
+    #[error("no room for its device tree of {0:#x} bytes")]
+    DeviceTree(u64),
+    /// Its device tree could not be made.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Its frames could not be accounted for.
+    #[error(transparent)]
+    References(#[from] ReferenceError),
+    /// Something was placed outside its RAM.
+    #[error(transparent)]
+    Outside(#[from] OutsideRam),
+}
+
+/// What its device tree says of a domain's memory.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Placement<'a> {
+    /// RAM, lowest first.
+    pub banks: &'a [IpaRange],
+    /// The ramdisk.
+    pub ramdisk: Option<IpaRange>,
+}
+
+/// A domain in memory. It starts at `kernel.entry` with x0 = `device_tree.start`.
+#[derive(Debug)]
+pub struct BuiltDomain {
+    /// Which.
+    pub id: DomainId,
+    /// Its translations.
+    pub stage2: Stage2,
+    /// Its frames for tables and shared pages.
+    pub pool: Pool,
+    /// Its RAM.
+    pub ram: GuestRam,
+    /// Its kernel.
+    pub kernel: LoadedImage,
+    /// Its ramdisk.
+    pub ramdisk: Option<IpaRange>,
+    /// Its device tree.
+    pub device_tree: IpaRange,
+}
+
+/// All that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// The domains, by number.
+    pub domains: Vec<BuiltDomain>,
+    /// Those that were not, and why.
+    pub failed: Vec<(DomainId, BuildError)>,
+    /// Who owns which frame.
+    pub references: FrameReferences,
+    /// RAM that nobody has.
+    pub frames: FrameAllocator,
+}
+
+/// Builds every domain of `manifest`. `reserved` is what the hypervisor itself has of the RAM; firmware's and the
+/// modules' parts are known from the trees. `tree` makes a domain's device tree, a flattened one.
+///
+/// # Errors
+/// [`FrameError`] when there is no RAM for the account of frames; a domain's own failure is in [`Built::failed`].
+pub fn build<M: Machine>(
+    machine: &M,
+    host: &Host,
+    manifest: &Manifest,
+    reserved: &[PaRange],
+    limits: CpuLimits,
+    mut tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
+) -> Result<Built, FrameError> {
+    let mut frames = FrameAllocator::new(&host.memory, reserved);
+    for range in host.reserved.iter().copied().chain(modules(manifest)) {
+        frames.reserve(range);
+    }
+    // Those who want a certain place come first, then those who want one piece.
+    let mut order: Vec<&DomainConfig> = manifest.domains.iter().collect();
+    order.sort_by_key(|domain| (domain.static_memory.is_empty(), !domain.direct_map, domain.id));
+    let mut allocated: Vec<(&DomainConfig, Result<Frames, BuildError>)> = order
+        .into_iter()
+        .map(|domain| (domain, allocate(&mut frames, domain)))
+        .collect();
+    allocated.sort_by_key(|(domain, _)| domain.id);
+
+    let given = allocated.iter().filter_map(|(_, result)| result.as_ref().ok());
+    let bytes: u64 = given.map(|given| given.ram.size() + given.pool.size).sum();
+    let table = match FrameReferences::table_size(bytes / PAGE_SIZE) {
+        0 => PaRange::default(),
+        size => frames.allocate(size)?,
+    };
+    let mut references = FrameReferences::new(machine, table);
+
+    let mut domains = Vec::new();
+    let mut failed = Vec::new();
+    for (config, given) in allocated {
+        let result = given.and_then(|given| {
+            let ranges: Vec<PaRange> = given.ranges().collect();
+            let builder = Builder {
+                machine,
+                host,
+                limits,
+                config,
+            };
+            builder.build(given, &mut tree).inspect_err(|_| {
+                // Nothing maps what a failed domain had.
+                ranges.iter().for_each(|range| frames.add(*range));
+            })
+        });
+        match result {
+            Ok(domain) => domains.push(domain),
+            Err(error) => failed.push((config.id, error)),
+        }
+    }
+    for domain in &domains {
+        let ram = domain.ram.pieces().iter().map(|piece| piece.pa);
+        for range in ram.chain([domain.pool.range()]) {
+            if let Err(error) = references.add(range, domain.id) {
+                failed.push((domain.id, error.into()));
+            }
+        }
+    }
+    domains.retain(|domain| failed.iter().all(|(id, _)| *id != domain.id));
+    Ok(Built {
+        domains,
+        failed,
+        references,
+        frames,
+    })
+}
+
+/// Overwrites every boot module of `manifest`, so that no command line, key or file of one domain is left in RAM that
+/// another may get. After this no domain can be built from them again.
+pub fn scrub_modules(memory: &impl PhysicalMemory, manifest: &Manifest) {
+    for range in crate::manifest::host::joined(modules(manifest).collect()) {
+        memory.zero(range.start, range.size);
+        memory.clean_to_coherency(range.start, range.size);
+    }
+}
+
+fn modules(manifest: &Manifest) -> impl Iterator<Item = PaRange> {
+    manifest.domains.iter().flat_map(|domain| {
+        let modules = &domain.modules;
+        [modules.kernel, modules.ramdisk, modules.device_tree]
+            .into_iter()
+            .flatten()
+            .map(|module| module.range)
+    })
+}
+
+/// The frames that a domain is given.
+struct Frames {
+    ram: GuestRam,
+    pool: PaRange,
+}
+
+impl Frames {
+    fn ranges(&self) -> impl Iterator<Item = PaRange> {
+        self.ram.pieces().iter().map(|piece| piece.pa).chain([self.pool])
+    }
+}
+
+/// Takes a domain's frames; on failure none of them stays taken.
+fn allocate(frames: &mut FrameAllocator, config: &DomainConfig) -> Result<Frames, BuildError> {
+    let mut attempt = frames.clone();
+    let ram = allocate_ram(&mut attempt, config).map_err(BuildError::Memory)?;
+    let size = config.page_table_pool;
+    let pool = attempt
+        .allocate_aligned(size, POOL_ALIGNMENT)
+        .or_else(|_| attempt.allocate(size))
+        .map_err(BuildError::Pool)?;
+    *frames = attempt;
+    Ok(Frames { ram, pool })
+}
+
+fn allocate_ram(frames: &mut FrameAllocator, config: &DomainConfig) -> Result<GuestRam, FrameError> {
+    let ranges = if !config.static_memory.is_empty() {
+        config.static_memory.iter().try_for_each(|range| frames.carve(*range))?;
+        config.static_memory.clone()
+    } else if config.direct_map {
+        alloc::vec![frames.allocate(config.memory)?]
+    } else {
+        frames.allocate_pieces(config.memory)?
+    };
+    if config.direct_map {
+        return Ok(GuestRam::new(
+            ranges
+                .iter()
+                .map(|pa| Piece {
+                    ipa: Ipa(pa.start.0),
+                    pa: *pa,
+                })
+                .collect(),
+        ));
+    }
+    Ok(GuestRam::new(fill_banks(&config.layout.memory, &ranges)))
+}
+
+/// Lays `ranges` one after the other into `banks`, which have the same size together.
+fn fill_banks(banks: &[IpaRange], ranges: &[PaRange]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut banks = banks.iter().copied();
+    let mut bank = banks.next();
+    for range in ranges {
+        let mut left = *range;
+        while let Some(room) = bank
+            && !left.is_empty()
+        {
+            let size = left.size.min(room.size);
+            pieces.push(Piece {
+                ipa: room.start,
+                pa: PaRange::new(left.start.0, size),
+            });
+            left = PaRange::new(left.start.0 + size, left.size - size);
+            let rest = IpaRange::new(room.start.0 + size, room.size - size);
+            bank = if rest.is_empty() { banks.next() } else { Some(rest) };
+        }
+    }
+    pieces
+}
+
+struct Builder<'a, M> {
+    machine: &'a M,
+    host: &'a Host,
+    limits: CpuLimits,
+    config: &'a DomainConfig,
+}
+
+impl<M: Machine> Builder<'_, M> {
+    fn build(
+        &self,
+        Frames { ram, pool }: Frames,
+        mut tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
+    ) -> Result<BuiltDomain, BuildError> {
+        let mut pool = Pool::new(pool);
+        let stage2 = self.map(&mut pool, &ram)?;
+        ram.zero(self.machine);
+        let module = self.config.modules.kernel.ok_or(BuildError::NoKernel)?;
+        let kernel = image::load(self.machine, module.range, &ram).map_err(BuildError::Kernel)?;
+        let banks = ram.banks();
+        let mut placer = Placer::new(banks.clone(), kernel.extent);
+
+        let ramdisk = match self.config.modules.ramdisk {
+            None => None,
+            Some(module) => {
+                let size = module.range.size;
+                let place = placer.place(size, PAGE_SIZE).ok_or(BuildError::Ramdisk(size))?;
+                image::copy(self.machine, module.range, &ram, place.start).map_err(|_| BuildError::Ramdisk(size))?;
+                Some(place)
+            }
+        };
+        let bytes = tree(self.config, &Placement { banks: &banks, ramdisk })?;
+        let size = bytes.len() as u64;
+        // At a multiple of its size it crosses no boundary of 2 MiB, which old kernels could not map.
+        let alignment = size.next_power_of_two().max(PAGE_SIZE);
+        let place = if size <= MAX_TREE {
+            placer.place(size, alignment)
+        } else {
+            None
+        };
+        let device_tree = place.ok_or(BuildError::DeviceTree(size))?;
+        ram.write(self.machine, device_tree.start, &bytes)?;
+
+        ram.clean(self.machine);
+        ram.synchronise(self.machine, kernel.extent)?;
+        Ok(BuiltDomain {
+            id: self.config.id,
+            stage2,
+            pool,
+            ram,
+            kernel,
+            ramdisk,
+            device_tree,
+        })
+    }
+
+    /// RAM, the machine's devices that are its own, and the virtual CPU interface of a GICv2.
+    fn map(&self, pool: &mut Pool, ram: &GuestRam) -> Result<Stage2, BuildError> {
+        let geometry = Geometry::new(self.map_end(ram), self.limits.physical_bits, self.limits.vmid_16_bits)?;
+        let mut stage2 = Stage2::new(self.machine, pool, geometry, Vmid(self.config.id.0))?;
+        for piece in ram.pieces() {
+            stage2.map(
+                self.machine,
+                pool,
+                (piece.ipa, piece.pa.start),
+                piece.pa.size,
+                PageUse::Ram,
+            )?;
+        }
+        for mapping in self.config.passthrough.mappings() {
+            let (guest, physical) = (mapping.guest, mapping.physical);
+            // Devices of one domain may share a page.
+            let already = stage2.lookup(self.machine, guest);
+            let same = already.is_some_and(|found| found.pa == physical.start && found.page_use == PageUse::Device);
+            if !same {
+                stage2.map(
+                    self.machine,
+                    pool,
+                    (guest, physical.start),
+                    physical.size,
+                    PageUse::Device,
+                )?;
+            }
+        }
+        if let (Gic::V2(gic), VirtualGic::V2 { cpu_interface, .. }) = (&self.host.gic, self.config.layout.gic) {
+            let gicv = gic.virtual_cpu_interface;
+            let stride = if gicv.size >= REPEATED_GICV {
+                REPEATED_STRIDE
+            } else {
+                PAGE_SIZE
+            };
+            for page in 0..cpu_interface.size / PAGE_SIZE {
+                let to = Pa(gicv.start.0 + page * stride);
+                let at = Ipa(cpu_interface.start.0 + page * PAGE_SIZE);
+                stage2.map(self.machine, pool, (at, to), PAGE_SIZE, PageUse::Device)?;
+            }
+        }
+        Ok(stage2)
+    }
+
+    /// One past the highest address that the domain's map has.
+    fn map_end(&self, ram: &GuestRam) -> u64 {
+        let ram = ram.banks().into_iter().map(IpaRange::end);
+        let devices = self.config.devices.iter().map(|device| device.range.end());
+        let owned = self
+            .config
+            .passthrough
+            .mappings()
+            .map(|mapping| mapping.guest_range().end());
+        ram.chain(devices).chain(owned).fold(self.config.layout.end(), u64::max)
+    }
+}
