@@ -9,12 +9,14 @@ pub mod devices;
 pub mod domain;
 pub mod error;
 pub mod events;
+pub mod guest_tree;
 pub mod host;
 pub mod layout;
 pub mod modules;
 pub mod notice;
 pub mod passthrough;
 pub mod range;
+pub mod report;
 pub mod shared_memory;
 pub mod tree;
 
@@ -29,11 +31,13 @@ pub use devices::{DeviceConfig, MemoryAccess};
 pub use domain::DomainConfig;
 pub use error::{ManifestError, Reason};
 pub use events::StaticChannel;
+pub use guest_tree::GuestTree;
 pub use host::Host;
 pub use layout::Layout;
 pub use modules::{Module, ModuleReader, NoModules, PhysicalModules};
 pub use notice::Notice;
 pub use range::{IpaRange, PaRange};
+pub use report::Report;
 pub use tree::Tree;
 
 use domain::DomainNode;

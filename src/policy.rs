@@ -1,1 +1,159 @@
-//! (to be written)
+//! Who may do what to whom: one immutable table, made from the manifest at boot.
+//!
+//! Every operation of one domain on another asks [`Policy::decide`] before it does anything. What the manifest does not
+//! give is denied. A declared device gives its backend, for that guest: servers, that range, that interrupt, the memory
+//! access named, and the event channels of its requests. A static event channel exists from the start and needs no right.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::ids::{DomainId, IntId, MAX_DOMAINS};
+use crate::manifest::{IpaRange, Manifest, MemoryAccess};
+
+/// What a domain wants to do to another.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Permission {
+    /// Be its device model: create, list, enable and destroy servers; map their frames; bind the channels of their
+    /// requests; learn its size.
+    Serve,
+    /// Serve these guest-physical addresses.
+    ServeRange(IpaRange),
+    /// Drive this interrupt of it.
+    RaiseInterrupt(IntId),
+    /// Map its RAM.
+    MapMemory,
+    /// Offer it an event-channel port, or bind to one that it offered.
+    OpenChannel,
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serve => write!(f, "serve devices"),
+            Self::ServeRange(range) => write!(f, "serve {range}"),
+            Self::RaiseInterrupt(interrupt) => write!(f, "raise INTID {}", interrupt.0),
+            Self::MapMemory => write!(f, "map memory"),
+            Self::OpenChannel => write!(f, "open event channels"),
+        }
+    }
+}
+
+/// The manifest does not give a right.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("domain {} may not {permission} of domain {}", subject.0, object.0)]
+pub struct Denied {
+    /// Who wanted it.
+    pub subject: DomainId,
+    /// What.
+    pub permission: Permission,
+    /// Of whom.
+    pub object: DomainId,
+}
+
+/// The rights of all domains.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Policy {
+    pairs: [[Pair; DOMAINS]; DOMAINS],
+    /// By subject, object, start; disjoint for one object.
+    ranges: Vec<(Key, IpaRange)>,
+    /// By subject, object, number.
+    interrupts: Vec<(Key, IntId)>,
+}
+
+/// Domains count from 1; number 0 has no rights and no one has rights to it.
+const DOMAINS: usize = MAX_DOMAINS + 1;
+
+type Key = (DomainId, DomainId);
+
+/// What a subject may do to an object as a whole.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+struct Pair {
+    serve: bool,
+    map_memory: bool,
+}
+
+impl Policy {
+    /// The rights that a manifest gives.
+    pub fn new(manifest: &Manifest) -> Self {
+        let mut policy = Self::default();
+        for guest in &manifest.domains {
+            for device in &guest.devices {
+                let key = (device.backend, guest.id);
+                let row = policy.pairs.get_mut(usize::from(device.backend.0));
+                if let Some(pair) = row.and_then(|row| row.get_mut(usize::from(guest.id.0))) {
+                    pair.serve = true;
+                    pair.map_memory |= device.memory_access == MemoryAccess::All;
+                }
+                policy.ranges.push((key, device.range));
+                policy.interrupts.push((key, device.interrupt.id));
+            }
+        }
+        policy.ranges.sort_unstable();
+        policy.interrupts.sort_unstable();
+        policy
+    }
+
+    /// Whether `subject` may do this to `object`.
+    ///
+    /// The cost is a look at a table, and for ranges and interrupts a binary search among the device's of all domains.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`], whose fields repeat the question.
+    pub fn decide(&self, subject: DomainId, permission: Permission, object: DomainId) -> Result<(), Denied> {
+        let pair = self.pair(subject, object);
+        let key = (subject, object);
+        let given = match permission {
+            Permission::Serve => pair.serve,
+            Permission::MapMemory => pair.map_memory,
+            Permission::OpenChannel => subject == object && subject.is_ordinary(),
+            Permission::ServeRange(range) => self.serves(key, range),
+            Permission::RaiseInterrupt(interrupt) => self.interrupts.binary_search(&(key, interrupt)).is_ok(),
+        };
+        if given {
+            Ok(())
+        } else {
+            Err(Denied {
+                subject,
+                permission,
+                object,
+            })
+        }
+    }
+
+    fn pair(&self, subject: DomainId, object: DomainId) -> Pair {
+        let row = self.pairs.get(usize::from(subject.0));
+        row.and_then(|row| row.get(usize::from(object.0)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Whether one device of `key` has all of `range`.
+    fn serves(&self, key: Key, range: IpaRange) -> bool {
+        if range.is_empty() || !range.fits() {
+            return false;
+        }
+        let after = self
+            .ranges
+            .partition_point(|(other, device)| (*other, device.start) <= (key, range.start));
+        let found = after.checked_sub(1).and_then(|index| self.ranges.get(index));
+        found.is_some_and(|(other, device)| *other == key && device.contains(range))
+    }
+
+    /// The rights that `subject` has over others: for reports. Each with the object.
+    pub fn rights_of(&self, subject: DomainId) -> impl Iterator<Item = (Permission, DomainId)> {
+        let objects = (0..DOMAINS as u16).map(DomainId);
+        let pairs = objects.flat_map(move |object| {
+            let pair = self.pair(subject, object);
+            let serve = pair.serve.then_some((Permission::Serve, object));
+            let memory = pair.map_memory.then_some((Permission::MapMemory, object));
+            serve.into_iter().chain(memory)
+        });
+        let mine = move |key: &Key| key.0 == subject;
+        let ranges = self.ranges.iter().filter(move |(key, _)| mine(key));
+        let interrupts = self.interrupts.iter().filter(move |(key, _)| mine(key));
+        pairs
+            .chain(ranges.map(|(key, range)| (Permission::ServeRange(*range), key.1)))
+            .chain(interrupts.map(|(key, interrupt)| (Permission::RaiseInterrupt(*interrupt), key.1)))
+    }
+}

@@ -2,6 +2,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::ids::DomainId;
 use crate::manifest::DomainConfig;
@@ -79,6 +80,15 @@ impl DeviceKind {
             Self::CONSOLE => Some("console"),
             Self::RNG => Some("rng"),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "virtio type {}", self.0),
         }
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn parse(
     let mut pending: Vec<Node<'_, '_>> = root.children().collect();
     pending.reverse();
     while let Some(node) = pending.pop() {
-        if node.has("xen,reg") || node.has("xen,path") || node.has("interrupts") {
+        if node.has("xen,reg") || node.has("xen,path") || node.has("interrupts") || node.has("interrupts-extended") {
             devices.push(device(domain, node, direct_map, dma_trusted)?);
         }
         let first = pending.len();

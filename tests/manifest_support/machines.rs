@@ -1,5 +1,6 @@
 //! Two machines as their firmware describes them: QEMU's `virt` with either GIC, and a board with a GIC-400, buses that
 //! translate, and RAM on both sides of 4 GiB.
+#![allow(dead_code, reason = "each test uses its part")]
 
 /// QEMU's `virt` with GICv3, 4 CPUs and 2 GiB; `CHOSEN` stands where the manifest goes.
 pub(crate) const VIRT: &str = r#"/ {
