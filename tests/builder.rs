@@ -187,7 +187,7 @@ fn a_domain_finds_its_kernel_ramdisk_and_tree_and_otherwise_zeroes() {
     bench.add(domain(1, GIB), &kernel, Some(&[0x22; 70_000]));
     let mut told = None;
     let built = bench.build_with(LIMITS, |config, placement| {
-        told = Some((config.id, placement.banks.to_vec(), placement.ramdisk));
+        told = Some((config.id, placement.memory.to_vec(), placement.ramdisk));
         Ok(vec![0xdb; 5000])
     });
     assert_eq!(built.failed, []);
@@ -204,7 +204,7 @@ fn a_domain_finds_its_kernel_ramdisk_and_tree_and_otherwise_zeroes() {
     assert_eq!(bench.peek(built_domain, tree.start.0, tree.size), [0xdb; 5000]);
     assert_eq!(
         told,
-        Some((DomainId(1), vec![IpaRange::new(0x4000_0000, GIB)], Some(ramdisk)))
+        Some((DomainId(1), vec![vec![IpaRange::new(0x4000_0000, GIB)]], Some(ramdisk)))
     );
 
     let parts = [built_domain.kernel.extent, ramdisk, tree];
@@ -553,6 +553,26 @@ fn a_tree_that_can_not_be_made_or_mapped_is_that_domains_failure() {
     ];
     assert_eq!(built.failed, expected);
     assert!(built.domains.is_empty());
+}
+
+#[test]
+fn every_tree_is_told_the_memory_of_all_domains_in_the_manifests_order() {
+    let mut bench = bench();
+    let mut direct = domain(1, 64 * MIB);
+    direct.direct_map = true;
+    bench.add(direct, &kernel(1, MIB, 4096), None);
+    bench.add(domain(2, 16 * GIB), &kernel(2, MIB, 4096), None);
+    bench.add(domain(3, 16 * MIB), &kernel(3, MIB, 4096), None);
+    let mut told = Vec::new();
+    let built = bench.build_with(LIMITS, |_, placement| {
+        told.push(placement.memory.to_vec());
+        Ok(vec![0; 100])
+    });
+    let [first, third] = &built.domains[..] else {
+        panic!("two domains")
+    };
+    let expected = vec![first.ram.banks(), Vec::new(), third.ram.banks()];
+    assert_eq!(told, [expected.clone(), expected]);
 }
 
 #[test]

@@ -77,12 +77,13 @@ pub enum BuildError {
     Outside(#[from] OutsideRam),
 }
 
-/// What its device tree says of a domain's memory.
+/// What a domain's device tree is made from besides the manifest.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Placement<'a> {
-    /// RAM, lowest first.
-    pub banks: &'a [IpaRange],
-    /// The ramdisk.
+    /// RAM of each domain of the manifest, in the manifest's order: a backend's tree speaks of its guests. Empty for a
+    /// domain that gets none.
+    pub memory: &'a [Vec<IpaRange>],
+    /// The ramdisk of this one.
     pub ramdisk: Option<IpaRange>,
 }
 
@@ -152,6 +153,17 @@ pub fn build<M: Machine>(
     };
     let mut references = FrameReferences::new(machine, table);
 
+    let memory: Vec<Vec<IpaRange>> = manifest
+        .domains
+        .iter()
+        .map(|domain| {
+            let given = allocated.iter().find(|(config, _)| config.id == domain.id);
+            given
+                .and_then(|(_, given)| given.as_ref().ok())
+                .map_or_else(Vec::new, |given| given.ram.banks())
+        })
+        .collect();
+
     let mut domains = Vec::new();
     let mut failed = Vec::new();
     for (config, given) in allocated {
@@ -162,6 +174,7 @@ pub fn build<M: Machine>(
                 host,
                 limits,
                 config,
+                memory: &memory,
             };
             builder.build(given, &mut tree).inspect_err(|_| {
                 // Nothing maps what a failed domain had.
@@ -285,6 +298,7 @@ struct Builder<'a, M> {
     host: &'a Host,
     limits: CpuLimits,
     config: &'a DomainConfig,
+    memory: &'a [Vec<IpaRange>],
 }
 
 impl<M: Machine> Builder<'_, M> {
@@ -298,8 +312,7 @@ impl<M: Machine> Builder<'_, M> {
         ram.zero(self.machine);
         let module = self.config.modules.kernel.ok_or(BuildError::NoKernel)?;
         let kernel = image::load(self.machine, module.range, &ram).map_err(BuildError::Kernel)?;
-        let banks = ram.banks();
-        let mut placer = Placer::new(banks.clone(), kernel.extent);
+        let mut placer = Placer::new(ram.banks(), kernel.extent);
 
         let ramdisk = match self.config.modules.ramdisk {
             None => None,
@@ -310,7 +323,13 @@ impl<M: Machine> Builder<'_, M> {
                 Some(place)
             }
         };
-        let bytes = tree(self.config, &Placement { banks: &banks, ramdisk })?;
+        let bytes = tree(
+            self.config,
+            &Placement {
+                memory: self.memory,
+                ramdisk,
+            },
+        )?;
         let size = bytes.len() as u64;
         // At a multiple of its size it crosses no boundary of 2 MiB, which old kernels could not map.
         let alignment = size.next_power_of_two().max(PAGE_SIZE);
