@@ -21,7 +21,6 @@ mod fp;
 mod gic;
 mod heap;
 mod layout;
-mod list_register_words;
 pub mod machine;
 mod mmio;
 pub mod mmu;

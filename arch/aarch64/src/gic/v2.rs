@@ -2,7 +2,6 @@
 
 use super::distributor::Bank;
 use super::{Acknowledged, KICK, VirtualState};
-use crate::list_register_words::Words;
 use crate::mmio::Registers;
 use core::sync::atomic::{AtomicU8, Ordering};
 use portunus::ids::{IntId, MAX_PCPUS, PcpuId};

@@ -2,7 +2,6 @@
 
 use super::distributor::Bank;
 use super::{Acknowledged, KICK, VirtualState};
-use crate::list_register_words::Words;
 use crate::mmio::Registers;
 use crate::sysreg::{AFFINITY, dsb_ishst, isb, read_sysreg, write_sysreg};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
