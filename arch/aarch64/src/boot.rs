@@ -2,9 +2,10 @@
 //! domains, run.
 
 use crate::board::board;
-use crate::sysreg::read_sysreg;
+use crate::sysreg::{field, read_sysreg};
 use crate::traps::INTERRUPTS;
 use crate::{console, gic, heap, layout, mmu, pcpu, physical, power, run, smp, timer};
+use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use portunus::ids::{PAGE_SIZE, PcpuId};
 use portunus::manifest::host::{self, Conduit, Gic, Host};
 use portunus::manifest::range::PaRange;
 use portunus::manifest::tree::Tree;
+use portunus::trap::system_register::identification::RawIdRegisters;
 
 /// The longest device tree that the boot protocol allows.
 const DEVICE_TREE_LIMIT: usize = 1 << 21;
@@ -49,11 +51,20 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     set_interrupts(&host);
     smp::set_up(pcpu);
     smp::start_others(&host.cpus, read_sysreg!("mpidr_el1"));
-    physical::init(pcpu::online().all(|pcpu| pcpu.atomics.load(Ordering::Relaxed)));
+    let id_registers: Vec<RawIdRegisters> = pcpu::online()
+        .filter_map(|pcpu| pcpu.id_registers.get())
+        .copied()
+        .collect();
+    physical::init(id_registers.iter().all(has_atomics));
     banner(&host);
     start_console(pcpu);
     smp::release();
     run::start(pcpu)
+}
+
+/// FEAT_LSE (ID_AA64ISAR0_EL1.Atomic).
+fn has_atomics(id_registers: &RawIdRegisters) -> bool {
+    field(id_registers.space[5][0], 20) >= 2
 }
 
 /// The device tree's bytes, if there is one at `address`.
@@ -122,7 +133,7 @@ fn console_registers(blob: &[u8]) -> Option<PaRange> {
 }
 
 /// Appends the parts of `bank` that firmware does not keep; `reserved` is sorted.
-fn without(bank: Range<usize>, reserved: &[PaRange], parts: &mut alloc::vec::Vec<Range<usize>>) {
+fn without(bank: Range<usize>, reserved: &[PaRange], parts: &mut Vec<Range<usize>>) {
     let mut start = bank.start;
     for kept in reserved.iter().copied().map(pages) {
         if kept.start < bank.end && kept.end > start {

@@ -45,19 +45,32 @@ static RECORD: Record = Record {
 /// The most return addresses that are printed.
 const BACKTRACE: usize = 16;
 
-/// Whether some pCPU has written an epitaph: the others stop where they are.
+/// Whether some pCPU writes an epitaph: the others stop where they are.
 pub(crate) fn happened() -> bool {
     RECORD.happened.load(Ordering::Relaxed)
 }
 
-/// An exception at EL2. `kind` is its vector: synchronous, IRQ, FIQ, SError.
-pub(crate) extern "C" fn fatal_exception(kind: u64, registers: &Registers) -> ! {
-    // Whatever failed may fail again here: each time one more thing is left out.
-    match pcpu::this().map_or(0, |pcpu| pcpu.fatal_exceptions.fetch_add(1, Ordering::Relaxed)) {
+/// Makes the executing pCPU the one that writes the epitaph; another that comes later stops here, so that the first one's
+/// words are whole. Whatever failed may fail again in the epitaph: each time one more thing is left out.
+fn begin() {
+    static WRITER: AtomicU64 = AtomicU64::new(0);
+    static TIMES: AtomicU64 = AtomicU64::new(0);
+    let own = pcpu::this().map_or(0, |pcpu| u64::from(pcpu.id().0)) + 1;
+    match WRITER.compare_exchange(0, own, Ordering::AcqRel, Ordering::Acquire) {
+        Err(writer) if writer != own => power::halt(),
+        _ => {}
+    }
+    match TIMES.fetch_add(1, Ordering::Relaxed) {
         0 => {}
         1 => power::end(1),
-        _ => power::off(),
+        2 => power::off(),
+        _ => power::halt(),
     }
+}
+
+/// An exception at EL2. `kind` is its vector: synchronous, IRQ, FIQ, SError.
+pub(crate) extern "C" fn fatal_exception(kind: u64, registers: &Registers) -> ! {
+    begin();
     RECORD.elr.store(registers.elr, Ordering::Relaxed);
     RECORD.esr.store(registers.esr, Ordering::Relaxed);
     RECORD.far.store(registers.far, Ordering::Relaxed);
@@ -101,9 +114,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let sp: u64;
     // SAFETY: reads the stack pointer.
     unsafe { core::arch::asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    if RECORD.happened.swap(true, Ordering::AcqRel) {
-        power::off();
-    }
+    begin();
+    RECORD.happened.store(true, Ordering::Release);
     RECORD.sp.store(sp, Ordering::Relaxed);
     console::flush();
     // LastWords never fails.

@@ -8,8 +8,6 @@ use crate::sysreg::{field, read_sysreg};
 pub(crate) struct Features {
     /// FEAT_PAuth in any algorithm: keys are switched, instructions don't trap.
     pub(crate) pointer_authentication: bool,
-    /// FEAT_LSE.
-    pub(crate) atomics: bool,
     /// FEAT_SVE
     pub(crate) sve: bool,
     /// FEAT_SME
@@ -40,7 +38,6 @@ impl Features {
     /// Armv8.0 alone.
     pub(crate) const NONE: Self = Self {
         pointer_authentication: false,
-        atomics: false,
         sve: false,
         sme: false,
         mte: false,
@@ -57,7 +54,6 @@ impl Features {
 
     /// What the executing pCPU's ID registers say (Arm ARM, D23.2).
     pub(crate) fn read() -> Self {
-        let isar0 = read_sysreg!("id_aa64isar0_el1");
         let isar1 = read_sysreg!("id_aa64isar1_el1");
         let isar2 = read_sysreg!("s3_0_c0_c6_2");
         let mmfr0 = read_sysreg!("id_aa64mmfr0_el1");
@@ -76,7 +72,6 @@ impl Features {
         let pmu = field(dfr0, 8);
         Self {
             pointer_authentication: algorithms.iter().any(|(register, shift)| field(*register, *shift) != 0),
-            atomics: field(isar0, 20) >= 2,
             sve: field(pfr0, 32) != 0,
             sme: field(pfr1, 24) != 0,
             mte: field(pfr1, 8) != 0,

@@ -20,6 +20,7 @@ mod features;
 mod fp;
 mod gic;
 mod heap;
+mod identity;
 mod layout;
 pub mod machine;
 mod mmio;

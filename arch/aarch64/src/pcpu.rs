@@ -14,8 +14,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portunus::hypervisor::VcpuState;
 use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
 use portunus::trap::registers::GuestFrame;
+use portunus::trap::system_register::identification::RawIdRegisters;
+use spin::Once;
 
-/// One pCPU. The vectors use the first three fields by their offsets.
+/// One pCPU. The vectors use the first two fields by their offsets.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Pcpu {
@@ -23,14 +25,12 @@ pub(crate) struct Pcpu {
     pub(crate) stack: AtomicU64,
     /// Top of the exception stack: where the epitaph runs.
     pub(crate) exception_stack: AtomicU64,
-    /// How many exceptions at EL2 were taken: beyond the first, nothing is printed.
-    pub(crate) fatal_exceptions: AtomicU64,
     /// Its affinity fields.
     pub(crate) mpidr: AtomicU64,
     /// It is set up and may be used.
     pub(crate) online: AtomicBool,
-    /// It has FEAT_LSE.
-    pub(crate) atomics: AtomicBool,
+    /// What it implements.
+    pub(crate) id_registers: Once<RawIdRegisters>,
     id: PcpuId,
     local: UnsafeCell<Local>,
 }
@@ -80,10 +80,9 @@ impl Pcpu {
         Self {
             stack: AtomicU64::new(0),
             exception_stack: AtomicU64::new(0),
-            fatal_exceptions: AtomicU64::new(0),
             mpidr: AtomicU64::new(0),
             online: AtomicBool::new(false),
-            atomics: AtomicBool::new(false),
+            id_registers: Once::new(),
             id: PcpuId(id),
             local: UnsafeCell::new(Local {
                 loaded: null_mut(),

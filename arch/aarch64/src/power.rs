@@ -50,6 +50,11 @@ pub(crate) fn end(code: u64) -> ! {
 /// Turns the machine off or, where that fails, stops this pCPU for ever.
 pub(crate) fn off() -> ! {
     system_off();
+    halt()
+}
+
+/// Stops this pCPU for ever; the others go on.
+pub(crate) fn halt() -> ! {
     loop {
         crate::sysreg::wfi();
     }

@@ -5,7 +5,7 @@
 
 use crate::features::Features;
 use crate::sysreg::AFFINITY;
-use crate::{cache, controls, entry, gic, layout, mmu, pcpu, power, run, timer};
+use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run, timer};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::ids::{MAX_PCPUS, PcpuId};
@@ -101,7 +101,7 @@ pub(crate) fn set_up(pcpu: &'static pcpu::Pcpu) {
     controls::init(features);
     // SAFETY: this pCPU runs no guest yet: there is no handler.
     unsafe { pcpu.local() }.features = features;
-    pcpu.atomics.store(features.atomics, Ordering::Relaxed);
+    pcpu.id_registers.call_once(identity::read);
     let mpidr = pcpu.mpidr.load(Ordering::Relaxed);
     if gic::gic().is_some_and(|gic| gic.init_cpu(pcpu.id(), mpidr)) {
         pcpu.online.store(true, Ordering::Release);

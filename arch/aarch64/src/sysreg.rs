@@ -5,7 +5,7 @@
 
 /// Reads a system register.
 macro_rules! read_sysreg {
-    ($name:literal) => {{
+    ($name:expr) => {{
         let value: u64;
         // SAFETY: reading this register changes no memory and no flags.
         unsafe {
@@ -18,7 +18,7 @@ macro_rules! read_sysreg {
 /// Writes a system register. The caller's comment says why the value is safe; the asm is a compiler barrier, so that
 /// memory accesses stay on their side of it.
 macro_rules! write_sysreg {
-    ($name:literal, $value:expr) => {{
+    ($name:expr, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: `arch` alone owns the machine's registers; what this value does is argued where it is written.
         unsafe {

@@ -93,10 +93,10 @@ pub(crate) fn take_interrupts(pcpu: &'static Pcpu, local: &mut Local) {
 fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged: Acknowledged) -> bool {
     let interrupt = acknowledged.interrupt;
     if interrupt == gic::KICK {
+        // What it is about is in the core's own notes.
         if epitaph::happened() {
-            power::off();
+            power::halt();
         }
-        local.reschedule = true;
     } else if interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed) {
         return on_virtual_timer(local, gic);
     } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
