@@ -92,7 +92,7 @@ pub(super) fn aliases(root: &mut DeviceTreeNode, partial: Option<&Tree<'_>>, uar
         // The console keeps number 0 whatever other UARTs the domain has: kernels are told `console=ttyAMA0`.
         node.add_property(DeviceTreeProperty::new_unchecked("serial0".to_string(), uart));
     }
-    if (&node).properties().next().is_some() {
+    if node.properties().next().is_some() {
         root.add_child(node);
     }
 }
