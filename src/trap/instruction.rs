@@ -175,6 +175,8 @@ pub fn decode(instruction: u32) -> Result<LoadStore, Refusal> {
     }
     // Bits 29:28 name the family, bit 26 says vector registers.
     match (word.bits(29, 28), word.bit(26), word.bit(24)) {
+        // CPY* and SETG* sit among the vector forms of the unscaled ordered accesses.
+        (0b01, true, true) if !word.bit(21) && word.bits(11, 10) == 0b01 => Err(Refusal::MemoryCopy),
         (_, true, _) => Err(Refusal::Vector),
         (0b00, _, false) => decode_exclusive(word),
         (0b01, _, false) => decode_literal(word),
