@@ -162,7 +162,7 @@ fn frame() -> GuestFrame {
         ..GuestFrame::default()
     };
     for (index, x) in frame.x.iter_mut().enumerate() {
-        *x = 0xa5a5_a5a5_0000_0000 | 0x0101_0101 * index as u64;
+        *x = 0xa5a5_a5a5_0000_0000 | (0x0101_0101 * index as u64);
     }
     frame
 }

@@ -10,6 +10,8 @@
 //! help; a Ctrl-a followed by anything else reaches the guest with it.
 //!
 //! Output is pulled: [`Console::drain`] fills what it is given and never waits. Its work is bounded by what it is given.
+//! It is called after a guest has written to its UART, when the physical console has room again, and at
+//! [`Console::deadline`]; a pause counts from the call that took the bytes.
 
 use alloc::vec::Vec;
 
