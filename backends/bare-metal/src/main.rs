@@ -1,8 +1,154 @@
-//! (to be written)
+//! A domain that serves VirtIO disks to other domains, without an operating system.
+//!
+//! What it serves stands in `/portunus` of its own device tree. For each guest it makes one IOREQ server, for each device
+//! a virtio-mmio block device over a RAM disk or over a disk that is passed through to this domain. One loop on one vCPU
+//! does all the work and sleeps when there is none; interrupts are never taken as exceptions, they only end the sleep.
+//!
+//! A device that can't be served is reported and left out; the others are served.
 #![no_std]
 #![no_main]
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+extern crate alloc;
+
+mod config;
+mod guest;
+mod guest_memory;
+mod real_disk;
+mod shim;
+mod window;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use guest_runtime::events::Events;
+use guest_runtime::gic::Gic;
+use guest_runtime::{println, psci, wait_for_interrupt};
+use portunus_virtio::block::BlockDevice;
+use portunus_virtio::chain::Chain;
+use portunus_virtio::disk::{Disk, RamDisk, disk_id};
+use portunus_virtio::mmio::MmioDevice;
+use portunus_virtio::shim::{GuestIndex, ServedDevice, serve};
+
+use config::{ServedConfig, Source};
+use guest::Guest;
+use real_disk::{DiskInterrupt, RealDisk};
+use shim::XenShim;
+use window::Window;
+
+guest_runtime::entry!(main);
+
+type Device = ServedDevice<BlockDevice<&'static mut dyn Disk, Chain>>;
+
+fn main() -> ! {
+    println!("backend: hello");
+    let gic = Gic::init();
+    let events = match Events::init() {
+        Ok(events) => events,
+        Err(error) => fail("registering for events", &error),
+    };
+    gic.enable(events.upcall, false);
+
+    let mut window = match Window::from_device_tree() {
+        Some(window) => window,
+        None => fail(
+            "looking for room for others' memory",
+            &"/hypervisor names no extended region",
+        ),
+    };
+    let mut interrupts = Vec::new();
+    let mut shim = XenShim::new();
+    let mut devices: Vec<Device> = Vec::new();
+    for config in config::read() {
+        match start(&config, &gic, &mut window, &mut shim, &mut interrupts) {
+            Ok(device) => devices.push(device),
+            Err(error) => println!(
+                "backend: can't serve {} to guest \"{}\": {error}",
+                config.name, config.guest_name
+            ),
+        }
+    }
+    println!("backend: {} devices, {} guests", devices.len(), shim.guests());
+
+    loop {
+        while let Some(acknowledged) = gic.acknowledge() {
+            if acknowledged.intid == events.upcall {
+                events.take(|port| shim.on_event(port));
+            } else if let Some(interrupt) = interrupts
+                .iter()
+                .find(|of: &&DiskInterrupt| of.intid == acknowledged.intid)
+            {
+                interrupt.acknowledge();
+            }
+            gic.end(acknowledged);
+        }
+        events.take(|port| shim.on_event(port));
+        if !serve(&mut shim, &mut devices) && !events.is_pending() {
+            wait_for_interrupt();
+        }
+    }
+}
+
+/// Opens a device's storage, connects to its guest if that is not done yet, and claims its registers.
+fn start(
+    config: &ServedConfig,
+    gic: &Gic,
+    window: &mut Window,
+    shim: &mut XenShim,
+    interrupts: &mut Vec<DiskInterrupt>,
+) -> Result<Device, Box<dyn core::error::Error>> {
+    config.check()?;
+    let disk = open(config, gic, interrupts)?;
+    let sectors = disk.sectors();
+    let queues = config.queues;
+    let block = if config.read_only {
+        BlockDevice::read_only(disk, queues)
+    } else {
+        BlockDevice::new(disk, queues)
+    };
+
+    let index = match shim.find(config.guest) {
+        Some(index) => index,
+        None => shim.add(Guest::connect(config, window)?)?,
+    };
+    shim.claim(index, config.registers.clone())?;
+    println!(
+        "serving {} to guest \"{}\": {} KiB of {}",
+        config.name,
+        config.guest_name,
+        sectors / 2,
+        config.source
+    );
+    Ok(ServedDevice {
+        guest: GuestIndex(index),
+        base: config.registers.start,
+        intid: config.intid,
+        device: MmioDevice::new(block),
+    })
+}
+
+fn open(
+    config: &ServedConfig,
+    gic: &Gic,
+    interrupts: &mut Vec<DiskInterrupt>,
+) -> Result<&'static mut dyn Disk, Box<dyn core::error::Error>> {
+    match config.source {
+        Source::Ram { mib } => {
+            let bytes = (mib as usize) << 20;
+            let mut storage = Vec::new();
+            storage.try_reserve_exact(bytes)?;
+            storage.extend(core::iter::repeat_n(0, bytes));
+            Ok(Box::leak(Box::new(RamDisk::new(storage, disk_id(config.name)))))
+        }
+        Source::Device { path } => {
+            let (disk, interrupt) = RealDisk::open(path, disk_id(config.name))?;
+            gic.enable(interrupt.intid, interrupt.edge);
+            interrupts.push(interrupt);
+            Ok(Box::leak(Box::new(disk)))
+        }
+    }
+}
+
+fn fail(what: &str, error: &dyn core::fmt::Display) -> ! {
+    println!("backend: FAILED: {what}: {error}");
+    psci::system_off()
 }

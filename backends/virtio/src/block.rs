@@ -80,11 +80,21 @@ fn from_tag(tag: Tag) -> (usize, u32) {
 }
 
 impl<D: Disk, R: Default> BlockDevice<D, R> {
-    /// A device of `queues` queues (at least one) over `disk`.
+    /// A device of `queues` queues (at least one) over `disk`, read-only if the disk is.
     pub fn new(disk: D, queues: u16) -> Self {
+        let read_only = disk.is_read_only();
+        Self::with_access(disk, queues, read_only)
+    }
+
+    /// As [`Self::new`], read-only whatever the disk is.
+    pub fn read_only(disk: D, queues: u16) -> Self {
+        Self::with_access(disk, queues, true)
+    }
+
+    fn with_access(disk: D, queues: u16, read_only: bool) -> Self {
         let queues = queues.clamp(1, crate::mmio::MAX_QUEUES as u16);
         let mut features = Feature::SEG_MAX | Feature::BLK_SIZE | Feature::FLUSH | Feature::TOPOLOGY | Feature::MQ;
-        if disk.is_read_only() {
+        if read_only {
             features |= Feature::RO;
         } else {
             features |= Feature::WRITE_ZEROES;
@@ -267,7 +277,7 @@ impl<R> Slot<R> {
         };
         if matches!(self.kind, Kind::Write | Kind::Discard | Kind::WriteZeroes) {
             self.flush = !driver_flushes;
-            if disk.is_read_only() {
+            if features.contains(Feature::RO) {
                 self.status = Status::IoError;
             }
         }
