@@ -119,11 +119,11 @@ impl Vgic {
             .collect();
         // Popped from the end.
         newcomers.reverse();
-        let innermost = chosen.first().copied();
+        // Then the next end must be known, whichever it is.
+        let announce = active_left || (pending_left && !some_pending);
         for (index, home) in homes.iter().enumerate().take(capacity) {
             let before = self.held(vcpu, index).and_then(|held| held.hardware);
             let held = home.or_else(|| newcomers.pop()).map(|slot| {
-                let announce = active_left || (pending_left && !some_pending && innermost == Some(slot));
                 let written = self.compose(vcpu, slot, announce);
                 self.irqs[slot].lr = index as u8;
                 Held {
