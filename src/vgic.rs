@@ -16,8 +16,9 @@
 //! pending* while pending interrupts overflow (one a batch, not one an interrupt), and *end of interrupt* on a list register
 //! whose interrupt will be pending again: a high line, another SGI source, an overflow of active interrupts.
 //!
-//! **Limit**: an interrupt that is deactivated by a separate write (EOImode 1) while more interrupts are active than there
-//! are list registers can stay active; without that mode any nesting works, with one list register too.
+//! **Limits**: an interrupt that is deactivated by a separate write (EOImode 1) while more interrupts are active than there
+//! are list registers can stay active; without that mode any nesting works, given two list registers (hardware has four).
+//! Interrupts of a group that the guest enabled in the distributor but not in its CPU interface can fill the list registers.
 //!
 //! Sources: GIC architecture versions 3 and 4 (IHI 0069), version 2 (IHI 0048).
 

@@ -128,7 +128,7 @@ fn sixty_four_interrupts_pass_through_four_list_registers_without_a_storm() {
 #[test]
 fn the_most_urgent_come_first_and_preempt() {
     for version in BOTH {
-        for list_registers in [1, 2, 4] {
+        for list_registers in [2, 3, 4] {
             let mut guest = Guest::new(version, 1, list_registers);
             for (interrupt, priority) in [(40, 0xa0), (41, 0x40), (42, 0x80), (43, 0x20), (44, 0xc0), (45, 0x60)] {
                 guest.enable(0, IntId(interrupt));
@@ -154,6 +154,42 @@ fn the_most_urgent_come_first_and_preempt() {
                 assert_eq!(guest.acknowledge(0), Some(IntId(interrupt)));
                 guest.end(0, IntId(interrupt));
             }
+        }
+    }
+}
+
+#[test]
+fn one_list_register_is_enough_without_preemption() {
+    for version in BOTH {
+        let mut guest = Guest::new(version, 1, 1);
+        for (interrupt, priority) in [(40, 0xa0), (41, 0x40)] {
+            guest.enable(0, IntId(interrupt));
+            guest.set_priority(0, IntId(interrupt), priority);
+            guest.inject(|vgic| vgic.pulse_spi(IntId(interrupt)));
+            assert_eq!(guest.acknowledge(0), (interrupt == 40).then_some(IntId(40)));
+        }
+        guest.end(0, IntId(40));
+        assert_eq!(guest.acknowledge(0), Some(IntId(41)));
+    }
+}
+
+#[test]
+fn a_handler_that_masks_interrupts_ends_while_a_more_urgent_one_waits() {
+    for version in BOTH {
+        for list_registers in [2, 4] {
+            let mut guest = Guest::new(version, 1, list_registers);
+            for interrupt in 40..48 {
+                guest.enable(0, IntId(interrupt));
+                guest.set_priority(0, IntId(interrupt), 0xf8 - (interrupt as u8 - 40) * 8);
+                guest.inject(|vgic| vgic.pulse_spi(IntId(interrupt)));
+                if interrupt < 46 {
+                    assert_eq!(guest.acknowledge(0), Some(IntId(interrupt)));
+                }
+            }
+            for interrupt in (40..46).rev() {
+                guest.end(0, IntId(interrupt));
+            }
+            assert_eq!(guest.acknowledge(0), Some(IntId(47)));
         }
     }
 }
@@ -377,6 +413,22 @@ fn a_physical_interrupt_is_deactivated_by_the_guest() {
         assert_eq!(changes, [(IntId(70), PhysicalChange::Edge(false))]);
         let changes = guest.write(0, offsets::CLEAR_ENABLE + 4, u64::from(u32::MAX));
         assert_eq!(changes, [(IntId(70), PhysicalChange::Enable(false))]);
+    }
+}
+
+#[test]
+fn a_physical_interrupt_that_fires_again_before_its_end_was_seen_is_a_new_one() {
+    for version in BOTH {
+        let mut guest = Guest::new(version, 1, 4);
+        guest.vgic.bind_physical(SPI, IntId(70), false).unwrap();
+        guest.enable(0, SPI);
+        for count in 1..4 {
+            guest.inject(|vgic| vgic.physical(SPI));
+            assert_eq!(guest.listed(0, SPI).unwrap().backing, Backing::Physical(IntId(70)));
+            assert_eq!(guest.acknowledge(0), Some(SPI));
+            guest.end(0, SPI);
+            assert_eq!(guest.deactivated().len(), count);
+        }
     }
 }
 

@@ -168,10 +168,12 @@ impl Vgic {
     }
 
     fn arrive(&mut self, slot: Slot, interrupt: IntId) -> Result<VcpuSet, VgicError> {
-        if self.irqs[slot].physical.is_none() {
+        let irq = &mut self.irqs[slot];
+        if irq.physical.is_none() {
             return Err(VgicError::NotPhysical(interrupt));
         }
-        self.irqs[slot].physical_active = true;
+        irq.physical_again = irq.physical_active;
+        irq.physical_active = true;
         Ok(self.pulse(slot))
     }
 

@@ -270,8 +270,9 @@ impl Vgic {
         let slot = held.slot;
         let state = now.map_or(LrState::Inactive, |register| register.state);
         let irq = &mut self.irqs[slot];
+        let again = core::mem::take(&mut irq.physical_again);
         if now.is_none() && matches!(held.written.backing, Backing::Physical(_)) {
-            irq.physical_active = false;
+            irq.physical_active = again;
         }
         let untaken = irq.latch_in_lr & !irq.drop_latch;
         irq.latch_in_lr = 0;
@@ -357,8 +358,10 @@ impl Vgic {
             self.occupy(vcpu, slot);
             let _ = chosen.push(slot);
         }
-        // Full of active interrupts: one that would preempt them all takes the place of the outermost.
-        let full = chosen.len() == capacity && chosen.last().is_some_and(|slot| self.irqs[*slot].active);
+        // Full of active interrupts: one that would preempt them all takes the place of the outermost. A lone list register
+        // keeps the active one, which the guest may end before it takes the other.
+        let full =
+            capacity > 1 && chosen.len() == capacity && chosen.last().is_some_and(|slot| self.irqs[*slot].active);
         if full
             && let Some((level, slot)) = self.cpu(vcpu).and_then(|cpu| cpu.first_pending(groups))
             && chosen

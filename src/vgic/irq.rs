@@ -92,6 +92,8 @@ pub(super) struct Irq {
     pub(super) physical: Option<IntId>,
     /// The physical interrupt is active and waits for this one's deactivation.
     pub(super) physical_active: bool,
+    /// It arrived again while its list register was believed to hold it: the guest has ended the one before.
+    pub(super) physical_again: bool,
 
     /// Where it waits.
     pub(super) place: Place,
@@ -131,6 +133,7 @@ impl Irq {
             active_source: 0,
             physical: None,
             physical_active: false,
+            physical_again: false,
             place: Place::Idle,
             latch_in_lr: 0,
             drop_latch: 0,
