@@ -104,7 +104,7 @@ fn what_is_written_to_a_register() {
     // (version, frame, offset, width, written, read)
     for (version, frame, offset, width, written, read) in [
         // Five priority bits.
-        (Version::V2, GICD, 0x420, WORD, 0xff07_a1_08, 0xf800_a0_08),
+        (Version::V2, GICD, 0x420, WORD, 0xff07_a108, 0xf800_a008),
         (Version::V2, GICD, 0x423, AccessWidth::Byte, 0xff, 0xf8),
         (Version::V2, GICD, 0x422, AccessWidth::Halfword, 0xffff, 0),
         (Version::V2, GICD, 0x420, DOUBLEWORD, u64::MAX, 0),
