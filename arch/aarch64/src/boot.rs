@@ -4,7 +4,7 @@
 use crate::board::board;
 use crate::sysreg::{field, read_sysreg};
 use crate::traps::INTERRUPTS;
-use crate::{console, gic, heap, layout, mmu, pcpu, physical, power, run, smp, timer};
+use crate::{console, domains, gic, heap, layout, mmu, pcpu, physical, power, run, smp, timer};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
@@ -41,7 +41,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         Ok(host) => host,
         Err(error) => {
             open_console_alone(blob);
-            panic!("{error}");
+            stop(format_args!("{error}"))
         }
     };
     power_and_memory(&host, blob);
@@ -57,9 +57,22 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         .collect();
     physical::init(id_registers.iter().all(has_atomics));
     banner(&host);
+    let plan = match domains::build(blob, &host, &id_registers) {
+        Ok(plan) => plan,
+        Err(error) => stop(format_args!("{error}")),
+    };
+    plan.report();
     start_console(pcpu);
     smp::release();
     run::start(pcpu)
+}
+
+/// What the loader passed can't be run: says why, and ends. This is no crash.
+fn stop(reason: core::fmt::Arguments<'_>) -> ! {
+    console::flush();
+    // LastWords never fails.
+    let _ = writeln!(console::LastWords, "(portunus) ERROR {reason}");
+    power::end(1)
 }
 
 /// FEAT_LSE (ID_AA64ISAR0_EL1.Atomic).

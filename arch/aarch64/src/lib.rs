@@ -13,6 +13,7 @@ mod cache;
 pub mod console;
 mod controls;
 mod cpu;
+mod domains;
 mod early;
 mod entry;
 mod epitaph;

@@ -4,7 +4,7 @@
 //! itself up, says that it is online, and waits until the core is built.
 
 use crate::features::Features;
-use crate::sysreg::AFFINITY;
+use crate::sysreg::{AFFINITY, wfi};
 use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run, timer};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -89,8 +89,8 @@ pub(crate) extern "C" fn secondary(id: u64) -> ! {
     };
     set_up(pcpu);
     while !GO.load(Ordering::Acquire) {
-        // SAFETY: waits for `release`'s SEV, or less.
-        unsafe { core::arch::asm!("wfe", options(nomem, nostack, preserves_flags)) };
+        // The kick of `release` ends the sleep though interrupts are masked, and stays pending until guests run.
+        wfi();
     }
     run::start(pcpu)
 }
@@ -111,6 +111,7 @@ pub(crate) fn set_up(pcpu: &'static pcpu::Pcpu) {
 /// Lets the other pCPUs run: the core is built.
 pub(crate) fn release() {
     GO.store(true, Ordering::Release);
-    // SAFETY: an event and a barrier.
-    unsafe { core::arch::asm!("dsb ish", "sev", options(nostack, preserves_flags)) };
+    if let Some(gic) = gic::gic() {
+        pcpu::online().for_each(|pcpu| gic.kick(pcpu.id()));
+    }
 }

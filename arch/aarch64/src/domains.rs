@@ -1,0 +1,117 @@
+//! From the manifest to domains in memory: what the machine's device tree says under `/chosen`, built into RAM that nobody
+//! else has.
+
+use crate::layout;
+use crate::machine::Arm64;
+use crate::sysreg::field;
+use portunus::domain::builder::{self, Built, CpuLimits};
+use portunus::ids::DomainId;
+use portunus::manifest::guest_tree::GuestTree;
+use portunus::manifest::host::Host;
+use portunus::manifest::modules::PhysicalModules;
+use portunus::manifest::range::PaRange;
+use portunus::manifest::tree::Tree;
+use portunus::manifest::{Manifest, ManifestError};
+use portunus::memory::frames::FrameError;
+use portunus::stage2;
+use portunus::trap::system_register::identification::RawIdRegisters;
+use thiserror::Error;
+
+/// Why nothing can run.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum PlanError {
+    /// The manifest is malformed, or asks for what the machine can't give.
+    #[error("manifest: {0}")]
+    Manifest(#[from] ManifestError),
+    /// No RAM for the hypervisor's own tables.
+    #[error("memory: {0}")]
+    Memory(#[from] FrameError),
+}
+
+/// All domains, as the manifest describes them and as they are in memory.
+pub(crate) struct Plan {
+    pub(crate) manifest: Manifest,
+    pub(crate) built: Built,
+}
+
+/// Reads the manifest out of `blob`, the machine's device tree, and builds every domain that can be built. The boot
+/// modules are wiped afterwards.
+///
+/// # Errors
+/// What makes the whole manifest void; a domain's own failure is in the plan.
+pub(crate) fn build(blob: &[u8], host: &Host, pcpus: &[RawIdRegisters]) -> Result<Plan, PlanError> {
+    let tree = Tree::new(blob)?;
+    let manifest = Manifest::parse(&tree, host, &PhysicalModules(&Arm64))?;
+    let image = layout::image();
+    let reserved = [
+        range(image.start, image.end),
+        range(blob.as_ptr() as usize, blob.as_ptr() as usize + blob.len()),
+    ];
+    let built = builder::build(
+        &Arm64,
+        host,
+        &manifest,
+        &reserved,
+        limits(pcpus),
+        |domain, placement| {
+            GuestTree {
+                manifest: &manifest,
+                domain: domain.id,
+                memory: placement.memory,
+                ramdisk: placement.ramdisk,
+                timer_frequency: host.timer.frequency,
+                kaslr_seed: None,
+                rng_seed: None,
+            }
+            .build()
+        },
+    )?;
+    builder::scrub_modules(&Arm64, &manifest);
+    Ok(Plan { manifest, built })
+}
+
+impl Plan {
+    /// Tells what was built, what was not and why, and what the manifest says that has no effect.
+    pub(crate) fn report(&self) {
+        for notice in &self.manifest.notices {
+            log::warn!("{notice}");
+        }
+        for (id, error) in &self.built.failed {
+            log::error!("domain {} is not started: {}", self.name(*id), error);
+        }
+        for domain in &self.built.domains {
+            log::info!(
+                "domain {} ({}): {} vCPUs, {} MiB",
+                domain.id.0,
+                self.name(domain.id),
+                self.manifest.domain(domain.id).map_or(0, |config| config.vcpu_count()),
+                domain.ram.size() >> 20,
+            );
+        }
+        for domain in self.manifest.dma_trusted() {
+            log::info!(
+                "domain {} is trusted like EL2: its devices reach all memory",
+                domain.name
+            );
+        }
+    }
+
+    fn name(&self, id: DomainId) -> &str {
+        self.manifest.domain(id).map_or("?", |config| config.name.as_str())
+    }
+}
+
+fn range(start: usize, end: usize) -> PaRange {
+    PaRange::new(start as u64, (end - start) as u64)
+}
+
+/// The least that all pCPUs translate (ID_AA64MMFR0_EL1.PARange, ID_AA64MMFR1_EL1.VMIDBits).
+fn limits(pcpus: &[RawIdRegisters]) -> CpuLimits {
+    let bits = pcpus
+        .iter()
+        .map(|pcpu| stage2::physical_bits(field(pcpu.space[6][0], 0) as u8));
+    CpuLimits {
+        physical_bits: bits.min().unwrap_or(32),
+        vmid_16_bits: pcpus.iter().all(|pcpu| field(pcpu.space[6][1], 4) == 2),
+    }
+}
