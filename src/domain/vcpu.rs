@@ -1,0 +1,88 @@
+//! What every pCPU may see of a vCPU. The register file is not here: only the vCPU's own pCPU touches that.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::ids::{Ipa, PcpuId, VcpuId};
+use crate::sched::Slot;
+use crate::sync::Mutex;
+
+/// Things that [`crate::hypervisor::Hypervisor::enter`] must look at before the vCPU runs again.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Attention {
+    /// Its virtual GIC has something for the list registers.
+    Interrupts = 1 << 0,
+    /// The server that it waits for was notified, or its servers changed.
+    Request = 1 << 1,
+    /// Somebody powered it on.
+    Power = 1 << 2,
+    /// Its domain stopped.
+    Stop = 1 << 3,
+    /// An event that SCHEDOP_poll waits for.
+    Poll = 1 << 4,
+}
+
+/// Where a vCPU is between PSCI CPU_OFF and CPU_ON.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Power {
+    /// Not running; CPU_ON starts it.
+    Off,
+    /// CPU_ON was accepted; its pCPU has not applied it yet.
+    Starting {
+        /// First instruction.
+        entry: Ipa,
+        /// x0 then.
+        context: u64,
+    },
+    /// Running.
+    On,
+}
+
+/// A vCPU as its domain knows it.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Which.
+    pub id: VcpuId,
+    /// Where it runs, always.
+    pub pcpu: PcpuId,
+    /// Its place in that pCPU's run queue.
+    pub slot: Slot,
+    /// PSCI's view.
+    pub power: Mutex<Power>,
+    attention: AtomicU32,
+}
+
+impl Vcpu {
+    /// A vCPU that is off.
+    pub fn new(id: VcpuId, pcpu: PcpuId, slot: Slot) -> Self {
+        Self { id, pcpu, slot, power: Mutex::new(Power::Off), attention: AtomicU32::new(0) }
+    }
+
+    /// Leaves a note for the vCPU's pCPU; whoever does must make that pCPU look ([`crate::hypervisor`]).
+    pub fn note(&self, what: Attention) {
+        self.attention.fetch_or(what as u32, Ordering::Release);
+    }
+
+    /// Takes all notes.
+    pub fn take_notes(&self) -> Notes {
+        if self.attention.load(Ordering::Relaxed) == 0 {
+            return Notes(0);
+        }
+        Notes(self.attention.swap(0, Ordering::Acquire))
+    }
+}
+
+/// Notes taken from a vCPU.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Notes(u32);
+
+impl Notes {
+    /// Whether `what` was among them.
+    pub fn has(self, what: Attention) -> bool {
+        self.0 & what as u32 != 0
+    }
+    /// Whether there were none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}

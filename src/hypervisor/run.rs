@@ -1,0 +1,108 @@
+//! Who runs where: waking, kicking, blocking. All that one pCPU does to another's vCPU goes through here.
+//!
+//! A vCPU never loses a wake-up: it is marked as waiting under its run queue's lock *before* it looks once more at what
+//! it waits for, and whoever makes that happen wakes it under the same lock *afterwards*.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::domain::Domain;
+use crate::domain::vcpu::{Attention, Vcpu};
+use crate::hypervisor::{Hypervisor, Schedule};
+use crate::ids::{PcpuId, Ticks, VcpuId, VcpuSet};
+use crate::machine::Machine;
+use crate::sched::{RunQueue, Wait};
+use crate::sync::Mutex;
+
+/// A physical CPU as the core sees it.
+#[derive(Debug)]
+pub struct Pcpu {
+    pub(crate) queue: Mutex<RunQueue>,
+    must_schedule: AtomicBool,
+}
+
+impl Pcpu {
+    /// A pCPU with its vCPUs.
+    pub fn new(queue: RunQueue) -> Self {
+        Self { queue: Mutex::new(queue), must_schedule: AtomicBool::new(true) }
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// A vCPU that exists.
+    pub(crate) fn vcpu(&self, id: VcpuId) -> Option<(&Domain, &Vcpu)> {
+        let domain = self.domain(id.domain)?;
+        Some((domain, domain.vcpus.get(usize::from(id.index))?))
+    }
+
+    pub(crate) fn pcpu(&self, id: PcpuId) -> Option<&Pcpu> {
+        self.pcpus.get(usize::from(id.0))
+    }
+
+    /// Notes `what` for `vcpu`, ends its wait if it is of kind `wait`, and makes its pCPU look.
+    pub(crate) fn notify(&self, vcpu: &Vcpu, what: Attention, wait: Wait) {
+        vcpu.note(what);
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        let mut queue = pcpu.queue.lock();
+        let decide = queue.wake(vcpu.slot, wait, self.machine.now());
+        let running = queue.is_current(vcpu.slot);
+        drop(queue);
+        if decide {
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+        if decide || running {
+            self.machine.kick(vcpu.pcpu);
+        }
+    }
+
+    /// The virtual GIC has news for some vCPUs of `domain`.
+    pub(crate) fn interrupt_vcpus(&self, domain: &Domain, vcpus: VcpuSet) {
+        for vcpu in vcpus.iter().filter_map(|index| domain.vcpus.get(usize::from(index))) {
+            self.notify(vcpu, Attention::Interrupts, Wait::Event);
+        }
+    }
+
+    /// The loaded vCPU stops until `wait` ends, or until `deadline`.
+    pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
+        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.queue.lock().block(vcpu.slot, wait, deadline, self.machine.now());
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+    }
+
+    /// The loaded vCPU, which has just blocked, waits for `server`: if they share a pCPU, `server` runs next.
+    pub(crate) fn hand_off(&self, vcpu: &Vcpu, server: &Vcpu) {
+        if vcpu.pcpu == server.pcpu
+            && let Some(pcpu) = self.pcpu(vcpu.pcpu)
+        {
+            pcpu.queue.lock().hand_off(vcpu.slot, server.slot);
+        }
+    }
+
+    /// The loaded vCPU lets others go first.
+    pub(crate) fn yield_now(&self, vcpu: &Vcpu) {
+        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.queue.lock().yield_now(vcpu.slot, self.machine.now());
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether `pcpu` must call [`Self::schedule`] before it goes back to the vCPU that it has loaded: one load.
+    pub fn must_schedule(&self, pcpu: PcpuId) -> bool {
+        self.pcpu(pcpu).is_none_or(|pcpu| pcpu.must_schedule.load(Ordering::Acquire))
+    }
+
+    /// The time that [`Schedule::deadline`] named has come.
+    pub fn on_deadline(&self, pcpu: PcpuId) {
+        if let Some(pcpu) = self.pcpu(pcpu) {
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+    }
+
+    /// Decides what `pcpu` runs from `now` on.
+    pub fn schedule(&self, pcpu: PcpuId, now: Ticks) -> Schedule {
+        let Some(pcpu) = self.pcpu(pcpu) else { return Schedule { run: None, deadline: None } };
+        pcpu.must_schedule.store(false, Ordering::Release);
+        let pick = pcpu.queue.lock().pick(now);
+        Schedule { run: pick.run, deadline: pick.until }
+    }
+}
