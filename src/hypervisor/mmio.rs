@@ -1,0 +1,319 @@
+//! A guest's access to an address without memory behind it: from the abort to the register that it loads.
+//!
+//! The plan of an access stays in the vCPU's state until every transfer is answered; only then do registers and PC
+//! change. An access is asked of the hypervisor's own devices first, then of the IOREQ servers, then it is nobody's.
+
+use crate::cpu::{Access, Cpu};
+use crate::domain::Domain;
+use crate::domain::devices::Device;
+use crate::domain::vcpu::Vcpu;
+use crate::hypervisor::clock::CoreClock;
+use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::ids::{Ipa, PAGE_SIZE, Ticks};
+use crate::ioreq::{Answer, Begun, Surroundings};
+use crate::machine::Machine;
+use crate::memory::PhysicalMemory;
+use crate::sched::Wait;
+use crate::trap::access::{DataAbortPlan, Direction, MmioAccess, PendingPlan, plan_from_syndrome};
+use crate::trap::exception::GuestException;
+use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
+use crate::trap::syndrome::{DataAbort, FaultAddress, FaultStatus, InstructionAbort};
+
+/// An access on its way.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct PendingAccess {
+    plan: PendingPlan,
+    virtual_address: u64,
+    write: bool,
+}
+
+/// Where one transfer went.
+enum Routed {
+    /// It is answered.
+    Done(u64),
+    /// A server has it, or will.
+    Waits,
+    /// The state that it asks for is on another pCPU: try again.
+    Again,
+    /// Nobody has that address.
+    Unclaimed,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    pub(crate) fn on_data_abort<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        abort: &DataAbort,
+    ) {
+        let (virtual_address, ipa) = match abort.address {
+            FaultAddress::Both { virtual_address, ipa } => (virtual_address, ipa),
+            FaultAddress::Walk { virtual_address, table } => {
+                if !self.is_transient(domain, table, abort.write) {
+                    self.refuse(cpu, state, virtual_address, abort);
+                }
+                return;
+            }
+            FaultAddress::VirtualOnly { virtual_address } => {
+                let access = if abort.write { Access::Write } else { Access::Read };
+                match cpu.translate(virtual_address, access) {
+                    Ok(ipa) => (virtual_address, ipa),
+                    // The guest changed its own tables meanwhile: the access faults there, or does not fault at all.
+                    Err(_) => return,
+                }
+            }
+            FaultAddress::Unknown => return self.refuse(cpu, state, 0, abort),
+        };
+        let plan = match plan_from_syndrome(abort, ipa, &state.frame) {
+            DataAbortPlan::Access(plan) => plan,
+            DataAbortPlan::Skip(length) => {
+                if !self.is_transient(domain, ipa, false) {
+                    state.frame.advance(length);
+                }
+                return;
+            }
+            DataAbortPlan::Refuse(_) => {
+                if !self.is_transient(domain, ipa, abort.write) {
+                    self.refuse(cpu, state, virtual_address, abort);
+                }
+                return;
+            }
+            DataAbortPlan::Decode => {
+                if self.is_transient(domain, ipa, abort.write) {
+                    return;
+                }
+                let Some(instruction) = self.fetch(cpu, domain, state.frame.pc) else { return };
+                let reported = ReportedAccess { virtual_address, ipa, write: abort.write };
+                let stack_pointer = cpu.read_el1(state.frame.stack_pointer());
+                match plan_from_instruction(instruction, &state.frame, stack_pointer, &reported) {
+                    Ok(plan) => plan,
+                    Err(PlanError::Reenter) => return,
+                    Err(PlanError::Refused(_)) => return self.refuse(cpu, state, virtual_address, abort),
+                }
+            }
+        };
+        if matches!(abort.status, FaultStatus::Permission { .. }) {
+            // Memory that this domain may only read, or no longer.
+            if !self.is_transient(domain, ipa, abort.write) {
+                self.refuse(cpu, state, virtual_address, abort);
+            }
+            return;
+        }
+        state.access = Some(PendingAccess { plan: PendingPlan::new(plan), virtual_address, write: abort.write });
+        self.continue_access(cpu, domain, vcpu, state);
+    }
+
+    pub(crate) fn on_instruction_abort<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        state: &mut VcpuState,
+        abort: &InstructionAbort,
+    ) {
+        let address = match abort.address {
+            FaultAddress::Both { ipa, .. } | FaultAddress::Walk { table: ipa, .. } => Some(ipa),
+            FaultAddress::VirtualOnly { virtual_address } => cpu.translate(virtual_address, Access::Read).ok(),
+            FaultAddress::Unknown => None,
+        };
+        let mapped = address.is_some_and(|ipa| {
+            let memory = domain.memory.lock();
+            memory.stage2.lookup(&self.machine, ipa).is_some_and(|mapping| mapping.page_use.attributes().executable)
+        });
+        if !mapped {
+            let virtual_address = abort.address.virtual_address().unwrap_or(state.frame.pc);
+            self.inject(cpu, state, GuestException::InstructionAbort { virtual_address });
+        }
+    }
+
+    /// Whether the fault is none any more: a mapping was being changed when the guest came by.
+    fn is_transient(&self, domain: &Domain, ipa: Ipa, write: bool) -> bool {
+        let memory = domain.memory.lock();
+        memory
+            .stage2
+            .lookup(&self.machine, ipa)
+            .is_some_and(|mapping| !write || mapping.page_use.attributes().writable)
+    }
+
+    fn refuse<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, virtual_address: u64, abort: &DataAbort) {
+        let exception = GuestException::DataAbort {
+            virtual_address,
+            write: abort.write,
+            cache_maintenance: abort.cache_maintenance,
+        };
+        self.inject(cpu, state, exception);
+    }
+
+    /// Reads the instruction at `pc` as the guest's fetch saw it; `None` when the guest has unmapped it meanwhile.
+    fn fetch<C: Cpu>(&self, cpu: &mut C, domain: &Domain, pc: u64) -> Option<u32> {
+        let ipa = cpu.translate(pc, Access::Read).ok()?;
+        if !pc.is_multiple_of(4) || ipa.page_offset() > PAGE_SIZE - 4 {
+            return None;
+        }
+        let memory = domain.memory.lock();
+        let mapping = memory.stage2.lookup(&self.machine, ipa)?;
+        mapping.page_use.is_own_ram().then(|| self.machine.load_u32(mapping.pa))
+    }
+
+    /// Answers transfers until one has to wait or all are done. At most two are due.
+    pub(crate) fn continue_access<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+    ) {
+        while let Some(mut pending) = state.access {
+            let Some(access) = pending.plan.next() else {
+                state.access = None;
+                if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
+                    cpu.write_el1(stack_pointer.register, stack_pointer.value);
+                }
+                return;
+            };
+            match self.route(cpu, domain, vcpu, &access) {
+                Routed::Done(value) => {
+                    pending.plan.complete(value);
+                    state.access = Some(pending);
+                }
+                Routed::Waits => return self.await_answer(cpu, domain, vcpu, state),
+                Routed::Again => {
+                    state.access = None;
+                    return;
+                }
+                Routed::Unclaimed => {
+                    state.access = None;
+                    return self.unclaimed(cpu, domain, state, pending, &access);
+                }
+            }
+        }
+    }
+
+    /// No device and no server has the address.
+    fn unclaimed<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        state: &mut VcpuState,
+        mut pending: PendingAccess,
+        access: &MmioAccess,
+    ) {
+        let write = matches!(access.direction, Direction::Write(_));
+        if self.is_transient(domain, access.ipa, write) {
+            return;
+        }
+        if domain.abort_unmapped {
+            return self.inject_access_abort(cpu, state, &pending);
+        }
+        while pending.plan.next().is_some() {
+            pending.plan.complete(u64::MAX);
+        }
+        if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
+            cpu.write_el1(stack_pointer.register, stack_pointer.value);
+        }
+    }
+
+    fn inject_access_abort<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
+        let exception = GuestException::DataAbort {
+            virtual_address: pending.virtual_address,
+            write: pending.write,
+            cache_maintenance: false,
+        };
+        self.inject(cpu, state, exception);
+    }
+
+    fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
+        match domain.devices.find(access) {
+            Some((Device::Interrupts(frame), offset)) => {
+                match self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, access) {
+                    Some(value) => Routed::Done(value),
+                    None => Routed::Again,
+                }
+            }
+            Some((Device::Console, offset)) => Routed::Done(self.access_console(domain, offset, access)),
+            None => self.request(domain, vcpu, access),
+        }
+    }
+
+    /// Asks the domain's servers.
+    fn request(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
+        let clock = CoreClock::new(self);
+        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let begun = domain.servers.lock().begin(vcpu.id.index, *access, &around);
+        match begun {
+            Ok((Begun::Unclaimed, effects)) => {
+                self.perform(domain, &effects);
+                Routed::Unclaimed
+            }
+            Ok((Begun::Accepted, effects)) => {
+                self.perform(domain, &effects);
+                Routed::Waits
+            }
+            // A vCPU with a request does not run, so it makes no other.
+            Err(_) => Routed::Again,
+        }
+    }
+
+    /// The loaded vCPU has asked a server: takes the answer if it is there, and waits for it otherwise.
+    fn await_answer<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+        let clock = CoreClock::new(self);
+        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let servers = domain.servers.lock();
+        let deadline = servers.deadline(vcpu.id.index, &around);
+        let serving = servers.serving(vcpu.id.index);
+        drop(servers);
+        self.block(vcpu, Wait::Request, deadline.map(|at| Ticks(at.0.saturating_add(1))));
+        if let Some(server) = serving.and_then(|id| self.domain(id)) {
+            self.hand_off_to_domain(vcpu, server);
+        }
+        // What came before the vCPU was marked as waiting woke nobody.
+        self.look_for_answer(cpu, domain, vcpu, state);
+    }
+
+    /// Takes the answer to the loaded vCPU's request, if there is one, and goes on with the access.
+    pub(crate) fn look_for_answer<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+    ) -> bool {
+        let Some(mut pending) = state.access else { return true };
+        let Some(answer) = domain.servers.lock().take(vcpu.id.index) else { return false };
+        self.wake(vcpu, Wait::Request);
+        match answer {
+            Answer::Value(value) => {
+                pending.plan.complete(value);
+                state.access = Some(pending);
+                self.continue_access(cpu, domain, vcpu, state);
+            }
+            Answer::Abort => {
+                state.access = None;
+                self.inject_access_abort(cpu, state, &pending);
+            }
+        }
+        true
+    }
+
+    /// A vCPU that waits for a server was scheduled: goes on if it can, applies limits that have passed, and waits again
+    /// otherwise. Returns whether it can run.
+    pub(crate) fn resume_access<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+    ) -> bool {
+        if !self.look_for_answer(cpu, domain, vcpu, state) {
+            let clock = CoreClock::new(self);
+            let around = Surroundings { memory: &self.machine, clock: &clock };
+            let effects = domain.servers.lock().expire(&around);
+            self.perform(domain, &effects);
+            if !self.look_for_answer(cpu, domain, vcpu, state) {
+                self.await_answer(cpu, domain, vcpu, state);
+            }
+        }
+        state.access.is_none()
+    }
+}
