@@ -9,7 +9,7 @@ use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::{Hypervisor, VcpuState};
-use crate::ids::{Ipa, PAGE_SIZE, Ticks};
+use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Surroundings};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
@@ -157,27 +157,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Answers transfers until one has to wait or all are done. At most two are due.
-    pub(crate) fn continue_access<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        state: &mut VcpuState,
-    ) {
+    fn continue_access<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         while let Some(mut pending) = state.access {
             let Some(access) = pending.plan.next() else {
-                state.access = None;
-                if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
-                    cpu.write_el1(stack_pointer.register, stack_pointer.value);
-                }
+                self.finish_access(cpu, state, &pending);
                 return;
             };
-            match self.route(cpu, domain, vcpu, &access) {
-                Routed::Done(value) => {
-                    pending.plan.complete(value);
-                    state.access = Some(pending);
-                }
-                Routed::Waits => return self.await_answer(cpu, domain, vcpu, state),
+            let answer = match self.route(cpu, domain, vcpu, &access) {
+                Routed::Done(value) => Some(Answer::Value(value)),
+                Routed::Waits => self.await_answer(domain, vcpu),
                 Routed::Again => {
                     state.access = None;
                     return;
@@ -186,8 +174,35 @@ impl<M: Machine> Hypervisor<M> {
                     state.access = None;
                     return self.unclaimed(cpu, domain, state, pending, &access);
                 }
+            };
+            match answer {
+                Some(Answer::Value(value)) => {
+                    pending.plan.complete(value);
+                    state.access = Some(pending);
+                }
+                Some(Answer::Abort) => return self.abort_access(cpu, state, &pending),
+                None => return,
             }
         }
+    }
+
+    /// Every transfer is answered: registers and PC change now.
+    fn finish_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
+        state.access = None;
+        if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
+            cpu.write_el1(stack_pointer.register, stack_pointer.value);
+        }
+    }
+
+    /// The guest takes an external abort at the access.
+    fn abort_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
+        state.access = None;
+        let exception = GuestException::DataAbort {
+            virtual_address: pending.virtual_address,
+            write: pending.write,
+            cache_maintenance: false,
+        };
+        self.inject(cpu, state, exception);
     }
 
     /// No device and no server has the address.
@@ -204,23 +219,12 @@ impl<M: Machine> Hypervisor<M> {
             return;
         }
         if domain.abort_unmapped {
-            return self.inject_access_abort(cpu, state, &pending);
+            return self.abort_access(cpu, state, &pending);
         }
         while pending.plan.next().is_some() {
             pending.plan.complete(u64::MAX);
         }
-        if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
-            cpu.write_el1(stack_pointer.register, stack_pointer.value);
-        }
-    }
-
-    fn inject_access_abort<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
-        let exception = GuestException::DataAbort {
-            virtual_address: pending.virtual_address,
-            write: pending.write,
-            cache_maintenance: false,
-        };
-        self.inject(cpu, state, exception);
+        self.finish_access(cpu, state, &pending);
     }
 
     fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
@@ -255,45 +259,25 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The loaded vCPU has asked a server: takes the answer if it is there, and waits for it otherwise.
-    fn await_answer<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+    /// The loaded vCPU has asked a server: the answer if it is there already; else the vCPU waits.
+    fn await_answer(&self, domain: &Domain, vcpu: &Vcpu) -> Option<Answer> {
         let clock = CoreClock::new(self);
         let around = Surroundings { memory: &self.machine, clock: &clock };
-        let servers = domain.servers.lock();
+        let mut servers = domain.servers.lock();
+        if let Some(answer) = servers.take(vcpu.id.index) {
+            return Some(answer);
+        }
         let deadline = servers.deadline(vcpu.id.index, &around);
         let serving = servers.serving(vcpu.id.index);
         drop(servers);
-        self.block(vcpu, Wait::Request, deadline.map(|at| Ticks(at.0.saturating_add(1))));
+        self.block(vcpu, Wait::Request, deadline);
         if let Some(server) = serving.and_then(|id| self.domain(id)) {
             self.hand_off_to_domain(vcpu, server);
         }
-        // What came before the vCPU was marked as waiting woke nobody.
-        self.look_for_answer(cpu, domain, vcpu, state);
-    }
-
-    /// Takes the answer to the loaded vCPU's request, if there is one, and goes on with the access.
-    pub(crate) fn look_for_answer<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        state: &mut VcpuState,
-    ) -> bool {
-        let Some(mut pending) = state.access else { return true };
-        let Some(answer) = domain.servers.lock().take(vcpu.id.index) else { return false };
+        // An answer that came before the vCPU was marked as waiting woke nobody.
+        let answer = domain.servers.lock().take(vcpu.id.index)?;
         self.wake(vcpu, Wait::Request);
-        match answer {
-            Answer::Value(value) => {
-                pending.plan.complete(value);
-                state.access = Some(pending);
-                self.continue_access(cpu, domain, vcpu, state);
-            }
-            Answer::Abort => {
-                state.access = None;
-                self.inject_access_abort(cpu, state, &pending);
-            }
-        }
-        true
+        Some(answer)
     }
 
     /// A vCPU that waits for a server was scheduled: goes on if it can, applies limits that have passed, and waits again
@@ -305,14 +289,27 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &mut VcpuState,
     ) -> bool {
-        if !self.look_for_answer(cpu, domain, vcpu, state) {
-            let clock = CoreClock::new(self);
-            let around = Surroundings { memory: &self.machine, clock: &clock };
-            let effects = domain.servers.lock().expire(&around);
+        let Some(mut pending) = state.access else { return true };
+        let clock = CoreClock::new(self);
+        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let mut servers = domain.servers.lock();
+        let (mut answer, effects) = match servers.take(vcpu.id.index) {
+            Some(answer) => (Some(answer), None),
+            None => (None, Some(servers.expire(&around))),
+        };
+        drop(servers);
+        if let Some(effects) = effects {
             self.perform(domain, &effects);
-            if !self.look_for_answer(cpu, domain, vcpu, state) {
-                self.await_answer(cpu, domain, vcpu, state);
+            answer = self.await_answer(domain, vcpu);
+        }
+        match answer {
+            Some(Answer::Value(value)) => {
+                pending.plan.complete(value);
+                state.access = Some(pending);
+                self.continue_access(cpu, domain, vcpu, state);
             }
+            Some(Answer::Abort) => self.abort_access(cpu, state, &pending),
+            None => {}
         }
         state.access.is_none()
     }

@@ -1,0 +1,173 @@
+//! Between a domain's vGIC and everything that makes or takes interrupts.
+
+use crate::cpu::{Cpu, El1Register};
+use crate::domain::Domain;
+use crate::domain::vcpu::{Attention, Vcpu};
+use crate::hypervisor::{Claim, Hypervisor, VcpuState};
+use crate::ids::{IntId, PcpuId, Ticks, VcpuSet};
+use crate::machine::Machine;
+use crate::sched::Wait;
+use crate::trap::access::MmioAccess;
+use crate::trap::system_register::SgiRegister as TrappedSgiRegister;
+use crate::vgic::{Answer, Frame, PhysicalChange, PhysicalChanges, SgiRegister, Vgic};
+
+/// The virtual timer's PPI, in every guest and on the machine.
+pub(crate) const VIRTUAL_TIMER: IntId = IntId(27);
+/// The physical timer's PPI in every guest; its timer is emulated.
+const PHYSICAL_TIMER: IntId = IntId(30);
+/// CNTV_CTL_EL0.ENABLE and IMASK.
+const TIMER_ENABLE: u64 = 1;
+const TIMER_MASK: u64 = 1 << 1;
+
+impl<M: Machine> Hypervisor<M> {
+    /// The loaded vCPU's virtual timer fired (physical PPI 27); the physical interrupt stays active.
+    pub fn on_virtual_timer<C: Cpu>(&self, _cpu: &mut C, state: &mut VcpuState) {
+        let Some((domain, _)) = self.vcpu(state.id) else { return };
+        let kick = domain.vgic.lock().physical_private(state.id.index, VIRTUAL_TIMER);
+        self.interrupt_vcpus(domain, kick.unwrap_or_default());
+    }
+
+    /// The virtual CPU interface asked for maintenance.
+    pub fn on_maintenance<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else { return };
+        let kick = domain.vgic.lock().sync(state.id.index, cpu.virtual_interface());
+        vcpu.note(Attention::Interrupts);
+        self.interrupt_vcpus(domain, kick);
+    }
+
+    /// A physical SPI was acknowledged on `pcpu`.
+    pub fn on_interrupt(&self, _pcpu: PcpuId, interrupt: IntId) -> Claim {
+        let Some(domain) = self.owner_of(interrupt) else { return Claim::Nobody };
+        let kick = domain.vgic.lock().physical(interrupt);
+        match kick {
+            Ok(kick) => {
+                self.interrupt_vcpus(domain, kick);
+                Claim::Guest
+            }
+            Err(_) => Claim::Nobody,
+        }
+    }
+
+    /// Moves the loaded vCPU's most urgent interrupts into list registers.
+    pub(crate) fn flush_interrupts<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu) {
+        let kick = domain.vgic.lock().flush(vcpu.id.index, cpu.virtual_interface());
+        self.interrupt_vcpus(domain, kick);
+    }
+
+    /// Does something to a domain's vGIC and tells whom it concerns.
+    pub(crate) fn with_vgic(&self, domain: &Domain, operation: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        let kick = operation(&mut domain.vgic.lock());
+        self.interrupt_vcpus(domain, kick);
+    }
+
+    /// GICD or GICR; `None`: the guest is to make the access again.
+    pub(crate) fn access_interrupt_controller<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        frame: Frame,
+        offset: u64,
+        access: &MmioAccess,
+    ) -> Option<u64> {
+        let mut vgic = domain.vgic.lock();
+        let result = vgic.mmio(
+            vcpu.id.index,
+            frame,
+            offset,
+            access.width,
+            access.direction,
+            cpu.virtual_interface(),
+        );
+        drop(vgic);
+        if let Some(changes) = result.physical {
+            self.configure_physical(domain, &changes);
+        }
+        self.interrupt_vcpus(domain, result.kick);
+        match result.answer {
+            Answer::Value(value) => Some(value),
+            Answer::Written => Some(0),
+            Answer::Again => None,
+        }
+    }
+
+    fn configure_physical(&self, domain: &Domain, changes: &PhysicalChanges) {
+        let vgic = domain.vgic.lock();
+        for (interrupt, change) in vgic.physical_changes(changes) {
+            match change {
+                PhysicalChange::Enable(enabled) => self.machine.enable_interrupt(interrupt, enabled),
+                PhysicalChange::Edge(edge) => self.machine.configure_interrupt(interrupt, edge),
+                PhysicalChange::Route(index) => {
+                    if let Some(vcpu) = domain.vcpus.get(usize::from(index)) {
+                        self.machine.route_interrupt(interrupt, vcpu.pcpu);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The loaded vCPU wrote an SGI register of the CPU interface.
+    pub(crate) fn send_sgi(&self, domain: &Domain, vcpu: &Vcpu, register: TrappedSgiRegister, value: u64) {
+        let register = match register {
+            TrappedSgiRegister::Sgi1 => SgiRegister::Sgi1,
+            TrappedSgiRegister::AliasSgi1 => SgiRegister::AliasSgi1,
+            TrappedSgiRegister::Sgi0 => SgiRegister::Sgi0,
+        };
+        self.with_vgic(domain, |vgic| vgic.send_sgi(vcpu.id.index, register, value));
+    }
+
+    /// The loaded vCPU waits for an interrupt or an event (WFI, SCHEDOP_block), unless there is one already.
+    pub(crate) fn wait_for_event<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        limit: Option<Ticks>,
+    ) {
+        let now = self.machine.now();
+        let deadline = [self.virtual_deadline(cpu), state.registers.physical_timer.deadline(now), limit]
+            .into_iter()
+            .flatten()
+            .min();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return;
+        }
+        self.block(vcpu, Wait::Event, deadline);
+        let mut vgic = domain.vgic.lock();
+        let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
+        let deliverable = vgic.has_deliverable(vcpu.id.index);
+        drop(vgic);
+        vcpu.note(Attention::Interrupts);
+        self.interrupt_vcpus(domain, kick);
+        if deliverable {
+            self.wake(vcpu, Wait::Event);
+        }
+    }
+
+    /// When the loaded vCPU's virtual timer fires, on the system counter.
+    fn virtual_deadline<C: Cpu>(&self, cpu: &C) -> Option<Ticks> {
+        let control = cpu.read_el1(El1Register::CntvCtlEl0);
+        let fires = control & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE;
+        let compare = cpu.read_el1(El1Register::CntvCvalEl0);
+        fires.then(|| Ticks(compare.saturating_add(cpu.read_el1(El1Register::CntvoffEl2))))
+    }
+
+    /// Brings the emulated physical timer's line up to date before the vCPU runs.
+    pub(crate) fn update_physical_timer(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+        let line = state.registers.physical_timer.line(self.machine.now());
+        if line != state.physical_timer_line {
+            state.physical_timer_line = line;
+            self.with_vgic(domain, |vgic| {
+                vgic.set_private_level(vcpu.id.index, PHYSICAL_TIMER, line).unwrap_or_default()
+            });
+        }
+    }
+
+    /// The guest set its physical timer: its pCPU must look again when it is due.
+    pub(crate) fn physical_timer_written(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+        self.update_physical_timer(domain, vcpu, state);
+        let deadline = state.registers.physical_timer.deadline(self.machine.now());
+        self.set_deadline(vcpu, deadline);
+    }
+}

@@ -1,0 +1,145 @@
+//! What the hypervisor tells the person at the console about running domains.
+//!
+//! A trap leaves a value here; text is made of it when a pCPU next asks what to run, one message at a time. When
+//! messages come faster than that, the newest are counted instead.
+
+use core::fmt::{self, Write};
+
+use crate::hypervisor::Hypervisor;
+use crate::ids::DomainId;
+use crate::ioreq::{Event, Failure};
+use crate::machine::Machine;
+use crate::sync::Mutex;
+
+/// Something worth a line.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Message {
+    /// A domain stopped.
+    Stopped {
+        /// Which.
+        domain: DomainId,
+        /// How.
+        cause: StopCause,
+    },
+    /// Something about a domain's requests or servers.
+    Request {
+        /// The target.
+        domain: DomainId,
+        /// What.
+        event: Event,
+    },
+    /// Input goes to another domain.
+    Focus(DomainId),
+}
+
+/// Why a domain no longer runs.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum StopCause {
+    /// It powered off.
+    PowerOff,
+    /// It asked for a restart, which is not built yet: it stays down.
+    Reboot,
+    /// It crashed, by its own account.
+    Crash,
+    /// It asked to be suspended, which nobody could end.
+    Suspend,
+    /// It gave a reason that Portunus does not know.
+    Other(u32),
+}
+
+/// Messages that wait to become text.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: heapless::Deque<Message, 32>,
+    lost: u32,
+}
+
+/// One line of text.
+type Line = heapless::String<160>;
+
+struct Name<'a>(&'a str, DomainId);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { write!(f, "domain {}", self.1.0) } else { f.write_str(self.0) }
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Leaves a message.
+    pub(crate) fn tell(&self, message: Message) {
+        let mut queue = self.messages.queue.lock();
+        if queue.waiting.push_back(message).is_err() {
+            queue.lost = queue.lost.saturating_add(1);
+        }
+    }
+
+    /// Makes a line of the oldest message; whether there was one.
+    pub(crate) fn print_message(&self) -> bool {
+        let mut queue = self.messages.queue.lock();
+        let next = queue.waiting.pop_front();
+        let lost = if next.is_none() { core::mem::take(&mut queue.lost) } else { 0 };
+        drop(queue);
+        let mut line = Line::new();
+        // A line that is too long is cut.
+        let _ = match next {
+            Some(message) => self.write_message(&mut line, message),
+            None if lost > 0 => write!(line, "{lost} more messages"),
+            None => return false,
+        };
+        let _ = line.push('\n');
+        self.console.lock().print(line.as_bytes());
+        true
+    }
+
+    fn write_message(&self, line: &mut Line, message: Message) -> fmt::Result {
+        let name = |id: DomainId| Name(self.domain_name(id).unwrap_or_default(), id);
+        match message {
+            Message::Stopped { domain, cause } => {
+                let name = name(domain);
+                match cause {
+                    StopCause::PowerOff => write!(line, "{name} powered off"),
+                    StopCause::Reboot => write!(line, "{name} asked for a restart and stays down: restart is not built"),
+                    StopCause::Crash => write!(line, "{name} crashed"),
+                    StopCause::Suspend => write!(line, "{name} suspended itself and stays down"),
+                    StopCause::Other(reason) => write!(line, "{name} stopped with reason {reason}"),
+                }
+            }
+            Message::Focus(domain) => write!(line, "input goes to {}", name(domain)),
+            Message::Request { domain, event } => {
+                let name = name(domain);
+                match event {
+                    Event::Waits { vcpu, ipa } => {
+                        write!(line, "{name} vCPU {vcpu} waits for a server of {ipa}")?;
+                        match self.backend_of(domain, ipa) {
+                            Some(backend) => write!(line, ", which {} is to attach", Name(backend.1, backend.0)),
+                            None => Ok(()),
+                        }
+                    }
+                    Event::Failed { server, failure } => {
+                        let reason = match failure {
+                            Failure::TimeLimit => "did not answer in time",
+                            Failure::BadSlot => "wrote nonsense into its page",
+                            Failure::Gone => "is gone",
+                        };
+                        write!(line, "server {} of {name} {reason}", server.0)
+                    }
+                    Event::Readmitted { server } => write!(line, "server {} of {name} answers again", server.0),
+                    Event::Moved { range, from, to } => write!(
+                        line,
+                        "{:#x} to {:#x} of {name} went from server {} to {}",
+                        range.start(),
+                        range.end(),
+                        from.0,
+                        to.0
+                    ),
+                }
+            }
+        }
+    }
+}

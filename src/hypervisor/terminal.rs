@@ -1,0 +1,97 @@
+//! The serial line: domains' UARTs on one side, the machine's console on the other.
+//!
+//! Output is pulled: after each access to a UART, and whenever a pCPU asks what to run, as much as the machine's console
+//! has room for. Nothing is lost and nobody waits in EL2: a domain whose buffer is full sees that in its FIFO flag.
+
+use core::sync::atomic::Ordering;
+
+use crate::console::{Console, InputEffect, LineChange};
+use crate::domain::Domain;
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::messages::Message;
+use crate::ids::{MAX_DOMAINS, Ticks};
+use crate::machine::Machine;
+use crate::trap::access::MmioAccess;
+
+/// Bytes moved at once.
+const CHUNK: usize = 256;
+/// Chunks moved in one go.
+const CHUNKS: usize = 8;
+
+impl<M: Machine> Hypervisor<M> {
+    /// A guest's access to its UART; an access that no PL011 answers reads as zero.
+    pub(crate) fn access_console(&self, domain: &Domain, offset: u64, access: &MmioAccess) -> u64 {
+        let Some(port) = domain.console else { return 0 };
+        let mut console = self.console.lock();
+        let result = console.access(port, offset, access.width, access.direction, self.machine.now());
+        let Ok(result) = result else { return 0 };
+        if let Some(change) = result.line {
+            self.set_console_line(change);
+        }
+        self.pump(&mut console);
+        result.value
+    }
+
+    /// Bytes typed at the machine's console.
+    pub fn on_console_input(&self, bytes: &[u8]) {
+        let mut console = self.console.lock();
+        for byte in bytes {
+            match console.input(*byte) {
+                InputEffect::None => {}
+                InputEffect::Line(change) => self.set_console_line(change),
+                InputEffect::Focus(domain) => self.tell(Message::Focus(domain)),
+                InputEffect::Quit => self.finished.store(true, Ordering::Release),
+                InputEffect::Help => {
+                    console.print(HELP);
+                }
+            }
+        }
+        self.pump(&mut console);
+    }
+
+    /// The machine's console has room again, or time has passed: shows what waits.
+    pub fn on_console_ready(&self) {
+        self.pump(&mut self.console.lock());
+    }
+
+    /// Shows what waits. The console's lock is held while lines change, so that levels arrive in order.
+    fn pump(&self, console: &mut Console) {
+        let now = self.machine.now();
+        let mut buffer = [0; CHUNK];
+        for _ in 0..CHUNKS {
+            let room = self.machine.console_room().min(CHUNK);
+            let mut lines = heapless::Vec::<LineChange, MAX_DOMAINS>::new();
+            let Some(out) = buffer.get_mut(..room) else { break };
+            let filled = console.drain(now, out, &mut lines);
+            for change in lines {
+                self.set_console_line(change);
+            }
+            if filled == 0 {
+                break;
+            }
+            self.machine.console_write(buffer.get(..filled).unwrap_or_default());
+        }
+        let due = console.deadline().map_or(u64::MAX, |deadline| deadline.0.max(now.0 + 1));
+        if self.console_due.swap(due, Ordering::Relaxed) > due {
+            // The boot pCPU shows it in time.
+            self.on_deadline(crate::ids::PcpuId(0));
+            self.machine.kick(crate::ids::PcpuId(0));
+        }
+    }
+
+    /// When the boot pCPU must call [`Self::on_console_ready`] at the latest.
+    pub(crate) fn console_deadline(&self) -> Option<Ticks> {
+        match self.console_due.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            due => Some(Ticks(due)),
+        }
+    }
+
+    fn set_console_line(&self, change: LineChange) {
+        let Some(domain) = self.domain(change.domain) else { return };
+        let Some(interrupt) = domain.console_interrupt else { return };
+        self.with_vgic(domain, |vgic| vgic.set_spi_level(interrupt, change.asserted).unwrap_or_default());
+    }
+}
+
+const HELP: &[u8] = b"Ctrl-a three times: input to the next domain. Ctrl-a q: quit.\n";
