@@ -1,6 +1,94 @@
-//! (to be written)
+//! A domain at run time: its state machines, each behind its own lock, and what about it never changes.
 
 pub mod builder;
+pub mod devices;
 pub mod image;
 mod placement;
 pub mod ram;
+pub mod vcpu;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::console::PortId;
+use crate::domain::devices::Devices;
+use crate::domain::vcpu::Vcpu;
+use crate::evtchn::EventChannels;
+use crate::ids::{DomainId, IntId, Ipa};
+use crate::ioreq::Servers;
+use crate::manifest::range::PaRange;
+use crate::memory::pool::Pool;
+use crate::stage2::Stage2;
+use crate::sync::Mutex;
+use crate::vgic::Vgic;
+
+/// A domain's guest-physical memory.
+#[derive(Debug)]
+pub struct DomainMemory {
+    /// Its translations.
+    pub stage2: Stage2,
+    /// Its frames for tables and shared pages.
+    pub pool: Pool,
+    /// Where the guest has put its shared_info page.
+    pub shared_info_at: Option<Ipa>,
+}
+
+/// A domain.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its number.
+    pub id: DomainId,
+    /// Its name in the manifest.
+    pub name: String,
+    /// Its vCPUs by index.
+    pub vcpus: Vec<Vcpu>,
+    /// Its memory.
+    pub memory: Mutex<DomainMemory>,
+    /// The servers of its devices.
+    pub servers: Mutex<Servers>,
+    /// Its event channels.
+    pub events: Mutex<EventChannels>,
+    /// Its interrupts.
+    pub vgic: Mutex<Vgic>,
+    /// Where the hypervisor answers itself.
+    pub devices: Devices,
+    /// Its place on the console.
+    pub console: Option<PortId>,
+    /// Its UART's interrupt.
+    pub console_interrupt: Option<IntId>,
+    /// An access that nobody answers aborts; else it reads as ones.
+    pub abort_unmapped: bool,
+    /// It has a GICv3.
+    pub gic_system_registers: bool,
+    /// It serves devices of others.
+    pub serves: bool,
+    /// Its first instruction.
+    pub entry: Ipa,
+    /// Its device tree.
+    pub device_tree: Ipa,
+    /// Its RAM in the machine.
+    pub ram: Vec<PaRange>,
+    /// Its constants of the world switch.
+    pub constants: SwitchConstants,
+    /// It does not run any more.
+    pub stopped: AtomicBool,
+}
+
+/// What the world switch loads for every vCPU of a domain.
+#[derive(Copy, Clone, Debug)]
+pub struct SwitchConstants {
+    /// VTTBR_EL2.
+    pub vttbr: u64,
+    /// VTCR_EL2, without the bits that are RES1.
+    pub vtcr: u64,
+    /// CNTVOFF_EL2.
+    pub virtual_offset: u64,
+}
+
+impl Domain {
+    /// Whether it has stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}

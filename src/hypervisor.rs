@@ -2,12 +2,58 @@
 //!
 //! `arch` owns the vCPUs' register files; each is touched by the pCPU that it is pinned to and by no other. What other
 //! pCPUs want of a vCPU is left in its domain's shared state and looked at in [`Hypervisor::enter`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `assemble` | a hypervisor from built domains |
+//! | `run` | who runs where: wake, kick, block, schedule |
+//! | `traps` | a synchronous exception, decoded and handed on |
+//! | `mmio` | an access to a device: from the abort to the register that it loads |
+//! | `interrupts` | everything that makes or takes interrupts |
+//! | `events` | event channels across domains, and what servers cause |
+//! | `power` | starting and stopping vCPUs and domains |
+//! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
+//! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
+//! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
-use crate::cpu::Cpu;
-use crate::ids::{DomainId, IntId, Pa, PcpuId, Ticks, VcpuId, Vmid};
-use crate::machine::Machine;
-use crate::trap::registers::GuestFrame;
+mod assemble;
+mod buffers;
+mod calls;
+mod clock;
+mod events;
+mod interrupts;
+mod messages;
+mod mmio;
+mod power;
+mod run;
+mod set_way;
+mod stop;
+mod terminal;
+mod traps;
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 pub use crate::trap::syndrome::Syndrome;
+pub use assemble::{AssemblyError, MachineFacts};
+pub use messages::StopCause;
+
+use crate::console::Console;
+use crate::cpu::Cpu;
+use crate::domain::Domain;
+use crate::domain::vcpu::Attention;
+use crate::hypervisor::mmio::PendingAccess;
+use crate::hypervisor::run::Pcpu;
+use crate::hypervisor::set_way::SetWayWalk;
+use crate::ids::{DomainId, IntId, Ipa, PcpuId, Ticks, VcpuId};
+use crate::machine::Machine;
+use crate::memory::references::FrameReferences;
+use crate::policy::Policy;
+use crate::sync::Mutex;
+use crate::trap::registers::GuestFrame;
+use crate::trap::syndrome::Hpfar;
+use crate::trap::system_register::EmulatedRegisters;
+use crate::trap::system_register::identification::IdRegisters;
 
 /// A vCPU's state that only its pCPU touches.
 #[derive(Debug)]
@@ -16,15 +62,36 @@ pub struct VcpuState {
     pub id: VcpuId,
     /// Its general registers while it does not run.
     pub frame: GuestFrame,
+    /// An access that waits for its answer.
+    access: Option<PendingAccess>,
+    /// Registers that exist in the core alone.
+    registers: EmulatedRegisters,
+    /// What its physical timer's line was last.
+    physical_timer_line: bool,
+    /// Its list registers do not show what its vGIC holds.
+    flush_due: bool,
+    set_way: SetWayWalk,
+}
+
+impl VcpuState {
+    fn new(id: VcpuId) -> Self {
+        Self {
+            id,
+            frame: GuestFrame::default(),
+            access: None,
+            registers: EmulatedRegisters::default(),
+            physical_timer_line: false,
+            flush_due: true,
+            set_way: SetWayWalk::default(),
+        }
+    }
 }
 
 /// What `arch` must load besides the register file to run a vCPU; constant for the vCPU's life.
 #[derive(Copy, Clone, Debug)]
 pub struct VcpuConstants {
-    /// The tag of its translations.
-    pub vmid: Vmid,
-    /// Root of its domain's stage 2 (level 1, concatenated where [`crate::stage2`] says so).
-    pub stage2_root: Pa,
+    /// VTTBR_EL2.
+    pub vttbr: u64,
     /// VTCR_EL2, without the bits that are RES1.
     pub vtcr: u64,
     /// VMPIDR_EL2.
@@ -66,6 +133,24 @@ pub enum Claim {
 #[derive(Debug)]
 pub struct Hypervisor<M: Machine> {
     machine: M,
+    /// By number; number 0 is nobody's.
+    domains: Vec<Option<Domain>>,
+    pcpus: Vec<Pcpu>,
+    policy: Policy,
+    references: Mutex<FrameReferences>,
+    console: Mutex<Console>,
+    /// When the console has something to show that it has not yet; `u64::MAX`: never.
+    console_due: AtomicU64,
+    messages: messages::Messages,
+    gate: stop::GuestGate,
+    ids: IdRegisters,
+    hpfar: Hpfar,
+    slice: Ticks,
+    /// Owners of physical SPIs, by number.
+    interrupts: Vec<(IntId, DomainId)>,
+    /// Who serves which addresses of whom: for messages.
+    backends: Vec<(DomainId, crate::manifest::range::IpaRange, DomainId)>,
+    finished: AtomicBool,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -73,59 +158,104 @@ impl<M: Machine> Hypervisor<M> {
     pub fn machine(&self) -> &M {
         &self.machine
     }
+
+    /// Every domain that was built, by number.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.domains.iter().flatten()
+    }
+
+    /// The domain of that number.
+    pub fn domain(&self, id: DomainId) -> Option<&Domain> {
+        self.domains.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The name of a domain, for messages.
+    pub fn domain_name(&self, domain: DomainId) -> Option<&str> {
+        self.domain(domain).map(|domain| domain.name.as_str())
+    }
+
     /// Every vCPU that exists, in no particular order: `arch` makes a register file for each at boot.
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> {
-        core::iter::empty()
+        self.domains().flat_map(|domain| domain.vcpus.iter().map(|vcpu| vcpu.id))
     }
+
     /// A vCPU's constants; `None` if there is no such vCPU.
-    pub fn constants(&self, _vcpu: VcpuId) -> Option<VcpuConstants> {
-        None
+    pub fn constants(&self, id: VcpuId) -> Option<VcpuConstants> {
+        /// MPIDR_EL1.RES1.
+        const MPIDR_RES1: u64 = 1 << 31;
+        let (domain, vcpu) = self.vcpu(id)?;
+        Some(VcpuConstants {
+            vttbr: domain.constants.vttbr,
+            vtcr: domain.constants.vtcr,
+            vmpidr: MPIDR_RES1 | u64::from(id.index),
+            virtual_offset: domain.constants.virtual_offset,
+            pcpu: vcpu.pcpu,
+        })
     }
+
     /// A vCPU's state before its first instruction.
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
-        VcpuState {
-            id,
-            frame: GuestFrame::default(),
-        }
+        VcpuState::new(id)
     }
 
-    /// A synchronous exception from the loaded vCPU. Afterwards `arch` goes through [`Self::must_schedule`] /
-    /// [`Self::schedule`] and [`Self::enter`] before it returns to any guest.
-    pub fn on_trap<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState, _syndrome: Syndrome) {}
-    /// The loaded vCPU's virtual timer fired (physical PPI 27); the physical interrupt stays active.
-    pub fn on_virtual_timer<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState) {}
-    /// The virtual CPU interface asked for maintenance.
-    pub fn on_maintenance<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState) {}
-    /// A physical SPI was acknowledged on `pcpu`.
-    pub fn on_interrupt(&self, _pcpu: PcpuId, _interrupt: IntId) -> Claim {
-        Claim::Nobody
+    /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the
+    /// console still holds and powers the machine off.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
-    /// Bytes typed at the physical console.
-    pub fn on_console_input(&self, _bytes: &[u8]) {}
-    /// An SError that the running guest caused.
-    pub fn on_system_error<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState, _syndrome: Syndrome) {}
 
-    /// Whether `pcpu` must call [`Self::schedule`] before it goes back to the vCPU that it has loaded: one load.
-    pub fn must_schedule(&self, _pcpu: PcpuId) -> bool {
-        true
+    /// `pcpu` came from a guest: the first call after an exception from a lower level.
+    pub fn left_guest(&self, pcpu: PcpuId) {
+        self.gate.leave(pcpu);
     }
-    /// Decides what `pcpu` runs from `now` on.
-    pub fn schedule(&self, _pcpu: PcpuId, _now: Ticks) -> Schedule {
-        Schedule {
-            run: None,
-            deadline: None,
-        }
-    }
+
     /// Last step before a guest runs: finishes an access that was answered, applies a start request, moves pending
     /// interrupts into list registers.
-    pub fn enter<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState) -> Entry {
-        Entry::Blocked
+    pub fn enter<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> Entry {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else { return Entry::Blocked };
+        let notes = vcpu.take_notes();
+        state.flush_due |= notes.has(Attention::Interrupts);
+        if notes.has(Attention::Power) {
+            self.apply_power(cpu, vcpu, state);
+        }
+        if domain.is_stopped() {
+            self.retire(vcpu, state);
+            return Entry::Blocked;
+        }
+        if state.access.is_some() && !self.resume_access(cpu, domain, vcpu, state) {
+            return Entry::Blocked;
+        }
+        if state.registers.physical_timer.is_enabled() || state.physical_timer_line {
+            self.update_physical_timer(domain, vcpu, state);
+        }
+        if state.flush_due || vcpu.take_notes().has(Attention::Interrupts) {
+            state.flush_due = false;
+            self.flush_interrupts(cpu, domain, vcpu);
+        }
+        self.gate.enter(vcpu.pcpu);
+        Entry::Run
     }
-    /// First step when a vCPU is unloaded: takes what the list registers and timers say into the vCPU's state.
-    /// Afterwards no list register is in use.
-    pub fn leave<C: Cpu>(&self, _cpu: &mut C, _vcpu: &mut VcpuState) {}
-    /// The name of a domain, for messages.
-    pub fn domain_name(&self, _domain: DomainId) -> Option<&str> {
-        None
+
+    /// First step when a vCPU is unloaded: takes what the list registers say into the vGIC. Afterwards no list register
+    /// is in use.
+    pub fn leave<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        let Some((domain, _)) = self.vcpu(state.id) else { return };
+        let kick = domain.vgic.lock().unload(state.id.index, cpu.virtual_interface());
+        state.flush_due = true;
+        self.interrupt_vcpus(domain, kick);
+    }
+
+    /// The domain that a physical SPI belongs to.
+    fn owner_of(&self, interrupt: IntId) -> Option<&Domain> {
+        let index = self.interrupts.binary_search_by_key(&interrupt, |(interrupt, _)| *interrupt).ok()?;
+        self.domain(self.interrupts.get(index)?.1)
+    }
+
+    /// Who is to serve an address of `guest`, by the manifest.
+    fn backend_of(&self, guest: DomainId, ipa: Ipa) -> Option<(DomainId, &str)> {
+        let (.., backend) = self.backends.iter().find(|(owner, range, _)| {
+            *owner == guest && range.start <= ipa && ipa.0 < range.end()
+        })?;
+        Some((*backend, self.domain_name(*backend).unwrap_or_default()))
     }
 }

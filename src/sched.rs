@@ -245,6 +245,12 @@ impl RunQueue {
             if due {
                 self.make_runnable(index, now);
             }
+            // A vCPU that runs looks at its timers itself.
+            if let Some(entry) = self.entries.get_mut(index)
+                && entry.deadline.is_some_and(|deadline| deadline <= now)
+            {
+                entry.deadline = None;
+            }
         }
         let youngest = self
             .entries

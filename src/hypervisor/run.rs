@@ -61,6 +61,22 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Ends the loaded vCPU's own wait of kind `wait`.
+    pub(crate) fn wake(&self, vcpu: &Vcpu, wait: Wait) {
+        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.queue.lock().wake(vcpu.slot, wait, self.machine.now());
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+    }
+
+    /// The loaded vCPU wants its pCPU's attention at `deadline`.
+    pub(crate) fn set_deadline(&self, vcpu: &Vcpu, deadline: Option<Ticks>) {
+        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.queue.lock().set_deadline(vcpu.slot, deadline);
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+    }
+
     /// The loaded vCPU stops until `wait` ends, or until `deadline`.
     pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
@@ -99,10 +115,16 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Decides what `pcpu` runs from `now` on.
-    pub fn schedule(&self, pcpu: PcpuId, now: Ticks) -> Schedule {
-        let Some(pcpu) = self.pcpu(pcpu) else { return Schedule { run: None, deadline: None } };
+    pub fn schedule(&self, id: PcpuId, now: Ticks) -> Schedule {
+        let Some(pcpu) = self.pcpu(id) else { return Schedule { run: None, deadline: None } };
         pcpu.must_schedule.store(false, Ordering::Release);
+        let printed = self.print_message();
+        let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
+        if printed || shows.is_some_and(|due| due <= now) {
+            self.on_console_ready();
+        }
+        let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
         let pick = pcpu.queue.lock().pick(now);
-        Schedule { run: pick.run, deadline: pick.until }
+        Schedule { run: pick.run, deadline: pick.until.into_iter().chain(shows).min() }
     }
 }

@@ -1,0 +1,286 @@
+//! A hypervisor made of built domains: locks around state machines, vCPUs on pCPUs, devices bound to interrupts.
+//!
+//! Runs once at boot and may allocate. Afterwards nothing here is used again.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64};
+
+use crate::console::{Colour, Console, TooManyPorts};
+use crate::domain::builder::{Built, BuiltDomain};
+use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
+use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, DomainMemory, SwitchConstants};
+use crate::evtchn::{EventChannels, PortLimits, Tables};
+use crate::hypervisor::interrupts::VIRTUAL_TIMER;
+use crate::hypervisor::messages::Messages;
+use crate::hypervisor::run::Pcpu;
+use crate::hypervisor::stop::GuestGate;
+use crate::hypervisor::Hypervisor;
+use crate::ids::{Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
+use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
+use crate::machine::Machine;
+use crate::manifest::layout::VirtualGic;
+use crate::manifest::{self, DeviceConfig, DomainConfig, Manifest, UnmappedAccess};
+use crate::memory::pool::PoolError;
+use crate::policy::Policy;
+use crate::sched::RunQueue;
+use crate::sync::Mutex;
+use crate::trap::syndrome::Hpfar;
+use crate::trap::system_register::identification::{IdError, IdOptions, IdRegisters, RawIdRegisters};
+use crate::vgic::{Config, Frame, Version, Vgic, VgicError};
+
+/// What only the running machine knows.
+#[derive(Clone, Debug)]
+pub struct MachineFacts {
+    /// The system counter's frequency in Hz.
+    pub frequency: u64,
+    /// The ID registers of each pCPU that runs guests; the first is pCPU 0.
+    pub ids: Vec<RawIdRegisters>,
+    /// How far HPFAR_EL2 can be believed, on the worst of them.
+    pub hpfar: Hpfar,
+    /// The machine has a GICv3.
+    pub gic_system_registers: bool,
+    /// Names on the console in colour.
+    pub colour: Colour,
+}
+
+/// Why no hypervisor could be made.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AssemblyError {
+    /// The pCPUs do not fit each other.
+    #[error(transparent)]
+    Ids(#[from] IdError),
+    /// A domain's interrupt controller.
+    #[error("an interrupt controller with {0}")]
+    Vgic(#[from] VgicError),
+    /// A domain has no frame left for its shared page.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A console too many.
+    #[error(transparent)]
+    Console(#[from] TooManyPorts),
+    /// A window too many.
+    #[error(transparent)]
+    Window(#[from] TooManyWindows),
+    /// A device at addresses that are no range.
+    #[error("a device at {0}")]
+    Device(Ipa),
+    /// A static event channel that cannot be made.
+    #[error("a static event channel: {0}")]
+    Channel(crate::abi::HypercallError),
+}
+
+/// Ports of the hypervisor's own that a domain may need: of each server, one a vCPU and one for its buffered page.
+fn attached_ports(vcpus: usize) -> u32 {
+    (crate::abi::dm_op::MAX_SERVERS * (vcpus + 1)) as u32
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Puts everything together and powers every domain's boot vCPU on.
+    ///
+    /// # Errors
+    /// [`AssemblyError`]
+    pub fn assemble(machine: M, facts: MachineFacts, manifest: &Manifest, built: Built) -> Result<Self, AssemblyError> {
+        let slice = Ticks((facts.frequency / 1000).max(1));
+        let mut queues: Vec<RunQueue> = facts.ids.iter().map(|_| RunQueue::new(slice)).collect();
+        let mut console = Console::new(facts.frequency, facts.colour);
+        let ipa_bits = built.domains.iter().map(|domain| domain.stage2.geometry().ipa_bits()).max().unwrap_or(40);
+        let options = IdOptions { gic_system_registers: facts.gic_system_registers, ipa_bits };
+        let ids = IdRegisters::combine(&facts.ids, &options)?;
+        let mut domains: Vec<Option<Domain>> = (0..=MAX_DOMAINS).map(|_| None).collect();
+        let mut interrupts = Vec::new();
+        for domain in built.domains {
+            let Some(config) = manifest.domain(domain.id) else { continue };
+            let index = usize::from(domain.id.0);
+            let domain = assemble_domain(&machine, &facts, manifest, config, domain, &mut queues, &mut console)?;
+            for interrupt in config.passthrough.interrupts() {
+                interrupts.push((interrupt.id, domain.id));
+                if let Some(vcpu) = domain.vcpus.first() {
+                    machine.configure_interrupt(interrupt.id, interrupt.trigger.is_edge());
+                    machine.route_interrupt(interrupt.id, vcpu.pcpu);
+                }
+            }
+            if let Some(slot) = domains.get_mut(index) {
+                *slot = Some(domain);
+            }
+        }
+        interrupts.sort_unstable();
+        let backends = manifest.domains.iter().flat_map(|guest| {
+            guest.devices.iter().map(move |device| (guest.id, device.range, device.backend))
+        });
+        let hypervisor = Self {
+            machine,
+            domains,
+            pcpus: queues.into_iter().map(Pcpu::new).collect(),
+            policy: Policy::new(manifest),
+            references: Mutex::new(built.references),
+            console: Mutex::new(console),
+            console_due: AtomicU64::new(u64::MAX),
+            messages: Messages::default(),
+            gate: GuestGate::default(),
+            ids,
+            hpfar: facts.hpfar,
+            slice,
+            interrupts,
+            backends: backends.collect(),
+            finished: AtomicBool::new(false),
+        };
+        hypervisor.connect_static_channels(manifest)?;
+        for domain in hypervisor.domains() {
+            hypervisor.boot(domain);
+        }
+        Ok(hypervisor)
+    }
+
+    /// The ID registers of all guests: `arch` traps what hardware would show differently.
+    pub fn ids(&self) -> &IdRegisters {
+        &self.ids
+    }
+
+    fn connect_static_channels(&self, manifest: &Manifest) -> Result<(), AssemblyError> {
+        for channel in &manifest.channels {
+            let (first, second) = (channel.first, channel.second);
+            let (Some(one), Some(other)) = (self.domain(first.domain), self.domain(second.domain)) else { continue };
+            one.events.lock().alloc_static(first.port, second.domain).map_err(AssemblyError::Channel)?;
+            let bound = self.with_words(|words| {
+                if first.domain == second.domain {
+                    Tables::Loopback(&mut one.events.lock()).bind_static(second.port, first.port, words)
+                } else {
+                    let (mut remote, mut local) = (one.events.lock(), other.events.lock());
+                    Tables::Pair { local: &mut local, remote: &mut remote }.bind_static(second.port, first.port, words)
+                }
+            });
+            let bound = bound.map_err(AssemblyError::Channel)?;
+            self.announce(other, bound.delivery);
+        }
+        Ok(())
+    }
+}
+
+fn assemble_domain<M: Machine>(
+    machine: &M,
+    facts: &MachineFacts,
+    manifest: &Manifest,
+    config: &DomainConfig,
+    built: BuiltDomain,
+    queues: &mut [RunQueue],
+    console: &mut Console,
+) -> Result<Domain, AssemblyError> {
+    let count = config.vcpu_count();
+    let mut pool = built.pool;
+    let shared_info = pool.allocate(machine)?;
+    let vcpus = (0..).zip(&config.vcpus).map(|(index, allowed)| {
+        let id = VcpuId { domain: config.id, index };
+        let allowed = |pcpu: PcpuId| allowed.is_none_or(|set| set.contains(pcpu));
+        let (pcpu, queue) = least_loaded(queues, allowed)?;
+        Some(Vcpu::new(id, pcpu, queue.add(id, config.share)))
+    });
+    // The manifest's reader has seen that every affinity names a pCPU that exists.
+    let vcpus: Vec<Vcpu> = vcpus.collect::<Option<_>>().unwrap_or_default();
+    let frequency = facts.frequency;
+    let devices: Result<Vec<DeviceRange>, AssemblyError> =
+        config.devices.iter().map(|device| device_range(device, frequency)).collect();
+    let limits = PortLimits { attached: attached_ports(vcpus.len()), ..PortLimits::default() };
+    let uart = config.layout.uart.filter(|_| config.vpl011);
+    let port = uart.map(|_| console.add(config.id, &config.name)).transpose()?;
+    let geometry = built.stage2.geometry();
+    Ok(Domain {
+        id: config.id,
+        name: config.name.clone(),
+        vcpus,
+        servers: Mutex::new(Servers::new(count, devices?, fallback(frequency), ServerLimits::default())),
+        events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
+        vgic: Mutex::new(interrupt_controller(config)?),
+        devices: windows(config)?,
+        console: port,
+        console_interrupt: uart.map(|uart| uart.interrupt),
+        abort_unmapped: config.unmapped == UnmappedAccess::Abort,
+        gic_system_registers: matches!(config.layout.gic, VirtualGic::V3 { .. }),
+        serves: manifest.served_by(config.id).next().is_some(),
+        entry: built.kernel.entry,
+        device_tree: built.device_tree.start,
+        ram: built.ram.pieces().iter().map(|piece| piece.pa).collect(),
+        constants: SwitchConstants {
+            vttbr: built.stage2.vttbr(),
+            vtcr: geometry.vtcr(),
+            virtual_offset: machine.now().0,
+        },
+        memory: Mutex::new(DomainMemory { stage2: built.stage2, pool, shared_info_at: None }),
+        stopped: AtomicBool::new(false),
+    })
+}
+
+/// The allowed pCPU with the fewest vCPUs; among equals the lowest.
+fn least_loaded(queues: &mut [RunQueue], allowed: impl Fn(PcpuId) -> bool) -> Option<(PcpuId, &mut RunQueue)> {
+    (0..)
+        .map(PcpuId)
+        .zip(queues)
+        .filter(|(pcpu, _)| allowed(*pcpu))
+        .min_by_key(|(_, queue)| queue.len())
+}
+
+fn ticks(milliseconds: u32, frequency: u64) -> Option<Ticks> {
+    (milliseconds != 0).then(|| Ticks((u128::from(milliseconds) * u128::from(frequency) / 1000) as u64))
+}
+
+fn device_range(device: &DeviceConfig, frequency: u64) -> Result<DeviceRange, AssemblyError> {
+    let range = Range::from_length(device.range.start.0, device.range.size);
+    Ok(DeviceRange {
+        range: range.ok_or(AssemblyError::Device(device.range.start))?,
+        policy: DevicePolicy {
+            timeout: ticks(device.timeout_ms, frequency),
+            attach_timeout: ticks(device.attach_timeout_ms, frequency),
+            on_failure: match device.on_failure {
+                manifest::OnFailure::Wait => OnFailure::Wait,
+                manifest::OnFailure::Ones => OnFailure::Ones,
+                manifest::OnFailure::Abort => OnFailure::Abort,
+            },
+        },
+    })
+}
+
+/// The rules for ranges of servers that are no device of the manifest: the defaults.
+fn fallback(frequency: u64) -> DevicePolicy {
+    DevicePolicy {
+        timeout: ticks(manifest::DEFAULT_TIMEOUT_MS, frequency),
+        attach_timeout: ticks(manifest::DEFAULT_ATTACH_TIMEOUT_MS, frequency),
+        on_failure: OnFailure::Wait,
+    }
+}
+
+fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
+    let mut devices = Devices::default();
+    let mut add = |range: manifest::IpaRange, device| {
+        devices.add(Window { start: range.start, size: range.size, device })
+    };
+    match config.layout.gic {
+        VirtualGic::V2 { distributor, .. } => add(distributor, Device::Interrupts(Frame::Distributor))?,
+        VirtualGic::V3 { distributor, redistributors } => {
+            add(distributor, Device::Interrupts(Frame::Distributor))?;
+            add(redistributors, Device::Interrupts(Frame::Redistributor))?;
+        }
+    }
+    if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
+        add(uart.registers, Device::Console)?;
+    }
+    Ok(devices)
+}
+
+fn interrupt_controller(config: &DomainConfig) -> Result<Vgic, AssemblyError> {
+    let mut vgic = Vgic::new(Config {
+        version: match config.layout.gic {
+            VirtualGic::V2 { .. } => Version::V2,
+            VirtualGic::V3 { .. } => Version::V3,
+        },
+        vcpus: config.vcpu_count(),
+        spis: u16::try_from(config.layout.spis).unwrap_or(u16::MAX),
+    })?;
+    vgic.bind_physical_ppi(VIRTUAL_TIMER, VIRTUAL_TIMER)?;
+    if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
+        vgic.reserve(uart.interrupt)?;
+    }
+    for interrupt in config.passthrough.interrupts() {
+        vgic.bind_physical(interrupt.id, interrupt.id, interrupt.trigger.is_edge())?;
+    }
+    Ok(vgic)
+}

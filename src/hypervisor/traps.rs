@@ -1,0 +1,106 @@
+//! A synchronous exception from a guest: decoded, then handed to whom it concerns.
+
+use crate::abi::hypercall::HVC_IMMEDIATE;
+use crate::cpu::Cpu;
+use crate::domain::Domain;
+use crate::domain::vcpu::Vcpu;
+use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::machine::Machine;
+use crate::trap::exception::{GuestException, Injected, inject};
+use crate::trap::registers::InstructionLength;
+use crate::trap::syndrome::{Exception, Syndrome, SystemRegisterAccess, SystemRegisterDirection, WaitInstruction};
+use crate::trap::system_register::{self, SystemRegisterContext, SystemRegisterOutcome};
+
+impl<M: Machine> Hypervisor<M> {
+    /// A synchronous exception from the loaded vCPU. Afterwards `arch` goes through [`Self::must_schedule`] /
+    /// [`Self::schedule`] and [`Self::enter`] before it returns to any guest.
+    pub fn on_trap<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: Syndrome) {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else { return };
+        match Exception::decode(&syndrome, self.hpfar) {
+            Exception::DataAbort(abort) => self.on_data_abort(cpu, domain, vcpu, state, &abort),
+            Exception::InstructionAbort(abort) => self.on_instruction_abort(cpu, domain, state, &abort),
+            Exception::Hypercall { immediate: HVC_IMMEDIATE } => self.on_hypercall(cpu, domain, vcpu, state),
+            Exception::Hypercall { immediate: 0 } => self.on_firmware_call(cpu, domain, vcpu, state),
+            Exception::Hypercall { .. } => {
+                state.frame.rewind();
+                self.inject(cpu, state, GuestException::Undefined);
+            }
+            Exception::SecureCall { immediate: 0 } => {
+                state.frame.advance(InstructionLength::Word);
+                self.on_firmware_call(cpu, domain, vcpu, state);
+            }
+            Exception::SystemRegister(access) => self.on_system_register(cpu, domain, vcpu, state, &access),
+            Exception::Wait(instruction) => {
+                state.frame.advance(InstructionLength::from_esr(syndrome.esr));
+                match instruction {
+                    WaitInstruction::Interrupt | WaitInstruction::InterruptWithTimeout => {
+                        self.wait_for_event(cpu, domain, vcpu, state, None);
+                    }
+                    // Somebody else may hold what the guest spins for.
+                    WaitInstruction::Event | WaitInstruction::EventWithTimeout => self.yield_now(vcpu),
+                }
+            }
+            Exception::IllegalState | Exception::Debug { .. } | Exception::PcAlignment | Exception::SpAlignment => {
+                let exception = GuestException::Reflected { esr: syndrome.esr, virtual_address: Some(syndrome.far) };
+                self.inject(cpu, state, exception);
+            }
+            // Features that guests do not have, and AArch32 at EL1, which does not exist.
+            Exception::Unknown
+            | Exception::SecureCall { .. }
+            | Exception::FloatingPoint
+            | Exception::ScalableVector
+            | Exception::ScalableMatrix
+            | Exception::PointerAuthentication
+            | Exception::LoadStore64Bytes
+            | Exception::Aarch32 { .. }
+            | Exception::Other { .. }
+            | Exception::SystemError { .. } => self.inject(cpu, state, GuestException::Undefined),
+        }
+    }
+
+    /// An SError that the running guest caused: it gets it.
+    pub fn on_system_error<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: Syndrome) {
+        let exception = GuestException::SystemError { syndrome: (syndrome.esr & 0x01ff_ffff) as u32 };
+        self.inject(cpu, state, exception);
+    }
+
+    pub(crate) fn inject<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, exception: GuestException) {
+        match inject(cpu, &mut state.frame, exception, self.ids.pstate_features()) {
+            Injected::Entered => {}
+            Injected::PendSystemError { syndrome } => cpu.pend_system_error(syndrome),
+        }
+    }
+
+    fn on_system_register<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        access: &SystemRegisterAccess,
+    ) {
+        let context = SystemRegisterContext {
+            ids: &self.ids,
+            gic_system_registers: domain.gic_system_registers,
+            mode: state.frame.mode(),
+            now: self.machine.now(),
+        };
+        let value = match access.direction {
+            SystemRegisterDirection::Write => state.frame.read(access.rt),
+            SystemRegisterDirection::Read => 0,
+        };
+        match system_register::access(access, value, &mut state.registers, &context) {
+            SystemRegisterOutcome::Read(value) => state.frame.write(access.rt, value),
+            SystemRegisterOutcome::Written => {}
+            SystemRegisterOutcome::TimerWritten => self.physical_timer_written(domain, vcpu, state),
+            SystemRegisterOutcome::SendSgi { register, value } => self.send_sgi(domain, vcpu, register, value),
+            SystemRegisterOutcome::CacheBySetWay => {
+                if !self.clean_domain(domain, state) {
+                    return;
+                }
+            }
+            SystemRegisterOutcome::Undefined => return self.inject(cpu, state, GuestException::Undefined),
+        }
+        state.frame.advance(InstructionLength::Word);
+    }
+}
