@@ -60,4 +60,6 @@ pub trait Cpu {
     fn write_el1(&mut self, register: El1Register, value: u64);
     /// Translates a virtual address of the loaded vCPU by its current stage 1 (AT S1E1R or AT S1E1W; PAR_EL1 is kept).
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault>;
+    /// Makes a virtual SError pending for the loaded vCPU (HCR_EL2.VSE; VSESR_EL2 with FEAT_RAS).
+    fn pend_system_error(&mut self, syndrome: u32);
 }

@@ -28,6 +28,11 @@ pub trait Machine: PhysicalMemory {
     /// Ends a physical interrupt that was acknowledged and left active for a guest that will not deactivate it.
     fn deactivate_interrupt(&self, interrupt: IntId);
 
+    /// Which pCPU the caller runs on.
+    fn current_pcpu(&self) -> PcpuId;
+
+    /// How many bytes [`Self::console_write`] takes now.
+    fn console_room(&self) -> usize;
     /// Appends to the physical console, without waiting: bytes that do not fit are reported by the count accepted.
     fn console_write(&self, bytes: &[u8]) -> usize;
 }

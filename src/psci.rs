@@ -53,6 +53,11 @@ impl Action {
     /// INVALID_ADDRESS in x0.
     pub const INVALID_ADDRESS: Self = Self::value(-9_i32 as u32 as u64);
 
+    /// ALREADY_ON in x0.
+    pub const ALREADY_ON: Self = Self::value(-4_i32 as u32 as u64);
+    /// ON_PENDING in x0.
+    pub const ON_PENDING: Self = Self::value(-5_i32 as u32 as u64);
+
     const fn value(x0: u64) -> Self {
         Self::Return([x0, 0, 0, 0])
     }

@@ -8,7 +8,6 @@ use crate::ids::{IntId, PcpuId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trap::access::MmioAccess;
-use crate::trap::system_register::SgiRegister as TrappedSgiRegister;
 use crate::vgic::{Answer, Frame, PhysicalChange, PhysicalChanges, SgiRegister, Vgic};
 
 /// The virtual timer's PPI, in every guest and on the machine.
@@ -72,16 +71,16 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Option<u64> {
         let mut vgic = domain.vgic.lock();
         let result = vgic.mmio(
+            cpu.virtual_interface(),
             vcpu.id.index,
             frame,
             offset,
             access.width,
             access.direction,
-            cpu.virtual_interface(),
         );
         drop(vgic);
         if let Some(changes) = result.physical {
-            self.configure_physical(domain, &changes);
+            self.configure_physical(domain, changes);
         }
         self.interrupt_vcpus(domain, result.kick);
         match result.answer {
@@ -91,7 +90,7 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn configure_physical(&self, domain: &Domain, changes: &PhysicalChanges) {
+    fn configure_physical(&self, domain: &Domain, changes: PhysicalChanges) {
         let vgic = domain.vgic.lock();
         for (interrupt, change) in vgic.physical_changes(changes) {
             match change {
@@ -107,12 +106,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The loaded vCPU wrote an SGI register of the CPU interface.
-    pub(crate) fn send_sgi(&self, domain: &Domain, vcpu: &Vcpu, register: TrappedSgiRegister, value: u64) {
-        let register = match register {
-            TrappedSgiRegister::Sgi1 => SgiRegister::Sgi1,
-            TrappedSgiRegister::AliasSgi1 => SgiRegister::AliasSgi1,
-            TrappedSgiRegister::Sgi0 => SgiRegister::Sgi0,
-        };
+    pub(crate) fn send_sgi(&self, domain: &Domain, vcpu: &Vcpu, register: SgiRegister, value: u64) {
         self.with_vgic(domain, |vgic| vgic.send_sgi(vcpu.id.index, register, value));
     }
 

@@ -69,7 +69,7 @@ impl<M: Machine> Hypervisor<M> {
         let mut power = vcpu.power.lock();
         if *power != Power::Off {
             // Somebody else was faster: what PSCI answers then depends on how far that one is.
-            return psci::lost_race(*power == Power::On);
+            return if *power == Power::On { Action::ALREADY_ON } else { Action::ON_PENDING };
         }
         *power = Power::Starting { entry, context };
         drop(power);

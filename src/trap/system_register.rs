@@ -23,6 +23,7 @@ use self::physical_timer::PhysicalTimer;
 use super::registers::GuestMode;
 use super::syndrome::{SystemRegister, SystemRegisterAccess, SystemRegisterDirection};
 use crate::ids::Ticks;
+use crate::vgic::SgiRegister;
 
 /// Registers of a vCPU that exist nowhere but here.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -44,17 +45,6 @@ pub struct SystemRegisterContext<'a> {
     pub mode: GuestMode,
     /// CNTPCT_EL0.
     pub now: Ticks,
-}
-
-/// Which SGI register was written (GIC specification, 12.2, ICC_SGI*R_EL1).
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum SgiRegister {
-    /// ICC_SGI1R_EL1: group 1 of the caller's security state.
-    Sgi1,
-    /// ICC_ASGI1R_EL1: group 1 of the other security state.
-    AliasSgi1,
-    /// ICC_SGI0R_EL1: group 0.
-    Sgi0,
 }
 
 /// What to do about a trapped system register.
@@ -130,9 +120,9 @@ pub fn access(
         // ICC_SGI1R_EL1, ICC_ASGI1R_EL1, ICC_SGI0R_EL1, ICC_SRE_EL1: SRE, DFB and DIB are fixed to 1.
         (3, 0, 12, 11, 5..=7) if context.gic_system_registers && direction == Write => Outcome::SendSgi {
             register: match op2 {
-                5 => SgiRegister::Sgi1,
-                6 => SgiRegister::AliasSgi1,
-                _ => SgiRegister::Sgi0,
+                5 => SgiRegister::Sgi1r,
+                6 => SgiRegister::Asgi1r,
+                _ => SgiRegister::Sgi0r,
             },
             value,
         },

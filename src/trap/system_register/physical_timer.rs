@@ -17,6 +17,10 @@ pub struct PhysicalTimer {
 }
 
 impl PhysicalTimer {
+    /// CNTP_CTL_EL0.ENABLE.
+    pub const fn is_enabled(&self) -> bool {
+        self.control & ENABLE != 0
+    }
     /// CNTP_CTL_EL0: ENABLE, IMASK, and ISTATUS, which is 0 while the timer is disabled.
     pub const fn control(&self, now: Ticks) -> u64 {
         self.control | if self.condition(now) { ISTATUS } else { 0 }
