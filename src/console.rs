@@ -7,3 +7,5 @@
 pub mod mux;
 pub mod pl011;
 mod ring;
+
+pub use mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};

@@ -20,7 +20,9 @@ use crate::ids::{Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
 use crate::machine::Machine;
 use crate::manifest::layout::VirtualGic;
-use crate::manifest::{self, DeviceConfig, DomainConfig, Manifest, UnmappedAccess};
+use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
+use crate::manifest::domain::UnmappedAccess;
+use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
 use crate::memory::pool::PoolError;
 use crate::policy::Policy;
 use crate::sched::RunQueue;
@@ -230,11 +232,7 @@ fn device_range(device: &DeviceConfig, frequency: u64) -> Result<DeviceRange, As
         policy: DevicePolicy {
             timeout: ticks(device.timeout_ms, frequency),
             attach_timeout: ticks(device.attach_timeout_ms, frequency),
-            on_failure: match device.on_failure {
-                manifest::OnFailure::Wait => OnFailure::Wait,
-                manifest::OnFailure::Ones => OnFailure::Ones,
-                manifest::OnFailure::Abort => OnFailure::Abort,
-            },
+            on_failure: device.on_failure,
         },
     })
 }
@@ -242,15 +240,15 @@ fn device_range(device: &DeviceConfig, frequency: u64) -> Result<DeviceRange, As
 /// The rules for ranges of servers that are no device of the manifest: the defaults.
 fn fallback(frequency: u64) -> DevicePolicy {
     DevicePolicy {
-        timeout: ticks(manifest::DEFAULT_TIMEOUT_MS, frequency),
-        attach_timeout: ticks(manifest::DEFAULT_ATTACH_TIMEOUT_MS, frequency),
+        timeout: ticks(DEFAULT_TIMEOUT_MS, frequency),
+        attach_timeout: ticks(DEFAULT_ATTACH_TIMEOUT_MS, frequency),
         on_failure: OnFailure::Wait,
     }
 }
 
 fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
     let mut devices = Devices::default();
-    let mut add = |range: manifest::IpaRange, device| {
+    let mut add = |range: IpaRange, device| {
         devices.add(Window { start: range.start, size: range.size, device })
     };
     match config.layout.gic {

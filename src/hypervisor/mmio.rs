@@ -12,7 +12,6 @@ use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Surroundings};
 use crate::machine::Machine;
-use crate::memory::PhysicalMemory;
 use crate::sched::Wait;
 use crate::trap::access::{DataAbortPlan, Direction, MmioAccess, PendingPlan, plan_from_syndrome};
 use crate::trap::exception::GuestException;

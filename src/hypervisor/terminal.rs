@@ -23,7 +23,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn access_console(&self, domain: &Domain, offset: u64, access: &MmioAccess) -> u64 {
         let Some(port) = domain.console else { return 0 };
         let mut console = self.console.lock();
-        let result = console.access(port, offset, access.width, access.direction, self.machine.now());
+        let result = console.access(port, offset, access.width, access.direction);
         let Ok(result) = result else { return 0 };
         if let Some(change) = result.line {
             self.set_console_line(change);

@@ -27,6 +27,17 @@ pub enum OnFailure {
     Abort,
 }
 
+impl OnFailure {
+    /// The word for it in a manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Ones => "ones",
+            Self::Abort => "abort",
+        }
+    }
+}
+
 /// How long a guest waits for a device, and what then.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Policy {

@@ -4,6 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::ioreq::OnFailure;
 use crate::ids::DomainId;
 use crate::manifest::DomainConfig;
 use crate::manifest::domain::DomainNode;
@@ -19,9 +20,9 @@ const MAX_QUEUES: u32 = 64;
 /// The largest RAM disk in MiB: bounds what a backend allocates.
 const MAX_RAM_DISK: u32 = 1 << 20;
 /// Milliseconds of backend-runnable time for an answer (design: failure policy).
-const DEFAULT_TIMEOUT: u32 = 5_000;
+pub const DEFAULT_TIMEOUT_MS: u32 = 5_000;
 /// Milliseconds to wait for a server (design: failure policy).
-const DEFAULT_ATTACH_TIMEOUT: u32 = 60_000;
+pub const DEFAULT_ATTACH_TIMEOUT_MS: u32 = 60_000;
 
 /// A virtual device of a guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -150,28 +151,6 @@ impl MemoryAccess {
     }
 }
 
-/// What an access answers when its backend failed.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum OnFailure {
-    /// It waits for a server up to the attach limit, then reads give ones.
-    Wait,
-    /// Reads give ones, writes have no effect.
-    Ones,
-    /// A data abort into the guest.
-    Abort,
-}
-
-impl OnFailure {
-    /// The word for it in a manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Wait => "wait",
-            Self::Ones => "ones",
-            Self::Abort => "abort",
-        }
-    }
-}
-
 /// Properties of a device node.
 const KNOWN: [&str; 17] = [
     "portunus,type",
@@ -250,8 +229,8 @@ fn device(
             found => found.unwrap_or(1),
         },
         accel,
-        timeout_ms: node.u32("timeout-ms")?.unwrap_or(DEFAULT_TIMEOUT),
-        attach_timeout_ms: node.u32("attach-timeout-ms")?.unwrap_or(DEFAULT_ATTACH_TIMEOUT),
+        timeout_ms: node.u32("timeout-ms")?.unwrap_or(DEFAULT_TIMEOUT_MS),
+        attach_timeout_ms: node.u32("attach-timeout-ms")?.unwrap_or(DEFAULT_ATTACH_TIMEOUT_MS),
         on_failure: match node.string("on-failure")? {
             None | Some("wait") => OnFailure::Wait,
             Some("ones") => OnFailure::Ones,

@@ -15,9 +15,8 @@ use crate::manifest::passthrough::{self, Passthrough};
 use crate::manifest::range::PaRange;
 use crate::manifest::shared_memory;
 use crate::manifest::tree::Node;
+use crate::sched::DEFAULT_SHARE;
 
-/// A vCPU's share of its pCPU when the manifest says nothing.
-pub const DEFAULT_SHARE: u32 = 100;
 /// The largest share: keeps the scheduler's arithmetic in 32 bits.
 pub const MAX_SHARE: u32 = 10_000;
 /// Grant frames of a domain when the manifest says nothing (Xen's default).
