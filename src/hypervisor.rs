@@ -55,13 +55,14 @@ use crate::trap::syndrome::Hpfar;
 use crate::trap::system_register::EmulatedRegisters;
 use crate::trap::system_register::identification::IdRegisters;
 
-/// A vCPU's state that only its pCPU touches.
+/// A vCPU's state that only its pCPU touches. `arch` finds the frame at its start.
 #[derive(Debug)]
+#[repr(C, align(16))]
 pub struct VcpuState {
-    /// Whose.
-    pub id: VcpuId,
     /// Its general registers while it does not run.
     pub frame: GuestFrame,
+    /// Whose.
+    pub id: VcpuId,
     /// An access that waits for its answer.
     access: Option<PendingAccess>,
     /// Registers that exist in the core alone.
@@ -176,7 +177,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Every vCPU that exists, in no particular order: `arch` makes a register file for each at boot.
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> {
-        self.domains().flat_map(|domain| domain.vcpus.iter().map(|vcpu| vcpu.id))
+        self.domains()
+            .flat_map(|domain| domain.vcpus.iter().map(|vcpu| vcpu.id))
     }
 
     /// A vCPU's constants; `None` if there is no such vCPU.
@@ -212,7 +214,9 @@ impl<M: Machine> Hypervisor<M> {
     /// Last step before a guest runs: finishes an access that was answered, applies a start request, moves pending
     /// interrupts into list registers.
     pub fn enter<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> Entry {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else { return Entry::Blocked };
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return Entry::Blocked;
+        };
         let notes = vcpu.take_notes();
         state.flush_due |= notes.has(Attention::Interrupts);
         if notes.has(Attention::Power) {
@@ -247,15 +251,19 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The domain that a physical SPI belongs to.
     fn owner_of(&self, interrupt: IntId) -> Option<&Domain> {
-        let index = self.interrupts.binary_search_by_key(&interrupt, |(interrupt, _)| *interrupt).ok()?;
+        let index = self
+            .interrupts
+            .binary_search_by_key(&interrupt, |(interrupt, _)| *interrupt)
+            .ok()?;
         self.domain(self.interrupts.get(index)?.1)
     }
 
     /// Who is to serve an address of `guest`, by the manifest.
     fn backend_of(&self, guest: DomainId, ipa: Ipa) -> Option<(DomainId, &str)> {
-        let (.., backend) = self.backends.iter().find(|(owner, range, _)| {
-            *owner == guest && range.start <= ipa && ipa.0 < range.end()
-        })?;
+        let (.., backend) = self
+            .backends
+            .iter()
+            .find(|(owner, range, _)| *owner == guest && range.start <= ipa && ipa.0 < range.end())?;
         Some((*backend, self.domain_name(*backend).unwrap_or_default()))
     }
 }

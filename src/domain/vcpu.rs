@@ -55,7 +55,13 @@ pub struct Vcpu {
 impl Vcpu {
     /// A vCPU that is off.
     pub fn new(id: VcpuId, pcpu: PcpuId, slot: Slot) -> Self {
-        Self { id, pcpu, slot, power: Mutex::new(Power::Off), attention: AtomicU32::new(0) }
+        Self {
+            id,
+            pcpu,
+            slot,
+            power: Mutex::new(Power::Off),
+            attention: AtomicU32::new(0),
+        }
     }
 
     /// Leaves a note for the vCPU's pCPU; whoever does must make that pCPU look ([`crate::hypervisor`]).

@@ -195,6 +195,7 @@ pub struct FakeCpu {
     interface: FakeVirtualInterface,
     registers: Vec<(El1Register, u64)>,
     translation: Translation,
+    pending_system_error: Option<u32>,
 }
 
 impl fmt::Debug for FakeCpu {
@@ -219,7 +220,13 @@ impl FakeCpu {
             interface: FakeVirtualInterface::new(list_registers),
             registers: Vec::new(),
             translation: Box::new(|address, _| Ok(Ipa(address))),
+            pending_system_error: None,
         }
+    }
+
+    /// Takes the syndrome of the virtual SError that is pending.
+    pub fn take_system_error(&mut self) -> Option<u32> {
+        self.pending_system_error.take()
     }
 
     /// Replaces the guest's stage 1.
@@ -238,6 +245,10 @@ impl FakeCpu {
 
 impl Cpu for FakeCpu {
     type VirtualInterface = FakeVirtualInterface;
+
+    fn pend_system_error(&mut self, syndrome: u32) {
+        self.pending_system_error = Some(syndrome);
+    }
 
     fn virtual_interface(&mut self) -> &mut FakeVirtualInterface {
         &mut self.interface

@@ -115,6 +115,7 @@ struct State {
     interrupts: BTreeMap<u32, InterruptConfig>,
     console: Vec<u8>,
     console_room: usize,
+    pcpu: PcpuId,
 }
 
 /// A machine made of a map and a log.
@@ -146,6 +147,7 @@ impl FakeMachine {
                 interrupts: BTreeMap::new(),
                 console: Vec::new(),
                 console_room: usize::MAX,
+                pcpu: PcpuId(0),
             }),
         }
     }
@@ -236,6 +238,11 @@ impl FakeMachine {
     /// How many more bytes the console takes before it refuses.
     pub fn set_console_room(&self, bytes: usize) {
         self.state.lock().console_room = bytes;
+    }
+
+    /// Calls come from `pcpu` from now on; pCPU 0 at first.
+    pub fn set_pcpu(&self, pcpu: PcpuId) {
+        self.state.lock().pcpu = pcpu;
     }
 
     fn record(&self, operation: Operation) {
@@ -399,6 +406,12 @@ impl Machine for FakeMachine {
     }
     fn deactivate_interrupt(&self, interrupt: IntId) {
         self.record(Operation::DeactivateInterrupt(interrupt));
+    }
+    fn current_pcpu(&self) -> PcpuId {
+        self.state.lock().pcpu
+    }
+    fn console_room(&self) -> usize {
+        self.state.lock().console_room
     }
     fn console_write(&self, bytes: &[u8]) -> usize {
         let mut state = self.state.lock();

@@ -11,17 +11,17 @@ use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
+use crate::hypervisor::Hypervisor;
 use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
-use crate::hypervisor::Hypervisor;
 use crate::ids::{Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
 use crate::machine::Machine;
-use crate::manifest::layout::VirtualGic;
 use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
 use crate::manifest::domain::UnmappedAccess;
+use crate::manifest::layout::VirtualGic;
 use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
 use crate::memory::pool::PoolError;
 use crate::policy::Policy;
@@ -86,13 +86,23 @@ impl<M: Machine> Hypervisor<M> {
         let slice = Ticks((facts.frequency / 1000).max(1));
         let mut queues: Vec<RunQueue> = facts.ids.iter().map(|_| RunQueue::new(slice)).collect();
         let mut console = Console::new(facts.frequency, facts.colour);
-        let ipa_bits = built.domains.iter().map(|domain| domain.stage2.geometry().ipa_bits()).max().unwrap_or(40);
-        let options = IdOptions { gic_system_registers: facts.gic_system_registers, ipa_bits };
+        let ipa_bits = built
+            .domains
+            .iter()
+            .map(|domain| domain.stage2.geometry().ipa_bits())
+            .max()
+            .unwrap_or(40);
+        let options = IdOptions {
+            gic_system_registers: facts.gic_system_registers,
+            ipa_bits,
+        };
         let ids = IdRegisters::combine(&facts.ids, &options)?;
         let mut domains: Vec<Option<Domain>> = (0..=MAX_DOMAINS).map(|_| None).collect();
         let mut interrupts = Vec::new();
         for domain in built.domains {
-            let Some(config) = manifest.domain(domain.id) else { continue };
+            let Some(config) = manifest.domain(domain.id) else {
+                continue;
+            };
             let index = usize::from(domain.id.0);
             let domain = assemble_domain(&machine, &facts, manifest, config, domain, &mut queues, &mut console)?;
             for interrupt in config.passthrough.interrupts() {
@@ -108,7 +118,10 @@ impl<M: Machine> Hypervisor<M> {
         }
         interrupts.sort_unstable();
         let backends = manifest.domains.iter().flat_map(|guest| {
-            guest.devices.iter().map(move |device| (guest.id, device.range, device.backend))
+            guest
+                .devices
+                .iter()
+                .map(move |device| (guest.id, device.range, device.backend))
         });
         let hypervisor = Self {
             machine,
@@ -142,14 +155,23 @@ impl<M: Machine> Hypervisor<M> {
     fn connect_static_channels(&self, manifest: &Manifest) -> Result<(), AssemblyError> {
         for channel in &manifest.channels {
             let (first, second) = (channel.first, channel.second);
-            let (Some(one), Some(other)) = (self.domain(first.domain), self.domain(second.domain)) else { continue };
-            one.events.lock().alloc_static(first.port, second.domain).map_err(AssemblyError::Channel)?;
+            let (Some(one), Some(other)) = (self.domain(first.domain), self.domain(second.domain)) else {
+                continue;
+            };
+            one.events
+                .lock()
+                .alloc_static(first.port, second.domain)
+                .map_err(AssemblyError::Channel)?;
             let bound = self.with_words(|words| {
                 if first.domain == second.domain {
                     Tables::Loopback(&mut one.events.lock()).bind_static(second.port, first.port, words)
                 } else {
                     let (mut remote, mut local) = (one.events.lock(), other.events.lock());
-                    Tables::Pair { local: &mut local, remote: &mut remote }.bind_static(second.port, first.port, words)
+                    Tables::Pair {
+                        local: &mut local,
+                        remote: &mut remote,
+                    }
+                    .bind_static(second.port, first.port, words)
                 }
             });
             let bound = bound.map_err(AssemblyError::Channel)?;
@@ -172,7 +194,10 @@ fn assemble_domain<M: Machine>(
     let mut pool = built.pool;
     let shared_info = pool.allocate(machine)?;
     let vcpus = (0..).zip(&config.vcpus).map(|(index, allowed)| {
-        let id = VcpuId { domain: config.id, index };
+        let id = VcpuId {
+            domain: config.id,
+            index,
+        };
         let allowed = |pcpu: PcpuId| allowed.is_none_or(|set| set.contains(pcpu));
         let (pcpu, queue) = least_loaded(queues, allowed)?;
         Some(Vcpu::new(id, pcpu, queue.add(id, config.share)))
@@ -180,9 +205,15 @@ fn assemble_domain<M: Machine>(
     // The manifest's reader has seen that every affinity names a pCPU that exists.
     let vcpus: Vec<Vcpu> = vcpus.collect::<Option<_>>().unwrap_or_default();
     let frequency = facts.frequency;
-    let devices: Result<Vec<DeviceRange>, AssemblyError> =
-        config.devices.iter().map(|device| device_range(device, frequency)).collect();
-    let limits = PortLimits { attached: attached_ports(vcpus.len()), ..PortLimits::default() };
+    let devices: Result<Vec<DeviceRange>, AssemblyError> = config
+        .devices
+        .iter()
+        .map(|device| device_range(device, frequency))
+        .collect();
+    let limits = PortLimits {
+        attached: attached_ports(vcpus.len()),
+        ..PortLimits::default()
+    };
     let uart = config.layout.uart.filter(|_| config.vpl011);
     let port = uart.map(|_| console.add(config.id, &config.name)).transpose()?;
     let geometry = built.stage2.geometry();
@@ -190,7 +221,12 @@ fn assemble_domain<M: Machine>(
         id: config.id,
         name: config.name.clone(),
         vcpus,
-        servers: Mutex::new(Servers::new(count, devices?, fallback(frequency), ServerLimits::default())),
+        servers: Mutex::new(Servers::new(
+            count,
+            devices?,
+            fallback(frequency),
+            ServerLimits::default(),
+        )),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
         vgic: Mutex::new(interrupt_controller(config)?),
         devices: windows(config)?,
@@ -207,7 +243,11 @@ fn assemble_domain<M: Machine>(
             vtcr: geometry.vtcr(),
             virtual_offset: machine.now().0,
         },
-        memory: Mutex::new(DomainMemory { stage2: built.stage2, pool, shared_info_at: None }),
+        memory: Mutex::new(DomainMemory {
+            stage2: built.stage2,
+            pool,
+            shared_info_at: None,
+        }),
         stopped: AtomicBool::new(false),
     })
 }
@@ -249,11 +289,18 @@ fn fallback(frequency: u64) -> DevicePolicy {
 fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
     let mut devices = Devices::default();
     let mut add = |range: IpaRange, device| {
-        devices.add(Window { start: range.start, size: range.size, device })
+        devices.add(Window {
+            start: range.start,
+            size: range.size,
+            device,
+        })
     };
     match config.layout.gic {
         VirtualGic::V2 { distributor, .. } => add(distributor, Device::Interrupts(Frame::Distributor))?,
-        VirtualGic::V3 { distributor, redistributors } => {
+        VirtualGic::V3 {
+            distributor,
+            redistributors,
+        } => {
             add(distributor, Device::Interrupts(Frame::Distributor))?;
             add(redistributors, Device::Interrupts(Frame::Redistributor))?;
         }

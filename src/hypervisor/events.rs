@@ -19,7 +19,10 @@ impl<M: Machine> Hypervisor<M> {
     /// Calls `operation` with the means to change words that guests share.
     pub(crate) fn with_words<T>(&self, operation: impl FnOnce(&SharedWords<'_, M>) -> T) -> T {
         let others = StopPcpus::new(self);
-        operation(&SharedWords { memory: &self.machine, others: &others })
+        operation(&SharedWords {
+            memory: &self.machine,
+            others: &others,
+        })
     }
 
     /// An event was sent: brings it to whoever gets it.
@@ -44,7 +47,11 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = delivery.upcall {
             self.with_vgic(domain, |vgic| vgic.pulse_private(vcpu, UPCALL).unwrap_or_default());
         }
-        for vcpu in delivery.wake.iter().filter_map(|index| domain.vcpus.get(usize::from(index))) {
+        for vcpu in delivery
+            .wake
+            .iter()
+            .filter_map(|index| domain.vcpus.get(usize::from(index)))
+        {
             self.notify(vcpu, Attention::Poll, Wait::Event);
         }
     }
@@ -54,7 +61,10 @@ impl<M: Machine> Hypervisor<M> {
         match consumer {
             Consumer::Request { server, vcpu } => {
                 let clock = CoreClock::new(self);
-                let around = Surroundings { memory: &self.machine, clock: &clock };
+                let around = Surroundings {
+                    memory: &self.machine,
+                    clock: &clock,
+                };
                 let effects = domain.servers.lock().notified(server, vcpu, &around);
                 self.perform(domain, &effects);
             }
@@ -68,11 +78,18 @@ impl<M: Machine> Hypervisor<M> {
             let sent = target.events.lock().notify_attached(*port);
             self.deliver(target, sent);
         }
-        for vcpu in effects.wake.iter().filter_map(|index| target.vcpus.get(usize::from(index))) {
+        for vcpu in effects
+            .wake
+            .iter()
+            .filter_map(|index| target.vcpus.get(usize::from(index)))
+        {
             self.notify(vcpu, Attention::Request, Wait::Request);
         }
         for event in &effects.events {
-            self.tell(Message::Request { domain: target.id, event: *event });
+            self.tell(Message::Request {
+                domain: target.id,
+                event: *event,
+            });
         }
     }
 
@@ -87,7 +104,10 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn abandon_servers(&self, owner: DomainId) {
         for target in self.domains() {
             let clock = CoreClock::new(self);
-            let around = Surroundings { memory: &self.machine, clock: &clock };
+            let around = Surroundings {
+                memory: &self.machine,
+                clock: &clock,
+            };
             let effects = target.servers.lock().owner_gone(owner, &around);
             self.perform(target, &effects);
         }
@@ -95,9 +115,14 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A port of the hypervisor's in `target` gained or lost its listener.
     pub(crate) fn listener_changed(&self, target: &Domain, consumer: Consumer, listens: bool) {
-        let Consumer::Request { server, vcpu } = consumer else { return };
+        let Consumer::Request { server, vcpu } = consumer else {
+            return;
+        };
         let clock = CoreClock::new(self);
-        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
         let mut servers = target.servers.lock();
         let effects = if listens {
             servers.port_bound(server, vcpu);

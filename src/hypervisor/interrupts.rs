@@ -28,7 +28,9 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The virtual CPU interface asked for maintenance.
     pub fn on_maintenance<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else { return };
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return;
+        };
         let kick = domain.vgic.lock().sync(state.id.index, cpu.virtual_interface());
         vcpu.note(Attention::Interrupts);
         self.interrupt_vcpus(domain, kick);
@@ -36,7 +38,9 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A physical SPI was acknowledged on `pcpu`.
     pub fn on_interrupt(&self, _pcpu: PcpuId, interrupt: IntId) -> Claim {
-        let Some(domain) = self.owner_of(interrupt) else { return Claim::Nobody };
+        let Some(domain) = self.owner_of(interrupt) else {
+            return Claim::Nobody;
+        };
         let kick = domain.vgic.lock().physical(interrupt);
         match kick {
             Ok(kick) => {
@@ -120,10 +124,14 @@ impl<M: Machine> Hypervisor<M> {
         limit: Option<Ticks>,
     ) {
         let now = self.machine.now();
-        let deadline = [self.virtual_deadline(cpu), state.registers.physical_timer.deadline(now), limit]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadline = [
+            self.virtual_deadline(cpu),
+            state.registers.physical_timer.deadline(now),
+            limit,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         if deadline.is_some_and(|deadline| deadline <= now) {
             return;
         }
@@ -153,7 +161,8 @@ impl<M: Machine> Hypervisor<M> {
         if line != state.physical_timer_line {
             state.physical_timer_line = line;
             self.with_vgic(domain, |vgic| {
-                vgic.set_private_level(vcpu.id.index, PHYSICAL_TIMER, line).unwrap_or_default()
+                vgic.set_private_level(vcpu.id.index, PHYSICAL_TIMER, line)
+                    .unwrap_or_default()
             });
         }
     }

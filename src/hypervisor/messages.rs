@@ -66,7 +66,11 @@ struct Name<'a>(&'a str, DomainId);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { write!(f, "domain {}", self.1.0) } else { f.write_str(self.0) }
+        if self.0.is_empty() {
+            write!(f, "domain {}", self.1.0)
+        } else {
+            f.write_str(self.0)
+        }
     }
 }
 
@@ -83,7 +87,11 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn print_message(&self) -> bool {
         let mut queue = self.messages.queue.lock();
         let next = queue.waiting.pop_front();
-        let lost = if next.is_none() { core::mem::take(&mut queue.lost) } else { 0 };
+        let lost = if next.is_none() {
+            core::mem::take(&mut queue.lost)
+        } else {
+            0
+        };
         drop(queue);
         let mut line = Line::new();
         // A line that is too long is cut.
@@ -104,7 +112,9 @@ impl<M: Machine> Hypervisor<M> {
                 let name = name(domain);
                 match cause {
                     StopCause::PowerOff => write!(line, "{name} powered off"),
-                    StopCause::Reboot => write!(line, "{name} asked for a restart and stays down: restart is not built"),
+                    StopCause::Reboot => {
+                        write!(line, "{name} asked for a restart and stays down: restart is not built")
+                    }
                     StopCause::Crash => write!(line, "{name} crashed"),
                     StopCause::Suspend => write!(line, "{name} suspended itself and stays down"),
                     StopCause::Other(reason) => write!(line, "{name} stopped with reason {reason}"),

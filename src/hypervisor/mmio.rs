@@ -83,8 +83,14 @@ impl<M: Machine> Hypervisor<M> {
                 if self.is_transient(domain, ipa, abort.write) {
                     return;
                 }
-                let Some(instruction) = self.fetch(cpu, domain, state.frame.pc) else { return };
-                let reported = ReportedAccess { virtual_address, ipa, write: abort.write };
+                let Some(instruction) = self.fetch(cpu, domain, state.frame.pc) else {
+                    return;
+                };
+                let reported = ReportedAccess {
+                    virtual_address,
+                    ipa,
+                    write: abort.write,
+                };
                 let stack_pointer = cpu.read_el1(state.frame.stack_pointer());
                 match plan_from_instruction(instruction, &state.frame, stack_pointer, &reported) {
                     Ok(plan) => plan,
@@ -100,7 +106,11 @@ impl<M: Machine> Hypervisor<M> {
             }
             return;
         }
-        state.access = Some(PendingAccess { plan: PendingPlan::new(plan), virtual_address, write: abort.write });
+        state.access = Some(PendingAccess {
+            plan: PendingPlan::new(plan),
+            virtual_address,
+            write: abort.write,
+        });
         self.continue_access(cpu, domain, vcpu, state);
     }
 
@@ -118,7 +128,10 @@ impl<M: Machine> Hypervisor<M> {
         };
         let mapped = address.is_some_and(|ipa| {
             let memory = domain.memory.lock();
-            memory.stage2.lookup(&self.machine, ipa).is_some_and(|mapping| mapping.page_use.attributes().executable)
+            memory
+                .stage2
+                .lookup(&self.machine, ipa)
+                .is_some_and(|mapping| mapping.page_use.attributes().executable)
         });
         if !mapped {
             let virtual_address = abort.address.virtual_address().unwrap_or(state.frame.pc);
@@ -242,7 +255,10 @@ impl<M: Machine> Hypervisor<M> {
     /// Asks the domain's servers.
     fn request(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
         let clock = CoreClock::new(self);
-        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
         let begun = domain.servers.lock().begin(vcpu.id.index, *access, &around);
         match begun {
             Ok((Begun::Unclaimed, effects)) => {
@@ -261,7 +277,10 @@ impl<M: Machine> Hypervisor<M> {
     /// The loaded vCPU has asked a server: the answer if it is there already; else the vCPU waits.
     fn await_answer(&self, domain: &Domain, vcpu: &Vcpu) -> Option<Answer> {
         let clock = CoreClock::new(self);
-        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
         let mut servers = domain.servers.lock();
         if let Some(answer) = servers.take(vcpu.id.index) {
             return Some(answer);
@@ -290,7 +309,10 @@ impl<M: Machine> Hypervisor<M> {
     ) -> bool {
         let Some(mut pending) = state.access else { return true };
         let clock = CoreClock::new(self);
-        let around = Surroundings { memory: &self.machine, clock: &clock };
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
         let mut servers = domain.servers.lock();
         let (mut answer, effects) = match servers.take(vcpu.id.index) {
             Some(answer) => (Some(answer), None),

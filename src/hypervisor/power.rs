@@ -30,7 +30,12 @@ impl<M: Machine> Hypervisor<M> {
             };
         }
         let states = states.get(..domain.vcpus.len()).unwrap_or_default();
-        let arguments = [state.frame.read(0), state.frame.read(1), state.frame.read(2), state.frame.read(3)];
+        let arguments = [
+            state.frame.read(0),
+            state.frame.read(1),
+            state.frame.read(2),
+            state.frame.read(3),
+        ];
         let action = match psci::call(&arguments, states) {
             Action::CpuOn { target, entry, context } => self.power_on(domain, target, Ipa(entry), context),
             action => action,
@@ -65,11 +70,17 @@ impl<M: Machine> Hypervisor<M> {
         if !is_ram {
             return Action::INVALID_ADDRESS;
         }
-        let Some(vcpu) = domain.vcpus.get(usize::from(target)) else { return Action::INVALID_ADDRESS };
+        let Some(vcpu) = domain.vcpus.get(usize::from(target)) else {
+            return Action::INVALID_ADDRESS;
+        };
         let mut power = vcpu.power.lock();
         if *power != Power::Off {
             // Somebody else was faster: what PSCI answers then depends on how far that one is.
-            return if *power == Power::On { Action::ALREADY_ON } else { Action::ON_PENDING };
+            return if *power == Power::On {
+                Action::ALREADY_ON
+            } else {
+                Action::ON_PENDING
+            };
         }
         *power = Power::Starting { entry, context };
         drop(power);
@@ -80,7 +91,10 @@ impl<M: Machine> Hypervisor<M> {
     /// Powers a domain's boot vCPU on: its first instruction is `entry`, with `device_tree` in x0.
     pub(crate) fn boot(&self, domain: &Domain) {
         if let Some(vcpu) = domain.vcpus.first() {
-            *vcpu.power.lock() = Power::Starting { entry: domain.entry, context: domain.device_tree.0 };
+            *vcpu.power.lock() = Power::Starting {
+                entry: domain.entry,
+                context: domain.device_tree.0,
+            };
             self.notify(vcpu, Attention::Power, Wait::Power);
         }
     }
@@ -97,7 +111,11 @@ impl<M: Machine> Hypervisor<M> {
             *power = Power::On;
             drop(power);
             *state = VcpuState::new(state.id);
-            state.frame = GuestFrame { pc: entry.0, pstate: START_PSTATE, ..GuestFrame::default() };
+            state.frame = GuestFrame {
+                pc: entry.0,
+                pstate: START_PSTATE,
+                ..GuestFrame::default()
+            };
             state.frame.write(0, context);
             cpu.write_el1(El1Register::SctlrEl1, START_SCTLR);
             cpu.write_el1(El1Register::CntvCtlEl0, 0);
@@ -116,8 +134,14 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.abandon_servers(domain.id);
-        self.tell(Message::Stopped { domain: domain.id, cause });
-        let guests_stopped = self.domains().filter(|domain| !domain.serves).all(|domain| domain.is_stopped());
+        self.tell(Message::Stopped {
+            domain: domain.id,
+            cause,
+        });
+        let guests_stopped = self
+            .domains()
+            .filter(|domain| !domain.serves)
+            .all(|domain| domain.is_stopped());
         if guests_stopped {
             self.finished.store(true, Ordering::Release);
         }

@@ -15,15 +15,18 @@ use crate::sync::Mutex;
 
 /// A physical CPU as the core sees it.
 #[derive(Debug)]
-pub struct Pcpu {
+pub(crate) struct Pcpu {
     pub(crate) queue: Mutex<RunQueue>,
     must_schedule: AtomicBool,
 }
 
 impl Pcpu {
     /// A pCPU with its vCPUs.
-    pub fn new(queue: RunQueue) -> Self {
-        Self { queue: Mutex::new(queue), must_schedule: AtomicBool::new(true) }
+    pub(crate) fn new(queue: RunQueue) -> Self {
+        Self {
+            queue: Mutex::new(queue),
+            must_schedule: AtomicBool::new(true),
+        }
     }
 }
 
@@ -104,7 +107,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Whether `pcpu` must call [`Self::schedule`] before it goes back to the vCPU that it has loaded: one load.
     pub fn must_schedule(&self, pcpu: PcpuId) -> bool {
-        self.pcpu(pcpu).is_none_or(|pcpu| pcpu.must_schedule.load(Ordering::Acquire))
+        self.pcpu(pcpu)
+            .is_none_or(|pcpu| pcpu.must_schedule.load(Ordering::Acquire))
     }
 
     /// The time that [`Schedule::deadline`] named has come.
@@ -116,7 +120,12 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Decides what `pcpu` runs from `now` on.
     pub fn schedule(&self, id: PcpuId, now: Ticks) -> Schedule {
-        let Some(pcpu) = self.pcpu(id) else { return Schedule { run: None, deadline: None } };
+        let Some(pcpu) = self.pcpu(id) else {
+            return Schedule {
+                run: None,
+                deadline: None,
+            };
+        };
         pcpu.must_schedule.store(false, Ordering::Release);
         let printed = self.print_message();
         let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
@@ -125,6 +134,9 @@ impl<M: Machine> Hypervisor<M> {
         }
         let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
         let pick = pcpu.queue.lock().pick(now);
-        Schedule { run: pick.run, deadline: pick.until.into_iter().chain(shows).min() }
+        Schedule {
+            run: pick.run,
+            deadline: pick.until.into_iter().chain(shows).min(),
+        }
     }
 }

@@ -23,7 +23,9 @@ pub(crate) struct GuestGate {
 impl GuestGate {
     /// `pcpu` is about to return to a guest: waits while the gate is closed, which is for one bounded attempt each time.
     pub(crate) fn enter(&self, pcpu: PcpuId) {
-        let Some(inside) = self.inside.get(usize::from(pcpu.0)) else { return };
+        let Some(inside) = self.inside.get(usize::from(pcpu.0)) else {
+            return;
+        };
         loop {
             inside.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);

@@ -71,7 +71,9 @@ impl<M: Machine> Hypervisor<M> {
             }
             self.machine.console_write(buffer.get(..filled).unwrap_or_default());
         }
-        let due = console.deadline().map_or(u64::MAX, |deadline| deadline.0.max(now.0 + 1));
+        let due = console
+            .deadline()
+            .map_or(u64::MAX, |deadline| deadline.0.max(now.0 + 1));
         if self.console_due.swap(due, Ordering::Relaxed) > due {
             // The boot pCPU shows it in time.
             self.on_deadline(crate::ids::PcpuId(0));
@@ -88,9 +90,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     fn set_console_line(&self, change: LineChange) {
-        let Some(domain) = self.domain(change.domain) else { return };
-        let Some(interrupt) = domain.console_interrupt else { return };
-        self.with_vgic(domain, |vgic| vgic.set_spi_level(interrupt, change.asserted).unwrap_or_default());
+        let Some(domain) = self.domain(change.domain) else {
+            return;
+        };
+        let Some(interrupt) = domain.console_interrupt else {
+            return;
+        };
+        self.with_vgic(domain, |vgic| {
+            vgic.set_spi_level(interrupt, change.asserted).unwrap_or_default()
+        });
     }
 }
 

@@ -15,11 +15,15 @@ impl<M: Machine> Hypervisor<M> {
     /// A synchronous exception from the loaded vCPU. Afterwards `arch` goes through [`Self::must_schedule`] /
     /// [`Self::schedule`] and [`Self::enter`] before it returns to any guest.
     pub fn on_trap<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: Syndrome) {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else { return };
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return;
+        };
         match Exception::decode(&syndrome, self.hpfar) {
             Exception::DataAbort(abort) => self.on_data_abort(cpu, domain, vcpu, state, &abort),
             Exception::InstructionAbort(abort) => self.on_instruction_abort(cpu, domain, state, &abort),
-            Exception::Hypercall { immediate: HVC_IMMEDIATE } => self.on_hypercall(cpu, domain, vcpu, state),
+            Exception::Hypercall {
+                immediate: HVC_IMMEDIATE,
+            } => self.on_hypercall(cpu, domain, vcpu, state),
             Exception::Hypercall { immediate: 0 } => self.on_firmware_call(cpu, domain, vcpu, state),
             Exception::Hypercall { .. } => {
                 state.frame.rewind();
@@ -41,7 +45,10 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
             Exception::IllegalState | Exception::Debug { .. } | Exception::PcAlignment | Exception::SpAlignment => {
-                let exception = GuestException::Reflected { esr: syndrome.esr, virtual_address: Some(syndrome.far) };
+                let exception = GuestException::Reflected {
+                    esr: syndrome.esr,
+                    virtual_address: Some(syndrome.far),
+                };
                 self.inject(cpu, state, exception);
             }
             // Features that guests do not have, and AArch32 at EL1, which does not exist.
@@ -60,7 +67,9 @@ impl<M: Machine> Hypervisor<M> {
 
     /// An SError that the running guest caused: it gets it.
     pub fn on_system_error<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: Syndrome) {
-        let exception = GuestException::SystemError { syndrome: (syndrome.esr & 0x01ff_ffff) as u32 };
+        let exception = GuestException::SystemError {
+            syndrome: (syndrome.esr & 0x01ff_ffff) as u32,
+        };
         self.inject(cpu, state, exception);
     }
 

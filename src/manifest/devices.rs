@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::ioreq::OnFailure;
 use crate::ids::DomainId;
+pub use crate::ioreq::OnFailure;
 use crate::manifest::DomainConfig;
 use crate::manifest::domain::DomainNode;
 use crate::manifest::error::{ManifestError, Reason};

@@ -44,6 +44,10 @@ static OUTPUT: Mutex<Ring> = Mutex::new(Ring {
 });
 
 impl Ring {
+    fn room(&self) -> usize {
+        RING - self.length
+    }
+
     fn push(&mut self, byte: u8) -> bool {
         if self.length == RING {
             return false;
@@ -100,6 +104,14 @@ pub(crate) fn write(bytes: &[u8]) -> usize {
     }
     ring.drain(*port);
     accepted
+}
+
+/// How many bytes [`write`] takes now.
+pub(crate) fn room() -> usize {
+    let Some(port) = PORT.get() else { return usize::MAX };
+    let mut ring = OUTPUT.lock();
+    ring.drain(*port);
+    ring.room()
 }
 
 /// The port's interrupt: drains output, and moves up to `into.len()` received bytes; returns how many.

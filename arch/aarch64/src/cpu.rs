@@ -113,4 +113,13 @@ impl Cpu for El2Cpu {
         }
         Ok(Ipa(par & PAR_ADDRESS | address & !PAR_ADDRESS & 0xfff))
     }
+
+    fn pend_system_error(&mut self, syndrome: u32) {
+        /// HCR_EL2.VSE
+        const VIRTUAL_SYSTEM_ERROR: u64 = 1 << 8;
+        if crate::features::Features::read().ras {
+            write_sysreg!("s3_4_c5_c2_3", u64::from(syndrome));
+        }
+        write_sysreg!("hcr_el2", read_sysreg!("hcr_el2") | VIRTUAL_SYSTEM_ERROR);
+    }
 }

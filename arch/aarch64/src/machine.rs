@@ -146,6 +146,12 @@ impl Machine for Arm64 {
         }
     }
 
+    fn current_pcpu(&self) -> PcpuId {
+        pcpu::this().map_or(PcpuId(0), pcpu::Pcpu::id)
+    }
+    fn console_room(&self) -> usize {
+        console::room()
+    }
     fn console_write(&self, bytes: &[u8]) -> usize {
         console::write(bytes)
     }

@@ -7,13 +7,16 @@ use crate::switch::VcpuContext;
 use crate::sysreg::{wfi, write_sysreg};
 use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
-use crate::{fp, gic, timer};
+use crate::{console, fp, gic, power, timer};
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use portunus::hypervisor::{Entry, Hypervisor};
 use portunus::ids::{IntId, VcpuId};
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
+
+/// Rounds of output before the end: more than all domains' buffers.
+const FINAL_DRAINS: usize = 256;
 
 static HYPERVISOR: Once<Hypervisor<Arm64>> = Once::new();
 
@@ -64,6 +67,9 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
             wait(pcpu, local);
             continue;
         };
+        if hypervisor.is_finished() {
+            finish(hypervisor);
+        }
         if local.reschedule || local.loaded.is_null() || hypervisor.must_schedule(pcpu.id()) {
             local.reschedule = false;
             let schedule = hypervisor.schedule(pcpu.id(), timer::now());
@@ -80,6 +86,15 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
             Entry::Blocked => local.reschedule = true,
         }
     }
+}
+
+/// Shows what the console still holds and ends the run.
+fn finish(hypervisor: &Hypervisor<Arm64>) -> ! {
+    for _ in 0..FINAL_DRAINS {
+        hypervisor.on_console_ready();
+        console::flush();
+    }
+    power::end(0)
 }
 
 /// Sleeps until an interrupt, which the caller's vCPU, still loaded, may be waiting for, and takes it. An interrupt that

@@ -169,7 +169,7 @@ impl VcpuContext {
 
     /// Puts this vCPU's registers into the hardware. The caller's ISB or ERET follows.
     pub(crate) fn load(&self, features: Features) {
-        let vttbr = u64::from(self.constants.vmid.0) << 48 | self.constants.stage2_root.0;
+        let vttbr = self.constants.vttbr;
         if read_sysreg!("vttbr_el2") != vttbr {
             let vtcr = self.constants.vtcr | VTCR_RES1;
             if read_sysreg!("vtcr_el2") != vtcr {

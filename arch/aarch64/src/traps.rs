@@ -49,6 +49,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
         hpfar: read_sysreg!("hpfar_el2"),
     };
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.left_guest(pcpu.id());
         hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
     }
     run::resume(pcpu, local)
@@ -58,6 +59,9 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
 pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu) -> *mut GuestFrame {
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
+    if let Some(hypervisor) = hypervisor() {
+        hypervisor.left_guest(pcpu.id());
+    }
     take_interrupts(pcpu, local);
     run::resume(pcpu, local)
 }
@@ -72,6 +76,7 @@ pub(crate) unsafe extern "C" fn system_error(pcpu: &'static Pcpu) -> *mut GuestF
         hpfar: 0,
     };
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.left_guest(pcpu.id());
         hypervisor.on_system_error(&mut cpu, &mut context.state, syndrome);
     }
     run::resume(pcpu, local)
@@ -101,7 +106,9 @@ fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged:
         return on_virtual_timer(local, gic);
     } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
         timer::set(None);
-        local.reschedule = true;
+        if let Some(hypervisor) = hypervisor() {
+            hypervisor.on_deadline(pcpu.id());
+        }
     } else if interrupt.0 == INTERRUPTS.maintenance.load(Ordering::Relaxed) {
         on_maintenance(local, gic);
     } else if interrupt.0 == INTERRUPTS.console.load(Ordering::Relaxed) {
@@ -132,9 +139,12 @@ fn on_maintenance(local: &mut Local, gic: &'static Gic) {
 fn on_console() {
     let mut bytes = [0; INPUT];
     let count = console::on_interrupt(&mut bytes);
-    if let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count))
-        && !typed.is_empty()
-    {
+    let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count)) else {
+        return;
+    };
+    if typed.is_empty() {
+        hypervisor.on_console_ready();
+    } else {
         hypervisor.on_console_input(typed);
     }
 }
