@@ -10,6 +10,7 @@ use crate::failure::Result;
 use crate::scenario::Scenario;
 use crate::workspace::Workspace;
 
+mod bench;
 mod build;
 mod cpio;
 mod disk;
@@ -48,6 +49,8 @@ enum Command {
     Run(run::Run),
     /// Checks everything that CI checks. The last line is `N passed, N failed, N skipped`.
     Test(test::Test),
+    /// Measures operations in instructions, beside the goals and what others need.
+    Bench(bench::Bench),
     /// Lists the scenarios with a line each.
     Scenarios,
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(run) => run.run(),
         Command::Test(test) => test.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Scenarios => list_scenarios(),
     };
     done.unwrap_or_else(|failure| {

@@ -64,9 +64,9 @@ pub(crate) struct Scenario {
     /// Whether `cargo xtask test` runs it only with `--full`.
     #[serde(default)]
     pub(crate) full_only: bool,
-    /// Whether it is a benchmark: run by `cargo xtask bench`, and not by `cargo xtask test`.
+    /// What it measures. A scenario with rows is run by `cargo xtask bench`, and not by `cargo xtask test`.
     #[serde(default)]
-    pub(crate) bench: bool,
+    pub(crate) rows: BTreeMap<String, Goal>,
     /// How the guest is started on the same machine without a hypervisor, as a baseline.
     pub(crate) plain: Option<Plain>,
 }
@@ -251,6 +251,19 @@ pub(crate) struct Need {
     pub(crate) program: String,
     /// The Debian package that it comes in.
     pub(crate) package: String,
+}
+
+/// A figure that a benchmark's guest prints, and what it should be.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Goal {
+    /// The median may be at most this.
+    pub(crate) goal: Option<u64>,
+    /// The same on a machine with a GICv2, where it differs.
+    pub(crate) gicv2_goal: Option<u64>,
+    /// What others need for the same.
+    #[serde(default)]
+    pub(crate) peers: BTreeMap<String, u64>,
 }
 
 /// How the guest is started on the bare machine.
