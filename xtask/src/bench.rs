@@ -28,7 +28,7 @@ pub(crate) struct Bench {
     json: Option<PathBuf>,
     /// How many percent above its goal a figure may be.
     #[arg(long, default_value_t = 0)]
-    tolerance: u64,
+    tolerance: u32,
 }
 
 /// What a guest measured.
@@ -132,10 +132,10 @@ impl Bench {
     }
 }
 
-fn meets(median: u64, goal: Option<u64>, tolerance: u64) -> bool {
+fn meets(median: u64, goal: Option<u64>, tolerance: u32) -> bool {
     // In wide numbers, so that no figure is too large.
     let wide = u128::from;
-    goal.is_none_or(|goal| wide(median) * 100 <= wide(goal) * (100 + wide(tolerance)))
+    goal.is_none_or(|goal| wide(median) * 100 <= wide(goal) * (100 + u128::from(tolerance)))
 }
 
 /// The figures in what a machine printed; the last one of a name counts.
@@ -214,7 +214,7 @@ mod tests {
             (99, Some(90), 10, true),
             (100, Some(90), 10, false),
             (1_000_000, None, 0, true),
-            (u64::MAX, Some(u64::MAX), u64::MAX, true),
+            (u64::MAX, Some(u64::MAX), u32::MAX, true),
         ] {
             assert_eq!(meets(median, goal, tolerance), met, "{median} {goal:?} {tolerance}");
         }

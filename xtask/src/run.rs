@@ -99,8 +99,9 @@ impl Run {
         };
         stage::require_tools(scenario)?;
         stage::require_downloads(scenario, &choices)?;
-        if !self.plain {
-            build::build(workspace, &stage::packages([scenario]))?;
+        let packages = if self.plain { stage::plain_packages(scenario) } else { stage::packages([scenario]) };
+        if !packages.is_empty() {
+            build::build(workspace, &packages)?;
         }
         let stage = Stage::prepare(workspace, scenario, &machine, &choices)?;
         if self.gdb {

@@ -92,6 +92,12 @@ pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) ->
         .collect()
 }
 
+/// The packages that a run of `scenario` on the bare machine takes.
+pub(crate) fn plain_packages(scenario: &Scenario) -> BTreeSet<&str> {
+    let kernel = scenario.plain.as_ref().and_then(|plain| scenario.modules.get(&plain.kernel));
+    kernel.and_then(|kernel| kernel.build.as_deref()).into_iter().collect()
+}
+
 /// Makes sure that the programs are there that `scenario` takes.
 pub(crate) fn require_tools(scenario: &Scenario) -> Result<()> {
     let mut tools = vec![Tool::QEMU, Tool::DEVICE_TREE_COMPILER];
@@ -379,8 +385,7 @@ impl Preparation<'_> {
         let values = scenario.parameters(choices.full);
         let fill = |text: &String| substitute(text, &values);
         let mut expected = Vec::new();
-        // What the hypervisor prints does not appear without it.
-        if !silent && !choices.plain {
+        if !silent {
             for sequence in expect.sequences() {
                 expected.push(sequence.iter().map(fill).collect::<Result<Vec<_>>>()?);
             }
