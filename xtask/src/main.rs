@@ -12,6 +12,7 @@ use crate::workspace::Workspace;
 
 mod bench;
 mod build;
+mod check;
 mod cpio;
 mod disk;
 mod distribution;
@@ -51,6 +52,8 @@ enum Command {
     Test(test::Test),
     /// Measures operations in instructions, beside the goals and what others need.
     Bench(bench::Bench),
+    /// Reads manifests.
+    Manifest(check::ManifestCommand),
     /// Lists the scenarios with a line each.
     Scenarios,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Manifest(manifest) => manifest.run(),
         Command::Scenarios => list_scenarios(),
     };
     done.unwrap_or_else(|failure| {

@@ -88,6 +88,13 @@ pub(crate) fn compile(source: &str, origin: &Path, output: &Path) -> Result<()> 
     failed(text.lines().next().unwrap_or("dtc failed and said nothing").to_owned())
 }
 
+/// Compiles the device tree source in `file`, with its placeholders replaced.
+pub(crate) fn compile_file(file: &Path, values: &BTreeMap<String, String>, output: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).doing(format!("reading {}", file.display()))?;
+    let text = substitute(&text, values).doing(file.display())?;
+    compile(&format!("# 1 \"{}\"\n{text}", file.display()), file, output)
+}
+
 /// The source of a device tree that dtc can read, from a binary one.
 pub(crate) fn decompile(file: &Path) -> Result<String> {
     let result = Tool::DEVICE_TREE_COMPILER

@@ -99,7 +99,11 @@ impl Run {
         };
         stage::require_tools(scenario)?;
         stage::require_downloads(scenario, &choices)?;
-        let packages = if self.plain { stage::plain_packages(scenario) } else { stage::packages([scenario]) };
+        let packages = if self.plain {
+            stage::plain_packages(scenario)
+        } else {
+            stage::packages([scenario])
+        };
         if !packages.is_empty() {
             build::build(workspace, &packages)?;
         }

@@ -94,7 +94,10 @@ pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) ->
 
 /// The packages that a run of `scenario` on the bare machine takes.
 pub(crate) fn plain_packages(scenario: &Scenario) -> BTreeSet<&str> {
-    let kernel = scenario.plain.as_ref().and_then(|plain| scenario.modules.get(&plain.kernel));
+    let kernel = scenario
+        .plain
+        .as_ref()
+        .and_then(|plain| scenario.modules.get(&plain.kernel));
     kernel.and_then(|kernel| kernel.build.as_deref()).into_iter().collect()
 }
 
@@ -285,17 +288,10 @@ impl Preparation<'_> {
         let modules = manifest::place(files, machine.memory)?;
         values.extend(manifest::placeholders(&modules));
         let kernel = program(self.workspace, HYPERVISOR).image;
-        let tree = self.tree(&launch, &values)?;
+        let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
+        let tree = merged_tree(&launch, &manifest, &values, self.folder)?;
         manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + (16 << 20))?;
         self.payload(&launch, kernel, tree, &modules)
-    }
-
-    fn tree(&self, launch: &Launch<'_>, values: &BTreeMap<String, String>) -> Result<PathBuf> {
-        let (bare, merged) = (self.folder.join("machine.dtb"), self.folder.join("manifest.dtb"));
-        launch.dump_tree(&bare)?;
-        let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
-        manifest::merge(&manifest::decompile(&bare)?, &manifest, values, &merged)?;
-        Ok(merged)
     }
 
     fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {
@@ -332,11 +328,8 @@ impl Preparation<'_> {
                 }
             }
         } else if let Some(source) = &module.device_tree {
-            let path = beside.join(source);
-            let text = fs::read_to_string(&path).doing(format!("reading {}", path.display()))?;
-            let text = substitute(&text, values).doing(path.display())?;
             let output = self.folder.join(format!("{name}.dtb"));
-            manifest::compile(&format!("# 1 \"{}\"\n{text}", path.display()), &path, &output)?;
+            manifest::compile_file(&beside.join(source), values, &output)?;
             output
         } else if let Some(file) = &module.file {
             existing(&beside.join(file))?
@@ -413,6 +406,19 @@ impl Preparation<'_> {
             log: self.folder.join("console.log"),
         })
     }
+}
+
+/// Writes the machine's device tree with `manifest` merged into it to a file in `folder`.
+pub(crate) fn merged_tree(
+    launch: &Launch<'_>,
+    manifest: &Path,
+    values: &BTreeMap<String, String>,
+    folder: &Path,
+) -> Result<PathBuf> {
+    let (bare, merged) = (folder.join("machine.dtb"), folder.join("manifest.dtb"));
+    launch.dump_tree(&bare)?;
+    manifest::merge(&manifest::decompile(&bare)?, manifest, values, &merged)?;
+    Ok(merged)
 }
 
 fn existing(file: &Path) -> Result<PathBuf> {
