@@ -74,7 +74,9 @@ impl Guest {
         let mut ports = Vec::new();
         for vcpu in 0..vcpus as usize {
             let port = page.read(vcpu).vp_eport;
-            ports.push(step("binding a port", hypercall::bind_interdomain(domain, port))?);
+            let port = step("binding a port", hypercall::bind_interdomain(domain, port))?;
+            step("unmasking a port", hypercall::unmask(port))?;
+            ports.push(port);
         }
         Ok(Self {
             domain,

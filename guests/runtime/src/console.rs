@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use spin::mutex::SpinMutex;
 
-use crate::device_tree;
 use crate::mmio::Registers;
+use crate::{device_tree, exceptions};
 
 const DR: usize = 0x00;
 const FR: usize = 0x18;
@@ -66,11 +66,15 @@ pub fn read_byte() -> Option<u8> {
 
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
-    if let Some(registers) = registers() {
+    let Some(registers) = registers() else { return };
+    // An interrupt handler may print too.
+    let masks = exceptions::mask_interrupts();
+    {
         let _guard = LOCK.lock();
         // Writing to a UART does not fail.
         let _ = Uart(registers).write_fmt(arguments);
     }
+    exceptions::restore_masks(masks);
 }
 
 /// Prints to the console.

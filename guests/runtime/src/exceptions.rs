@@ -71,6 +71,18 @@ pub fn disable_interrupts() {
     // SAFETY: only masks.
     unsafe { core::arch::asm!("msr daifset, #2", options(nostack)) };
 }
+/// Keeps interrupts out until [`restore_masks`] gets the result.
+pub(crate) fn mask_interrupts() -> u64 {
+    let masks;
+    // SAFETY: only masks.
+    unsafe { core::arch::asm!("mrs {}, daif", "msr daifset, #2", out(reg) masks, options(nostack)) };
+    masks
+}
+/// Undoes [`mask_interrupts`].
+pub(crate) fn restore_masks(masks: u64) {
+    // SAFETY: the state before `mask_interrupts`.
+    unsafe { core::arch::asm!("msr daif, {}", in(reg) masks, options(nostack)) };
+}
 /// Lets SErrors in.
 pub fn enable_system_errors() {
     // SAFETY: as for interrupts.

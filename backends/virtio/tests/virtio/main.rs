@@ -2,6 +2,7 @@
 
 mod block;
 mod chains;
+mod hostile;
 mod negotiation;
 mod served;
 mod simulator;

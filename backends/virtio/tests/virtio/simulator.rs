@@ -23,7 +23,7 @@ pub(crate) struct Ram {
 impl Ram {
     pub(crate) fn new() -> Self {
         Self {
-            bytes: RefCell::new(vec![0xee; RAM_SIZE]),
+            bytes: RefCell::new(vec![0; RAM_SIZE]),
             refused: Cell::new(0),
         }
     }
@@ -223,8 +223,11 @@ pub(crate) const SCRATCH: u64 = RAM + 0x10_0000;
 impl<D: Disk> Driver<D> {
     /// A device over `disk` that is up and running with VERSION_1 and what it has of `features`.
     pub(crate) fn start(disk: D, queues: u16, features: u64) -> Self {
+        Self::bring_up(MmioDevice::new(BlockDevice::new(disk, queues)), queues, features)
+    }
+    /// As [`Self::start`], with a device that exists.
+    pub(crate) fn bring_up(mut device: Device<D>, queues: u16, features: u64) -> Self {
         let ram = Ram::new();
-        let mut device = MmioDevice::new(BlockDevice::new(disk, queues));
         let wanted = features & offered(&mut device) | RingFeature::VERSION_1.bits();
         assert_ne!(
             negotiate(&mut device, wanted) & status::FEATURES_OK,
