@@ -30,6 +30,8 @@ const MAX_MAPTRACK_FRAMES: u32 = 1 << 16;
 /// SPIs that a GIC can have: INTIDs 32 to 1019, in steps of 32 up to 988.
 const MAX_SPIS: u32 = 988;
 
+/// RAM of a domain at most: the guest-physical addresses that every machine can translate.
+const MAX_MEMORY: u64 = 1 << 39;
 /// The property that limits a domain's stage-2 tables.
 pub(crate) const PAGE_TABLE_POOL: &str = "xen,domain-p2m-mem-mb";
 
@@ -323,6 +325,7 @@ fn memory(node: Node<'_, '_>, host: &Host) -> Result<u64, ManifestError> {
         .iter()
         .fold(0_u64, |sum, bank| sum.saturating_add(bank.size))
         / KIB;
+    let limit = limit.min(MAX_MEMORY / KIB);
     if kib > limit {
         return Err(node.error("memory", Reason::AboveLimit { found: kib, limit }));
     }

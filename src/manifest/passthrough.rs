@@ -212,6 +212,9 @@ fn mappings(node: Node<'_, '_>, direct_map: bool) -> Result<Vec<Mapping>, Manife
 /// `interrupts` of a partial tree: its controller is a placeholder for the guest's GIC.
 fn interrupts(node: Node<'_, '_>) -> Result<Vec<Interrupt>, ManifestError> {
     let name = "interrupts";
+    if node.has("interrupts-extended") {
+        return Err(node.error("interrupts-extended", Reason::Unsupported("use interrupts")));
+    }
     let Some(cells) = node.cells(name)? else {
         return Ok(Vec::new());
     };
