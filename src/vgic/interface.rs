@@ -27,8 +27,12 @@ pub(super) struct VcpuInterface {
     no_pending: bool,
     /// What the guest let through when its list registers were last given up or it waited for an interrupt.
     mask: PriorityMask,
-    /// What each list register holds.
-    held: [Option<Held>; MAX_LIST_REGISTERS],
+    /// List registers in use, a bit each.
+    used: u16,
+    /// The interrupt in each list register in use.
+    slots: [Slot; MAX_LIST_REGISTERS],
+    /// What each list register in use was written with, or contained when it was read back.
+    contents: [ListRegister; MAX_LIST_REGISTERS],
     /// PPIs whose physical interrupt this vCPU's pCPU must deactivate.
     deactivate: u32,
     /// vCPUs that want to read state which this one's list registers hold.
@@ -37,14 +41,18 @@ pub(super) struct VcpuInterface {
     pub(super) observed: VcpuSet,
 }
 
-/// A list register in use.
-#[derive(Copy, Clone, Debug)]
-struct Held {
-    slot: Slot,
-    /// What it was written with.
-    written: ListRegister,
-    /// What it contains, when read back; `None`: it is free.
-    hardware: Option<ListRegister>,
+/// A list register's index, in arrays of as many as there can be.
+const fn at(index: u32) -> usize {
+    index as usize % MAX_LIST_REGISTERS
+}
+
+/// The bits of a set, lowest first.
+fn bits(mut set: u16) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let index = (set != 0).then(|| set.trailing_zeros())?;
+        set &= set - 1;
+        Some(index)
+    })
 }
 
 impl VcpuInterface {
@@ -60,7 +68,9 @@ impl VcpuInterface {
                 group0: false,
                 group1: false,
             },
-            held: [None; MAX_LIST_REGISTERS],
+            used: 0,
+            slots: [Slot::NONE; MAX_LIST_REGISTERS],
+            contents: [ListRegister::FREE; MAX_LIST_REGISTERS],
             deactivate: 0,
             observers: VcpuSet::EMPTY,
             observed: VcpuSet::EMPTY,
@@ -93,58 +103,59 @@ impl Vgic {
             return VcpuSet::EMPTY;
         }
         self.read_back(vcpu, interface);
-        let capacity = interface.list_registers().min(MAX_LIST_REGISTERS);
+        let capacity = interface.list_registers().clamp(1, MAX_LIST_REGISTERS);
         let (chosen, active_left) = self.choose(vcpu, capacity);
         let pending_left = self
             .cpu(vcpu)
             .is_some_and(|cpu| cpu.first_pending(self.groups).is_some());
         let some_pending = chosen.iter().any(|slot| !self.irqs[*slot].active);
 
-        // Those that stay keep their list register; then the others take what is free.
-        let mut homes = [None; MAX_LIST_REGISTERS];
-        for (index, home) in homes.iter_mut().enumerate().take(capacity) {
-            let staying = self
-                .held(vcpu, index)
-                .filter(|held| held.hardware.is_some() && self.irqs[held.slot].place == Place::Resident { cpu: vcpu });
-            if let Some(held) = staying {
-                self.irqs[held.slot].lr = index as u8;
-                *home = Some(held.slot);
-            }
-        }
-        let stays = |slot: Slot, lr: u8| homes.get(usize::from(lr)).copied().flatten() == Some(slot);
-        let mut newcomers: heapless::Vec<Slot, MAX_LIST_REGISTERS> = chosen
-            .iter()
-            .copied()
-            .filter(|slot| !stays(*slot, self.irqs[*slot].lr))
-            .collect();
-        // Popped from the end.
-        newcomers.reverse();
         // Then the next end must be known, whichever it is.
         let announce = active_left || (pending_left && !some_pending);
-        for (index, home) in homes.iter().enumerate().take(capacity) {
-            let before = self.held(vcpu, index).and_then(|held| held.hardware);
-            let held = home.or_else(|| newcomers.pop()).map(|slot| {
-                let written = self.compose(vcpu, slot, announce);
-                self.irqs[slot].lr = index as u8;
-                Held {
-                    slot,
-                    written,
-                    hardware: Some(written),
-                }
-            });
-            let after = held.map(|held| held.written);
-            if after != before {
-                interface.write(index, after);
+        let Some(own) = self.cpus.get(usize::from(vcpu)).map(|cpu| &cpu.interface) else {
+            return VcpuSet::EMPTY;
+        };
+        let before = own.used;
+        let mut kept = 0;
+        for index in bits(before) {
+            let irq = &mut self.irqs[own.slots[at(index)]];
+            if irq.place == (Place::Resident { cpu: vcpu }) {
+                irq.lr = index as u8;
+                kept |= 1 << index;
             }
-            if let Some(place) = self.cpu_mut(vcpu).and_then(|cpu| cpu.interface.held.get_mut(index)) {
-                *place = held;
+        }
+        let mut free = !kept & (u32::MAX >> (32 - capacity)) as u16;
+        for slot in chosen {
+            let register = self.compose(vcpu, slot, announce);
+            let irq = &mut self.irqs[slot];
+            let Some(own) = self.cpus.get_mut(usize::from(vcpu)).map(|cpu| &mut cpu.interface) else {
+                break;
+            };
+            let mut index = u32::from(irq.lr);
+            let stays = kept & 1 << (index % 16) != 0 && own.slots[at(index)] == slot;
+            if !stays {
+                index = free.trailing_zeros() % 16;
+                free &= !(1 << index);
+                irq.lr = index as u8;
             }
+            let bit = 1 << index;
+            if own.used & bit == 0 || own.contents[at(index)] != register {
+                interface.write(at(index), Some(register));
+            }
+            own.slots[at(index)] = slot;
+            own.contents[at(index)] = register;
+            own.used |= bit;
+        }
+        // What is still free and was in use holds an interrupt that went elsewhere.
+        for index in bits(before & free) {
+            interface.write(at(index), None);
         }
 
         let wanted = pending_left && some_pending;
         let kick = self.take_others(vcpu);
         if let Some(cpu) = self.cpu_mut(vcpu) {
             let own = &mut cpu.interface;
+            own.used &= !free;
             if own.no_pending != wanted {
                 own.no_pending = wanted;
                 interface.set_no_pending(wanted);
@@ -164,10 +175,8 @@ impl Vgic {
         if let Some(cpu) = self.cpu_mut(vcpu) {
             let own = &mut cpu.interface;
             own.mask = interface.mask();
-            for (index, held) in own.held.iter_mut().enumerate() {
-                if held.take().is_some_and(|held| held.hardware.is_some()) {
-                    interface.write(index, None);
-                }
+            for index in bits(core::mem::take(&mut own.used)) {
+                interface.write(at(index), None);
             }
             if own.no_pending {
                 interface.set_no_pending(false);
@@ -210,41 +219,41 @@ impl Vgic {
         VcpuSet(self.take_kick().0 & !VcpuSet::only(vcpu).0)
     }
 
-    fn held(&self, vcpu: u8, index: usize) -> Option<Held> {
-        self.cpu(vcpu)
-            .and_then(|cpu| cpu.interface.held.get(index).copied().flatten())
-    }
-
     /// Brings everything that the list registers hold back into the queues; once between two flushes.
     pub(super) fn read_back<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) {
-        let Some(cpu) = self.cpu_mut(vcpu) else { return };
-        let own = &mut cpu.interface;
+        let Some(own) = self.cpu_mut(vcpu).map(|cpu| &mut cpu.interface) else {
+            return;
+        };
         let deactivate = core::mem::take(&mut own.deactivate);
-        let ahead = own.runs_ahead();
-        let mut observers = VcpuSet::EMPTY;
-        if ahead {
-            own.synced = true;
-            own.dirty = true;
-            observers = core::mem::take(&mut own.observers);
-        }
         if deactivate != 0 {
             self.deactivate_own(vcpu, deactivate, interface);
         }
-        if !ahead {
+        let Some(own) = self.cpu_mut(vcpu).map(|cpu| &mut cpu.interface) else {
+            return;
+        };
+        if !own.runs_ahead() {
             return;
         }
-        let free = interface.free();
-        for index in (0..interface.list_registers().min(MAX_LIST_REGISTERS)).rev() {
-            let Some(held) = self.held(vcpu, index) else { continue };
-            let now = if free & 1 << index != 0 {
-                None
-            } else {
-                interface.read(index)
+        own.synced = true;
+        own.dirty = true;
+        let observers = core::mem::take(&mut own.observers);
+        // In reverse, so that equals stay in order: each goes before those that wait.
+        let mut left = own.used;
+        let free = if left == 0 { 0 } else { interface.free() };
+        own.used &= !free;
+        while left != 0 {
+            let index = left.ilog2();
+            left &= !(1 << index);
+            let now = (free & 1 << index == 0).then(|| interface.read(at(index))).flatten();
+            let Some(own) = self.cpus.get_mut(usize::from(vcpu)).map(|cpu| &mut cpu.interface) else {
+                break;
             };
-            if let Some(place) = self.cpu_mut(vcpu).and_then(|cpu| cpu.interface.held.get_mut(index)) {
-                *place = Some(Held { hardware: now, ..held });
+            let (slot, written) = (own.slots[at(index)], own.contents[at(index)]);
+            match now {
+                Some(register) => own.contents[at(index)] = register,
+                None => own.used &= !(1 << index),
             }
-            self.retire(vcpu, held, now, interface);
+            self.retire(vcpu, slot, written, now, interface);
         }
         for observer in observers.iter() {
             if let Some(cpu) = self.cpu_mut(observer) {
@@ -266,12 +275,18 @@ impl Vgic {
     }
 
     /// Takes one interrupt's state out of its list register, with what was asked of it meanwhile.
-    fn retire<V: VirtualInterface>(&mut self, vcpu: u8, held: Held, now: Option<ListRegister>, interface: &mut V) {
-        let slot = held.slot;
+    fn retire<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        slot: Slot,
+        written: ListRegister,
+        now: Option<ListRegister>,
+        interface: &mut V,
+    ) {
         let state = now.map_or(LrState::Inactive, |register| register.state);
         let irq = &mut self.irqs[slot];
         let again = core::mem::take(&mut irq.physical_again);
-        if now.is_none() && matches!(held.written.backing, Backing::Physical(_)) {
+        if now.is_none() && matches!(written.backing, Backing::Physical(_)) {
             irq.physical_active = again;
         }
         let untaken = irq.latch_in_lr & !irq.drop_latch;

@@ -76,6 +76,18 @@ pub struct ListRegister {
 }
 
 impl ListRegister {
+    /// One that is in no use.
+    pub(crate) const FREE: Self = Self {
+        interrupt: IntId(0),
+        priority: 0,
+        group1: false,
+        state: LrState::Inactive,
+        backing: Backing::Software {
+            maintenance: false,
+            source: 0,
+        },
+    };
+
     /// The value of ICH_LR<n>_EL2 (GICv3 specification, "ICH_LR<n>_EL2"): vINTID 31:0, pINTID 44:32 (EOI maintenance in
     /// bit 41 when HW = 0), priority 55:48, group 60, HW 61, state 63:62. A free register is 0.
     pub const fn to_ich(register: Option<Self>) -> u64 {
