@@ -4,6 +4,7 @@ use portunus::cpu::{Cpu, El1Register};
 use portunus::fakes::FakeCpu;
 use portunus::trap::exception::{GuestException, Injected, PstateFeatures, inject};
 use portunus::trap::registers::GuestFrame;
+use portunus::trap::syndrome::{Exception, Hpfar, Syndrome};
 
 const EL0: u64 = 0b0000;
 const EL1T: u64 = 0b0100;
@@ -48,12 +49,17 @@ fn frame(pstate: u64) -> GuestFrame {
 }
 
 const DATA: GuestException = GuestException::DataAbort {
-    virtual_address: 0xdead_0008,
+    virtual_address: Some(0xdead_0008),
     write: true,
     cache_maintenance: false,
 };
+const NOWHERE: GuestException = GuestException::DataAbort {
+    virtual_address: None,
+    write: false,
+    cache_maintenance: false,
+};
 const FETCH: GuestException = GuestException::InstructionAbort {
-    virtual_address: 0xdead_0010,
+    virtual_address: Some(0xdead_0010),
 };
 
 #[test]
@@ -71,6 +77,7 @@ fn the_vector_and_the_class_follow_the_level_and_state_it_came_from() {
         ("data abort, EL0 in AArch32", USER32, DATA, 0x600, 0x9200_0050, 0xdead_0008),
         ("fetch, EL1h", EL1H, FETCH, 0x200, 0x8600_0010, 0xdead_0010),
         ("fetch, EL0", EL0, FETCH, 0x400, 0x8200_0010, 0xdead_0010),
+        ("data abort without an address", EL1H, NOWHERE, 0x200, 0x9600_0410, unchanged),
         ("undefined, EL1h", EL1H, undefined, 0x200, 0x0200_0000, unchanged),
         ("undefined, EL0 in AArch32", USER32, undefined, 0x600, 0x0200_0000, unchanged),
         ("BRK #5, EL1h: one class for all levels", EL1H, reflect(0xf200_0005), 0x200, 0xf200_0005, unchanged),
@@ -124,7 +131,7 @@ fn pstate_is_what_exception_entry_makes_it() {
 fn refused_cache_maintenance_says_so() {
     let mut cpu = cpu(SPAN);
     let exception = GuestException::DataAbort {
-        virtual_address: 0x40,
+        virtual_address: Some(0x40),
         write: false,
         cache_maintenance: true,
     };
@@ -167,4 +174,54 @@ fn a_misaligned_vector_base_is_aligned_as_hardware_reads_it() {
         Injected::Entered
     );
     assert_eq!(frame.pc, 0x8_0400);
+}
+
+#[test]
+fn what_is_not_the_hypervisors_business_goes_to_the_guest() {
+    let far = 0x77;
+    let reflected = |esr, virtual_address| Some(GuestException::Reflected { esr, virtual_address });
+    let undefined = Some(GuestException::Undefined);
+    // (class, what the guest gets; None: the hypervisor performs it)
+    #[rustfmt::skip]
+    let table: &[(&str, u64, Option<GuestException>)] = &[
+        ("unknown", 0x00, undefined), ("WFI", 0x01, None), ("CP15 of AArch32", 0x03, undefined),
+        ("floating point", 0x07, None), ("pointer authentication", 0x09, undefined), ("LD64B", 0x0a, undefined),
+        ("illegal state", 0x0e, reflected(0x0e << 26, None)), ("HVC", 0x16, None), ("SMC", 0x17, None),
+        ("MSR", 0x18, None), ("SVE", 0x19, undefined), ("SME", 0x1d, undefined), ("fetch", 0x20, None),
+        ("PC alignment", 0x22, reflected(0x22 << 26, Some(far))), ("data abort", 0x24, None),
+        ("SP alignment", 0x26, reflected(0x26 << 26, None)), ("MOPS", 0x27, undefined),
+        ("SError", 0x2f, Some(GuestException::SystemError { syndrome: 0 })),
+        ("breakpoint", 0x30, reflected(0x30 << 26, None)), ("step", 0x32, reflected(0x32 << 26, None)),
+        ("watchpoint", 0x34, reflected(0x34 << 26, Some(far))), ("BRK", 0x3c, reflected(0x3c << 26, None)),
+        ("a class that does not exist", 0x3f, undefined),
+    ];
+    for (text, class, expected) in table {
+        let syndrome = Syndrome {
+            esr: class << 26,
+            far,
+            hpfar: 0,
+        };
+        let exception = Exception::decode(&syndrome, Hpfar::Architectural);
+        assert_eq!(GuestException::of_trap(&exception, &syndrome), *expected, "{text}");
+    }
+}
+
+#[test]
+fn the_abort_that_a_guest_gets_tells_of_its_own_access() {
+    let syndrome = Syndrome {
+        esr: 0x24 << 26 | 1 << 6 | 7,
+        far: 0x1234,
+        hpfar: 0,
+    };
+    let Exception::DataAbort(abort) = Exception::decode(&syndrome, Hpfar::Architectural) else {
+        panic!("not a data abort");
+    };
+    assert_eq!(
+        GuestException::of_data_abort(&abort),
+        GuestException::DataAbort {
+            virtual_address: Some(0x1234),
+            write: true,
+            cache_maintenance: false
+        }
+    );
 }

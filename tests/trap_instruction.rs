@@ -318,11 +318,21 @@ fn reported(virtual_address: u64, write: bool) -> ReportedAccess {
     }
 }
 
+/// A plan where no other page is known.
+fn plan(
+    instruction: u32,
+    frame: &GuestFrame,
+    stack_pointer: u64,
+    reported: &ReportedAccess,
+) -> Result<AccessPlan, PlanError> {
+    plan_from_instruction(instruction, frame, stack_pointer, reported, |_| None)
+}
+
 const BASE: u64 = 0xffff_0000_1234_0100;
 
 #[test]
 fn a_post_indexed_load_goes_to_the_base_and_moves_it_afterwards() {
-    let plan = plan_from_instruction(0xf840_8441, &frame(), 0, &reported(BASE, false));
+    let plan = plan(0xf840_8441, &frame(), 0, &reported(BASE, false));
     assert_eq!(
         plan,
         Ok(AccessPlan {
@@ -347,7 +357,7 @@ fn a_pair_is_two_transfers_in_address_order_with_masked_values() {
     // stp w3, w4, [x5, #-8]!
     let mut frame = frame();
     frame.x[5] = BASE;
-    let plan = plan_from_instruction(0x29bf_10a3, &frame, 0, &reported(BASE - 8, true)).unwrap();
+    let plan = plan(0x29bf_10a3, &frame, 0, &reported(BASE - 8, true)).unwrap();
     let store = |ipa, value| Transfer::Store {
         ipa: Ipa(ipa),
         width: Word,
@@ -374,7 +384,7 @@ fn register_31_as_base_is_the_stack_pointer_that_pstate_selects() {
     ] {
         let frame = GuestFrame { pstate, ..frame() };
         assert_eq!(frame.stack_pointer(), register);
-        let plan = plan_from_instruction(0x380f_ffe1, &frame, BASE, &reported(BASE + 255, true)).unwrap();
+        let plan = plan(0x380f_ffe1, &frame, BASE, &reported(BASE + 255, true)).unwrap();
         assert_eq!(
             plan.writeback,
             Some(Writeback {
@@ -397,7 +407,7 @@ fn register_offsets_are_widened_and_shifted() {
     for (text, instruction, x3, address, write) in table {
         let mut frame = frame();
         frame.x[3] = x3;
-        let plan = plan_from_instruction(instruction, &frame, 0, &reported(address, write));
+        let plan = plan(instruction, &frame, 0, &reported(address, write));
         assert!(plan.is_ok(), "{text}: {plan:?}");
     }
 }
@@ -415,7 +425,7 @@ fn an_instruction_that_is_not_what_trapped_runs_again() {
         ("the same bits but for bit 55", 0xf840_8441, reported(BASE ^ 1 << 55, false)),
     ];
     for (text, instruction, reported) in table {
-        let plan = plan_from_instruction(*instruction, &frame(), 0, reported);
+        let plan = plan(*instruction, &frame(), 0, reported);
         assert_eq!(plan, Err(PlanError::Reenter), "{text}");
     }
 }
@@ -425,7 +435,7 @@ fn a_tag_in_the_address_does_not_matter() {
     let mut frame = frame();
     frame.x[2] = 0x5a00_0000_1234_0100;
     for far in [0x5a00_0000_1234_0100, 0x0000_0000_1234_0100] {
-        let plan = plan_from_instruction(0xf840_8441, &frame, 0, &reported(far, false)).unwrap();
+        let plan = plan(0xf840_8441, &frame, 0, &reported(far, false)).unwrap();
         // The base keeps its tag.
         assert_eq!(
             plan.writeback.map(|writeback| writeback.value),
@@ -434,26 +444,51 @@ fn a_tag_in_the_address_does_not_matter() {
     }
 }
 
+/// Name, instruction, base, FAR, the page behind; where the transfers go, or no plan.
+type Crossing = (&'static str, u32, u64, u64, Option<Ipa>, Option<(u64, Option<u64>)>);
+
 #[test]
-fn what_lies_in_two_pages_is_refused() {
-    let refused = Err(PlanError::Refused(Refusal::CrossesPage));
+fn what_lies_in_two_pages_is_performed_where_the_second_is_known() {
     let page = 0xffff_0000_1234_1000_u64;
-    // ldr x1, [x2], #8; ldp x3, x4, [x2].
-    for (instruction, base, far) in [
-        (0xf840_8441_u32, page - 4, page - 4),
-        (0xf840_8441, page - 4, page),
-        (0xa940_1043, page - 8, page - 8),
-        (0xa940_1043, page - 8, page),
-        (0xa940_1043, page - 16, page - 8),
-    ] {
+    let neighbour = Some(Ipa(0x0200_1000));
+    let elsewhere = Some(Ipa(0x0700_0000));
+    // ldr x1, [x2], #8; ldp x3, x4, [x2]. Where the transfers go, or None for a refusal.
+    let (single, pair) = (0xf840_8441_u32, 0xa940_1043);
+    #[rustfmt::skip]
+    let table: &[Crossing] = &[
+        ("neighbours", single, page - 4, page - 4, neighbour, Some((0x0200_0ffc, None))),
+        ("pages apart", single, page - 4, page - 4, elsewhere, None),
+        ("no second page", single, page - 4, page - 4, None, None),
+        ("the second page faulted: the first is memory", single, page - 4, page, neighbour, None),
+        ("a pair in one page", pair, page - 16, page - 16, None, Some((0x0200_0ff0, Some(0x0200_0ff8)))),
+        ("halves in neighbours", pair, page - 8, page - 8, neighbour, Some((0x0200_0ff8, Some(0x0200_1000)))),
+        ("halves in pages apart", pair, page - 8, page - 8, elsewhere, Some((0x0200_0ff8, Some(0x0700_0000)))),
+        ("the second half in no page", pair, page - 8, page - 8, None, None),
+        ("the second half faulted: the first is memory", pair, page - 8, page, neighbour, None),
+        ("the second half faulted, in one page", pair, page - 16, page - 8, neighbour, None),
+        ("the first half crosses", pair, page - 4, page - 4, neighbour, Some((0x0200_0ffc, Some(0x0200_1004)))),
+        ("the first half crosses, pages apart", pair, page - 4, page - 4, elsewhere, None),
+        ("the second half crosses, pages apart", pair, page - 12, page - 12, elsewhere, None),
+    ];
+    for (text, instruction, base, far, second, expected) in table {
         let mut frame = frame();
-        frame.x[2] = base;
-        let plan = plan_from_instruction(instruction, &frame, 0, &reported(far, false));
-        assert_eq!(plan, refused, "{instruction:#x} at {base:#x}, reported {far:#x}");
+        frame.x[2] = *base;
+        let report = ReportedAccess {
+            virtual_address: *far,
+            ipa: Ipa(if *far < page { 0x0200_0000 } else { 0x0200_1000 } | far & 0xfff),
+            write: false,
+        };
+        let result = plan_from_instruction(*instruction, &frame, 0, &report, |behind| {
+            assert_eq!(behind, page, "{text}");
+            *second
+        });
+        let places = result.map(|plan| {
+            let at = |transfer: Transfer| transfer.access().ipa.0;
+            (at(plan.first), plan.second.map(at))
+        });
+        let refused = PlanError::Refused(Refusal::CrossesPage);
+        assert_eq!(places, expected.ok_or(refused), "{text}");
     }
-    let mut frame = frame();
-    frame.x[2] = page - 16;
-    assert!(plan_from_instruction(0xa940_1043, &frame, 0, &reported(page - 16, false)).is_ok());
 }
 
 #[test]
@@ -463,7 +498,7 @@ fn aarch32_code_is_not_decoded() {
         ..frame()
     };
     assert_eq!(
-        plan_from_instruction(0xf840_8441, &frame, 0, &reported(BASE, false)),
+        plan(0xf840_8441, &frame, 0, &reported(BASE, false)),
         Err(PlanError::Refused(Refusal::Aarch32))
     );
 }
@@ -483,6 +518,7 @@ fn addresses_wrap_and_never_panic() {
             ipa: Ipa(random.next()),
             write: far & 1 != 0,
         };
-        let _ = plan_from_instruction(word, &frame, random.next(), &report);
+        let (stack_pointer, second) = (random.next(), random.next());
+        let _ = plan_from_instruction(word, &frame, stack_pointer, &report, |_| Some(Ipa(second)));
     }
 }

@@ -211,7 +211,7 @@ fn a_valid_syndrome_is_planned_for_every_width_sign_size_register_and_direction(
                         }
                     };
                     assert_eq!(
-                        plan_from_syndrome(&abort, ipa, &frame),
+                        plan_from_syndrome(&abort, ipa, &frame, |_| None),
                         DataAbortPlan::Access(AccessPlan {
                             first,
                             second: None,
@@ -251,7 +251,25 @@ fn what_is_not_a_plain_access_is_decoded_skipped_or_refused() {
     ];
     for (text, iss, expected) in table {
         let abort = data_abort(*iss, 0, Hpfar::Architectural);
-        assert_eq!(plan_from_syndrome(&abort, ipa, &frame()), *expected, "{text}");
+        assert_eq!(plan_from_syndrome(&abort, ipa, &frame(), |_| None), *expected, "{text}");
+    }
+}
+
+#[test]
+fn an_access_that_crosses_into_the_neighbouring_page_is_one_access() {
+    let abort = data_abort(TRANSLATION_L3 | ISV | 3 << 22, 0, Hpfar::Architectural);
+    let abort = DataAbort {
+        address: FaultAddress::VirtualOnly {
+            virtual_address: 0x7ffc,
+        },
+        ..abort
+    };
+    for (second, planned) in [(0x0020_1000, true), (0x0020_2000, false), (0x0020_0000, false)] {
+        let plan = plan_from_syndrome(&abort, Ipa(0x0020_0ffc), &frame(), |behind| {
+            assert_eq!(behind, 0x8000);
+            Some(Ipa(second))
+        });
+        assert_eq!(matches!(plan, DataAbortPlan::Access(_)), planned, "{second:#x}");
     }
 }
 
@@ -264,7 +282,7 @@ fn a_16_bit_instruction_advances_by_two() {
     let Exception::DataAbort(abort) = Exception::decode(&syndrome, Hpfar::Architectural) else {
         panic!("not a data abort");
     };
-    let DataAbortPlan::Access(plan) = plan_from_syndrome(&abort, Ipa(0), &frame()) else {
+    let DataAbortPlan::Access(plan) = plan_from_syndrome(&abort, Ipa(0), &frame(), |_| None) else {
         panic!("no plan");
     };
     assert_eq!(plan.length, InstructionLength::Halfword);
@@ -281,7 +299,7 @@ fn no_syndrome_panics() {
             hpfar: !state,
         };
         if let Exception::DataAbort(abort) = Exception::decode(&syndrome, Hpfar::Architectural) {
-            let _ = plan_from_syndrome(&abort, Ipa(state), &frame());
+            let _ = plan_from_syndrome(&abort, Ipa(state), &frame(), |page| Some(Ipa(page)));
         }
     }
 }

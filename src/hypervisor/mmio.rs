@@ -47,25 +47,25 @@ impl<M: Machine> Hypervisor<M> {
         state: &mut VcpuState,
         abort: &DataAbort,
     ) {
+        let access = if abort.write { Access::Write } else { Access::Read };
         let (virtual_address, ipa) = match abort.address {
             FaultAddress::Both { virtual_address, ipa } => (virtual_address, ipa),
-            FaultAddress::Walk { virtual_address, table } => {
+            FaultAddress::Walk { table, .. } => {
                 if !self.is_transient(domain, table, abort.write) {
-                    self.refuse(cpu, state, virtual_address, abort);
+                    self.refuse(cpu, state, abort);
                 }
                 return;
             }
             FaultAddress::VirtualOnly { virtual_address } => {
-                let access = if abort.write { Access::Write } else { Access::Read };
                 match cpu.translate(virtual_address, access) {
                     Ok(ipa) => (virtual_address, ipa),
                     // The guest changed its own tables meanwhile: the access faults there, or does not fault at all.
                     Err(_) => return,
                 }
             }
-            FaultAddress::Unknown => return self.refuse(cpu, state, 0, abort),
+            FaultAddress::Unknown => return self.refuse(cpu, state, abort),
         };
-        let plan = match plan_from_syndrome(abort, ipa, &state.frame) {
+        let plan = match plan_from_syndrome(abort, ipa, &state.frame, |page| cpu.translate(page, access).ok()) {
             DataAbortPlan::Access(plan) => plan,
             DataAbortPlan::Skip(length) => {
                 if !self.is_transient(domain, ipa, false) {
@@ -75,7 +75,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             DataAbortPlan::Refuse(_) => {
                 if !self.is_transient(domain, ipa, abort.write) {
-                    self.refuse(cpu, state, virtual_address, abort);
+                    self.refuse(cpu, state, abort);
                 }
                 return;
             }
@@ -92,17 +92,18 @@ impl<M: Machine> Hypervisor<M> {
                     write: abort.write,
                 };
                 let stack_pointer = cpu.read_el1(state.frame.stack_pointer());
-                match plan_from_instruction(instruction, &state.frame, stack_pointer, &reported) {
+                let next_page = |page| cpu.translate(page, access).ok();
+                match plan_from_instruction(instruction, &state.frame, stack_pointer, &reported, next_page) {
                     Ok(plan) => plan,
                     Err(PlanError::Reenter) => return,
-                    Err(PlanError::Refused(_)) => return self.refuse(cpu, state, virtual_address, abort),
+                    Err(PlanError::Refused(_)) => return self.refuse(cpu, state, abort),
                 }
             }
         };
         if matches!(abort.status, FaultStatus::Permission { .. }) {
             // Memory that this domain may only read, or no longer.
             if !self.is_transient(domain, ipa, abort.write) {
-                self.refuse(cpu, state, virtual_address, abort);
+                self.refuse(cpu, state, abort);
             }
             return;
         }
@@ -134,8 +135,7 @@ impl<M: Machine> Hypervisor<M> {
                 .is_some_and(|mapping| mapping.page_use.attributes().executable)
         });
         if !mapped {
-            let virtual_address = abort.address.virtual_address().unwrap_or(state.frame.pc);
-            self.inject(cpu, state, GuestException::InstructionAbort { virtual_address });
+            self.inject(cpu, state, GuestException::of_instruction_abort(abort));
         }
     }
 
@@ -148,13 +148,8 @@ impl<M: Machine> Hypervisor<M> {
             .is_some_and(|mapping| !write || mapping.page_use.attributes().writable)
     }
 
-    fn refuse<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, virtual_address: u64, abort: &DataAbort) {
-        let exception = GuestException::DataAbort {
-            virtual_address,
-            write: abort.write,
-            cache_maintenance: abort.cache_maintenance,
-        };
-        self.inject(cpu, state, exception);
+    fn refuse<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, abort: &DataAbort) {
+        self.inject(cpu, state, GuestException::of_data_abort(abort));
     }
 
     /// Reads the instruction at `pc` as the guest's fetch saw it; `None` when the guest has unmapped it meanwhile.
@@ -210,7 +205,7 @@ impl<M: Machine> Hypervisor<M> {
     fn abort_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
         state.access = None;
         let exception = GuestException::DataAbort {
-            virtual_address: pending.virtual_address,
+            virtual_address: Some(pending.virtual_address),
             write: pending.write,
             cache_maintenance: false,
         };

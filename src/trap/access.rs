@@ -177,8 +177,14 @@ pub enum DataAbortPlan {
     Refuse(Refusal),
 }
 
-/// Plans the access that `abort` describes, at `ipa` (of the abort's own virtual address).
-pub fn plan_from_syndrome(abort: &DataAbort, ipa: Ipa, frame: &GuestFrame) -> DataAbortPlan {
+/// Plans the access that `abort` describes, at `ipa` (of the abort's own virtual address). `next_page` translates the
+/// virtual address of the page behind by the guest's own tables; it is asked only when the access reaches there.
+pub fn plan_from_syndrome(
+    abort: &DataAbort,
+    ipa: Ipa,
+    frame: &GuestFrame,
+    next_page: impl FnOnce(u64) -> Option<Ipa>,
+) -> DataAbortPlan {
     match abort.status {
         FaultStatus::Translation { .. }
         | FaultStatus::AccessFlag { .. }
@@ -195,8 +201,11 @@ pub fn plan_from_syndrome(abort: &DataAbort, ipa: Ipa, frame: &GuestFrame) -> Da
     let Some(transfer) = abort.transfer else {
         return DataAbortPlan::Decode;
     };
-    if crosses_page(ipa, transfer.width.bytes()) {
-        return DataAbortPlan::Refuse(Refusal::CrossesPage);
+    let Some(virtual_address) = abort.address.virtual_address() else {
+        return DataAbortPlan::Refuse(Refusal::Fault(abort.status));
+    };
+    if let Err(refusal) = place(virtual_address, ipa, transfer.width, 1, next_page) {
+        return DataAbortPlan::Refuse(refusal);
     }
     let first = if abort.write {
         Transfer::Store {
@@ -220,9 +229,31 @@ pub fn plan_from_syndrome(abort: &DataAbort, ipa: Ipa, frame: &GuestFrame) -> Da
     })
 }
 
-/// Whether `bytes` bytes from `ipa` on, at least one, lie in two pages.
-pub(super) const fn crosses_page(ipa: Ipa, bytes: u64) -> bool {
-    ipa.page_offset() + bytes > PAGE_SIZE
+/// Where the last of `count` transfers (one, or two in a row) goes whose first is at `ipa`. A transfer that lies in two
+/// pages is one only if the guest put them side by side.
+pub(super) fn place(
+    virtual_address: u64,
+    ipa: Ipa,
+    width: AccessWidth,
+    count: u64,
+    next_page: impl FnOnce(u64) -> Option<Ipa>,
+) -> Result<Ipa, Refusal> {
+    let offset_of_last = ipa.page_offset() + (count - 1) * width.bytes();
+    let last = ipa
+        .checked_add((count - 1) * width.bytes())
+        .ok_or(Refusal::CrossesPage)?;
+    if offset_of_last + width.bytes() <= PAGE_SIZE {
+        return Ok(last);
+    }
+    let behind = (virtual_address | (PAGE_SIZE - 1)).wrapping_add(1);
+    let page = next_page(behind).ok_or(Refusal::CrossesPage)?.page();
+    if ipa.page().checked_add(PAGE_SIZE) == Some(page) {
+        Ok(last)
+    } else if offset_of_last == PAGE_SIZE {
+        Ok(page)
+    } else {
+        Err(Refusal::CrossesPage)
+    }
 }
 
 /// [`PendingPlan::commit`] came before the last answer.

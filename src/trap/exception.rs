@@ -5,6 +5,7 @@
 //! unmasked (HCR_EL2.VSE), so it is handed back as an effect.
 
 use super::registers::{GuestFrame, GuestMode};
+use super::syndrome::{DataAbort, Exception, InstructionAbort, Syndrome};
 use crate::cpu::{Cpu, El1Register};
 
 /// An exception that the guest is to take.
@@ -14,8 +15,8 @@ pub enum GuestException {
     Undefined,
     /// A load, store or table walk got no answer from memory.
     DataAbort {
-        /// The address, for FAR_EL1.
-        virtual_address: u64,
+        /// The address, for FAR_EL1; `None`: not known (FnV).
+        virtual_address: Option<u64>,
         /// WnR.
         write: bool,
         /// CM.
@@ -23,8 +24,8 @@ pub enum GuestException {
     },
     /// An instruction fetch got no answer from memory.
     InstructionAbort {
-        /// The address, for FAR_EL1.
-        virtual_address: u64,
+        /// The address, for FAR_EL1; `None`: not known (FnV).
+        virtual_address: Option<u64>,
     },
     /// Any other synchronous exception, as hardware would have reported it at EL1 (breakpoints, illegal state).
     Reflected {
@@ -38,6 +39,55 @@ pub enum GuestException {
         /// ISS of the SError (VSESR_EL2, with FEAT_RAS).
         syndrome: u32,
     },
+}
+
+impl GuestException {
+    /// The external abort that a guest gets for an access that nobody answers.
+    pub fn of_data_abort(abort: &DataAbort) -> Self {
+        Self::DataAbort {
+            virtual_address: abort.address.virtual_address(),
+            write: abort.write,
+            cache_maintenance: abort.cache_maintenance,
+        }
+    }
+
+    /// The external abort that a guest gets for a fetch from where no memory is.
+    pub fn of_instruction_abort(abort: &InstructionAbort) -> Self {
+        Self::InstructionAbort {
+            virtual_address: abort.address.virtual_address(),
+        }
+    }
+
+    /// What a guest gets for an exception that is none of the hypervisor's business: as if it had gone to EL1 at once,
+    /// or, for what the ID registers say is absent, an undefined instruction. `None` for what the hypervisor performs:
+    /// waits, calls, system registers, floating point, aborts.
+    pub fn of_trap(exception: &Exception, syndrome: &Syndrome) -> Option<Self> {
+        let reflected = |virtual_address| Self::Reflected {
+            esr: syndrome.esr,
+            virtual_address,
+        };
+        match exception {
+            Exception::Wait(_)
+            | Exception::Hypercall { .. }
+            | Exception::SecureCall { .. }
+            | Exception::SystemRegister(_)
+            | Exception::FloatingPoint
+            | Exception::InstructionAbort(_)
+            | Exception::DataAbort(_) => None,
+            Exception::IllegalState | Exception::SpAlignment => Some(reflected(None)),
+            Exception::PcAlignment => Some(reflected(Some(syndrome.far))),
+            // Of the debug exceptions only a watchpoint has an address.
+            Exception::Debug { class, .. } => Some(reflected((*class == EC_WATCHPOINT).then_some(syndrome.far))),
+            Exception::SystemError { iss } => Some(Self::SystemError { syndrome: *iss }),
+            Exception::Unknown
+            | Exception::ScalableVector
+            | Exception::ScalableMatrix
+            | Exception::PointerAuthentication
+            | Exception::LoadStore64Bytes
+            | Exception::Aarch32 { .. }
+            | Exception::Other { .. } => Some(Self::Undefined),
+        }
+    }
 }
 
 /// What entering EL1 depends on besides the frame.
@@ -98,10 +148,12 @@ const FSC_SYNCHRONOUS_EXTERNAL: u64 = 0x10;
 const EC_UNKNOWN: u64 = 0x00;
 const EC_INSTRUCTION_ABORT: u64 = 0x20;
 const EC_DATA_ABORT: u64 = 0x24;
+const EC_WATCHPOINT: u8 = 0x34;
 /// Set for every class made here: undefined, instruction aborts, and data aborts without a valid ISS (ESR_EL1.IL).
 const ESR_IL: u64 = 1 << 25;
 const ISS_WNR: u64 = 1 << 6;
 const ISS_CM: u64 = 1 << 8;
+const ISS_FNV: u64 = 1 << 10;
 
 const SCTLR_SPAN: u64 = 1 << 23;
 const SCTLR_DSSBS: u64 = 1 << 44;
@@ -122,6 +174,10 @@ pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry
     let same_level = matches!(mode, GuestMode::El1t | GuestMode::El1h);
     // The classes of an abort from the same level are one above those from a lower one.
     let abort_class = |class: u64| (class + u64::from(same_level)) << 26;
+    let external = |address: Option<u64>| {
+        let fnv = if address.is_some() { 0 } else { ISS_FNV };
+        ESR_IL | fnv | FSC_SYNCHRONOUS_EXTERNAL
+    };
     let (esr, far) = match exception {
         GuestException::Undefined => (EC_UNKNOWN << 26 | ESR_IL, None),
         GuestException::DataAbort {
@@ -131,12 +187,12 @@ pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry
         } => {
             let wnr = if write || cache_maintenance { ISS_WNR } else { 0 };
             let cm = if cache_maintenance { ISS_CM } else { 0 };
-            let esr = abort_class(EC_DATA_ABORT) | ESR_IL | wnr | cm | FSC_SYNCHRONOUS_EXTERNAL;
-            (esr, Some(virtual_address))
+            let esr = abort_class(EC_DATA_ABORT) | wnr | cm | external(virtual_address);
+            (esr, virtual_address)
         }
         GuestException::InstructionAbort { virtual_address } => {
-            let esr = abort_class(EC_INSTRUCTION_ABORT) | ESR_IL | FSC_SYNCHRONOUS_EXTERNAL;
-            (esr, Some(virtual_address))
+            let esr = abort_class(EC_INSTRUCTION_ABORT) | external(virtual_address);
+            (esr, virtual_address)
         }
         GuestException::Reflected { esr, virtual_address } => {
             let class = esr >> 26 & 0x3f;

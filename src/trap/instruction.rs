@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-use super::access::{AccessPlan, AccessWidth, Base, Extension, Transfer, Writeback, crosses_page};
+use super::access::{AccessPlan, AccessWidth, Base, Extension, Transfer, Writeback, place};
 use super::registers::{GuestFrame, GuestMode, InstructionLength};
 use super::syndrome::FaultStatus;
 use crate::ids::Ipa;
@@ -21,7 +21,7 @@ pub enum Refusal {
     /// The guest's page tables lie at the address.
     #[error("a walk of the guest's own tables")]
     TableWalk,
-    /// A transfer lies in two pages, of which the second's address is unknown; or the fault is not at the first byte.
+    /// A transfer lies in two pages that the guest did not put side by side, or the fault is not at the first byte.
     #[error("an access that crosses a page")]
     CrossesPage,
     /// AArch32 code: A32 and T32 are not decoded.
@@ -393,7 +393,8 @@ pub struct ReportedAccess {
 }
 
 /// Plans what the instruction word read at PC does, if it is what trapped. `stack_pointer` is the value of the register
-/// that [`GuestFrame::stack_pointer`] names.
+/// that [`GuestFrame::stack_pointer`] names; `next_page` translates the virtual address of the page behind by the
+/// guest's own tables, and is asked only when the access reaches there.
 ///
 /// # Errors
 /// [`PlanError::Refused`] when it can't be performed; [`PlanError::Reenter`] when it is not what trapped.
@@ -402,6 +403,7 @@ pub fn plan_from_instruction(
     frame: &GuestFrame,
     stack_pointer: u64,
     reported: &ReportedAccess,
+    next_page: impl FnOnce(u64) -> Option<Ipa>,
 ) -> Result<AccessPlan, PlanError> {
     if let GuestMode::El0Aarch32 = frame.mode() {
         return Err(PlanError::Refused(Refusal::Aarch32));
@@ -431,15 +433,16 @@ pub fn plan_from_instruction(
     };
 
     let bytes = decoded.width.bytes();
-    let total = if decoded.rt2.is_some() { 2 * bytes } else { bytes };
+    let count = if decoded.rt2.is_some() { 2 } else { 1 };
     // FAR_EL2 may or may not keep the tag byte of an address; the bits below it name the byte.
     let distance = reported.virtual_address.wrapping_sub(address) & ADDRESS_BITS;
-    if reported.write != (decoded.operation == Operation::Store) || distance >= total {
+    if reported.write != (decoded.operation == Operation::Store) || distance >= count * bytes {
         return Err(PlanError::Reenter);
     }
-    if distance != 0 || crosses_page(reported.ipa, total) {
+    if distance != 0 {
         return Err(PlanError::Refused(Refusal::CrossesPage));
     }
+    let last = place(reported.virtual_address, reported.ipa, decoded.width, count, next_page)?;
 
     let transfer = |register: u8, ipa: Ipa| match decoded.operation {
         Operation::Load(extension) => Transfer::Load {
@@ -456,9 +459,7 @@ pub fn plan_from_instruction(
     };
     Ok(AccessPlan {
         first: transfer(decoded.rt, reported.ipa),
-        second: decoded
-            .rt2
-            .map(|rt2| transfer(rt2, Ipa(reported.ipa.0.wrapping_add(bytes)))),
+        second: decoded.rt2.map(|rt2| transfer(rt2, last)),
         writeback: new_base.map(|value| Writeback {
             base: match decoded.rn {
                 31 => Base::StackPointer(frame.stack_pointer()),
