@@ -9,7 +9,7 @@ mod source;
 
 use domains::{DOMAINS, PARTIAL, Partial};
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
-use portunus::manifest::{GuestTree, Host, Manifest, ManifestError, Report, Tree};
+use portunus::manifest::{DomainConfig, GuestTree, Host, Manifest, ManifestError, Report, Tree};
 use portunus::policy::Policy;
 
 /// Marsaglia's xorshift: the same numbers in every run.
@@ -82,6 +82,47 @@ fn mutate(blob: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// Whatever the manifest says, nothing that was placed is where something else is, and every interrupt has one owner.
+fn check_layout(domain: &DomainConfig) {
+    let layout = &domain.layout;
+    let mut placed = vec![layout.grant_window];
+    placed.extend(layout.uart.map(|uart| uart.registers));
+    placed.extend(&layout.extended_regions);
+    placed.extend(domain.devices.iter().map(|device| device.range));
+    let mut given = layout.memory.clone();
+    given.extend(layout.gic.frames());
+    given.extend(domain.passthrough.mappings().map(|mapping| mapping.guest_range()));
+    for (index, window) in placed.iter().enumerate() {
+        let others = placed[..index].iter().chain(&given);
+        assert!(
+            others.clone().all(|other| !other.overlaps(*window)),
+            "{}: {window}: {domain:#x?}",
+            domain.name
+        );
+    }
+    let mut interrupts: Vec<u32> = domain.devices.iter().map(|device| device.interrupt.id.0).collect();
+    interrupts.extend(layout.uart.map(|uart| uart.interrupt.0));
+    let mut owned: Vec<u32> = domain
+        .passthrough
+        .interrupts()
+        .map(|interrupt| interrupt.id.0)
+        .collect();
+    owned.sort_unstable();
+    owned.dedup();
+    interrupts.extend(owned);
+    interrupts.sort_unstable();
+    assert!(
+        interrupts.windows(2).all(|pair| pair[0] != pair[1]),
+        "{}: {interrupts:?}",
+        domain.name
+    );
+    assert!(
+        interrupts.iter().all(|number| (32..32 + layout.spis).contains(number)),
+        "{}: {interrupts:?}",
+        domain.name
+    );
+}
+
 /// Everything that boot does with a tree.
 fn use_it(blob: &[u8], partial: &[u8]) -> Result<(), ManifestError> {
     let tree = Tree::new(blob)?;
@@ -100,6 +141,7 @@ fn use_it(blob: &[u8], partial: &[u8]) -> Result<(), ManifestError> {
         .map(|domain| domain.layout.memory.clone())
         .collect();
     for domain in &manifest.domains {
+        check_layout(domain);
         let guest = GuestTree {
             manifest: &manifest,
             domain: domain.id,

@@ -1,4 +1,5 @@
 //! A manifest that uses most of what there is: a guest, its backend with a passed-through disk, and a bystander.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use portunus::manifest::{Host, Manifest, ManifestError, ModuleReader, PaRange, Tree};
 
