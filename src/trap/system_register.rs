@@ -23,7 +23,7 @@ use self::physical_timer::PhysicalTimer;
 use super::registers::GuestMode;
 use super::syndrome::{SystemRegister, SystemRegisterAccess, SystemRegisterDirection};
 use crate::ids::Ticks;
-use crate::vgic::SgiRegister;
+pub use crate::vgic::SgiRegister;
 
 /// Registers of a vCPU that exist nowhere but here.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
