@@ -1,0 +1,245 @@
+//! memory_op: the caller changes its own physical map.
+
+use super::Done;
+use super::buffers::{element, read_for_update, read_value, write_value};
+use super::host::{ForeignPage, Host, Right, own, remote};
+use crate::abi::HypercallError;
+use crate::abi::memory as abi;
+use crate::ids::{DomainId, Pa};
+
+/// Entries that one execution handles.
+pub(super) const LIMIT: u64 = 64;
+/// Entries that are handed to stage 2 together.
+const PIECE: usize = 32;
+/// No frame (INVALID_GFN).
+const INVALID_GFN: u64 = u64::MAX;
+/// Frames of an IOREQ server: the buffered page and one synchronous page.
+const IOREQ_FRAMES: u64 = 2;
+
+pub(super) fn run<H: Host>(
+    host: &mut H,
+    command: u64,
+    pointer: u64,
+    arguments: [u64; 5],
+) -> Result<Done, HypercallError> {
+    let start = command >> abi::EXTENT_SHIFT;
+    let op = command & abi::COMMAND_MASK;
+    match op {
+        abi::ADD_TO_PHYSMAP_BATCH => return batch(host, pointer, start, arguments),
+        abi::DECREASE_RESERVATION | abi::POPULATE_PHYSMAP => {
+            return reservation(host, op, pointer, start, arguments);
+        }
+        _ => {}
+    }
+    let known = [
+        abi::CURRENT_RESERVATION,
+        abi::MAXIMUM_RESERVATION,
+        abi::MAXIMUM_GPFN,
+        abi::ADD_TO_PHYSMAP,
+        abi::REMOVE_FROM_PHYSMAP,
+        abi::ACQUIRE_RESOURCE,
+    ];
+    if known.contains(&op) && start != 0 {
+        return Err(HypercallError::Invalid);
+    }
+    let value = match op {
+        abi::CURRENT_RESERVATION | abi::MAXIMUM_RESERVATION => info(host, pointer)?.ram_pages,
+        abi::MAXIMUM_GPFN => info(host, pointer)?.maximum_gfn,
+        abi::ADD_TO_PHYSMAP => {
+            let request: abi::AddToPhysmap = read_value(host, pointer)?;
+            own(host, request.domid)?;
+            add_one(host, request.space, request.idx, request.gpfn)?;
+            0
+        }
+        abi::REMOVE_FROM_PHYSMAP => {
+            let request: abi::RemoveFromPhysmap = read_value(host, pointer)?;
+            own(host, request.domid)?;
+            host.unmap(request.gpfn)?;
+            0
+        }
+        abi::ACQUIRE_RESOURCE => acquire_resource(host, pointer)?,
+        _ => return Err(HypercallError::NotImplemented),
+    };
+    Ok(Done::Value(value))
+}
+
+/// The domain whose number is at `pointer`: the caller, or one that it serves.
+fn info<H: Host>(host: &mut H, pointer: u64) -> Result<super::DomainInfo, HypercallError> {
+    let id: u16 = read_value(host, pointer)?;
+    let id = if DomainId(id) == DomainId::SELF {
+        host.caller().domain
+    } else {
+        DomainId(id)
+    };
+    let info = host.domain(id).ok_or(HypercallError::NoDomain)?;
+    if id == host.caller().domain || host.permits(Right::Serve { target: id }) {
+        Ok(info)
+    } else {
+        Err(HypercallError::NotPermitted)
+    }
+}
+
+fn add_one<H: Host>(host: &mut H, space: u32, index: u64, gfn: u64) -> Result<(), HypercallError> {
+    match space {
+        abi::SPACE_SHARED_INFO if index == 0 => host.map_shared_info(gfn),
+        abi::SPACE_SHARED_INFO => Err(HypercallError::Invalid),
+        // There are no grant tables.
+        abi::SPACE_GRANT_TABLE => Err(HypercallError::Invalid),
+        abi::SPACE_DEV_MMIO => Err(HypercallError::AccessDenied),
+        _ => Err(HypercallError::NotImplemented),
+    }
+}
+
+fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5]) -> Result<Done, HypercallError> {
+    let request: abi::AddToPhysmapBatch = read_value(host, pointer)?;
+    own(host, request.domid)?;
+    let size = u64::from(request.size);
+    if start > size {
+        return Err(HypercallError::IllegalSequence);
+    }
+    let foreign = match u32::from(request.space) {
+        abi::SPACE_GMFN_FOREIGN => Some(foreign(host, request.foreign_domid)?),
+        abi::SPACE_GMFN_RANGE => return Err(HypercallError::NotSupported),
+        _ => None,
+    };
+    let end = size.min(start.saturating_add(LIMIT));
+    let mut done = start;
+    while done < end {
+        let count = (end - done).min(PIECE as u64) as usize;
+        map_piece(host, &request, foreign, done, count)?;
+        done += count as u64;
+    }
+    if done == size {
+        return Ok(Done::Value(0));
+    }
+    arguments[0] = abi::ADD_TO_PHYSMAP_BATCH | done << abi::EXTENT_SHIFT;
+    Ok(Done::Continue(arguments))
+}
+
+/// The domain whose memory the caller wants.
+fn foreign<H: Host>(host: &H, id: u16) -> Result<DomainId, HypercallError> {
+    let id = DomainId(id);
+    if id == DomainId::SELF || id == host.caller().domain {
+        return Err(HypercallError::Invalid);
+    }
+    host.domain(id).ok_or(HypercallError::NoDomain)?;
+    if host.permits(Right::MapMemory { target: id }) {
+        Ok(id)
+    } else {
+        Err(HypercallError::NotPermitted)
+    }
+}
+
+fn map_piece<H: Host>(
+    host: &mut H,
+    request: &abi::AddToPhysmapBatch,
+    foreign: Option<DomainId>,
+    first: u64,
+    count: usize,
+) -> Result<(), HypercallError> {
+    let mut pages = [ForeignPage {
+        source: 0,
+        destination: 0,
+        result: Ok(()),
+    }; PIECE];
+    let pages = pages.get_mut(..count).ok_or(HypercallError::Invalid)?;
+    for (page, index) in pages.iter_mut().zip(first..) {
+        page.source = read_value(host, element(request.idxs, index, size_of::<u64>())?)?;
+        page.destination = read_value(host, element(request.gpfns, index, size_of::<u64>())?)?;
+        if page.destination == INVALID_GFN {
+            return Err(HypercallError::Invalid);
+        }
+        // The place of the result must be writable before anything is mapped.
+        write_value(host, element(request.errs, index, size_of::<i32>())?, &0i32)?;
+    }
+    match foreign {
+        Some(foreign) => host.map_foreign(foreign, pages),
+        None => {
+            for page in pages.iter_mut() {
+                page.result = add_one(host, request.space.into(), page.source, page.destination);
+            }
+        }
+    }
+    for (page, index) in pages.iter().zip(first..) {
+        if let Err(error) = page.result {
+            write_value(host, element(request.errs, index, size_of::<i32>())?, &error.entry())?;
+        }
+    }
+    Ok(())
+}
+
+fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, HypercallError> {
+    let mut request: abi::AcquireResource = read_for_update(host, pointer)?;
+    if request.pad != 0 {
+        return Err(HypercallError::Invalid);
+    }
+    let target = remote(host, request.domid)?.id;
+    if !host.permits(Right::Serve { target }) {
+        return Err(HypercallError::NotPermitted);
+    }
+    if request.kind != abi::RESOURCE_IOREQ_SERVER {
+        return Err(HypercallError::Invalid);
+    }
+    if request.frame_list == 0 {
+        if request.nr_frames != 0 || request.frame != 0 {
+            return Err(HypercallError::Invalid);
+        }
+        request.nr_frames = IOREQ_FRAMES as u32;
+        write_value(host, pointer, &request)?;
+        return Ok(0);
+    }
+    let count = u64::from(request.nr_frames);
+    if request.frame.checked_add(count).is_none_or(|end| end > IOREQ_FRAMES) {
+        return Err(HypercallError::Invalid);
+    }
+    let caller = host.caller().domain;
+    let mut frames = [(Pa(0), 0); IOREQ_FRAMES as usize];
+    let frames = frames.get_mut(..count as usize).ok_or(HypercallError::Invalid)?;
+    for (index, (frame, gfn)) in (0..).zip(frames.iter_mut()) {
+        let found = host.servers(target, |servers, _, _| {
+            servers.frame(caller, request.id, request.frame + index)
+        });
+        *frame = found.ok_or(HypercallError::NoDomain)??;
+        *gfn = read_value(host, element(request.frame_list, index, size_of::<u64>())?)?;
+    }
+    for (index, (frame, gfn)) in frames.iter().enumerate() {
+        let mapped = host.map_resource(target, *frame, *gfn);
+        // The caller unmaps what was mapped before.
+        mapped.map_err(|error| if index == 0 { error } else { HypercallError::InputOutput })?;
+    }
+    Ok(0)
+}
+
+/// Gives pages back or takes them again; the result is the number of entries done.
+fn reservation<H: Host>(
+    host: &mut H,
+    op: u64,
+    pointer: u64,
+    start: u64,
+    mut arguments: [u64; 5],
+) -> Result<Done, HypercallError> {
+    let request: abi::MemoryReservation = read_value(host, pointer)?;
+    // More extents than fit into the command of a resumed call can't be counted.
+    if request.nr_extents > u64::MAX >> (abi::EXTENT_SHIFT + 1) || start > request.nr_extents {
+        return Ok(Done::Value(start.min(request.nr_extents)));
+    }
+    own(host, request.domid)?;
+    let end = request.nr_extents.min(start.saturating_add(LIMIT));
+    let mut done = start;
+    while done < end && request.extent_order == 0 {
+        let gfn = element(request.extent_start, done, size_of::<u64>()).and_then(|at| read_value(host, at));
+        let moved = gfn.and_then(|gfn| match op {
+            abi::DECREASE_RESERVATION => host.park_page(gfn),
+            _ => host.populate_page(gfn),
+        });
+        if moved.is_err() {
+            return Ok(Done::Value(done));
+        }
+        done += 1;
+    }
+    if done == request.nr_extents || request.extent_order != 0 {
+        return Ok(Done::Value(done));
+    }
+    arguments[0] = op | done << abi::EXTENT_SHIFT;
+    Ok(Done::Continue(arguments))
+}
