@@ -123,13 +123,14 @@ fn a_pair_is_asked_for_in_order_and_changes_nothing_until_both_are_answered() {
     };
 
     assert_eq!(pending.next(), Some(access(0x100)));
+    assert_eq!(pending.answered(), 0);
     assert_eq!(pending.commit(&mut frame), Err(Unanswered { answered: 0 }));
     pending.complete(0xffff_ffff_8000_0000);
     assert_eq!(pending.next(), Some(access(0x104)));
     assert_eq!(pending.commit(&mut frame), Err(Unanswered { answered: 1 }));
     assert_eq!(frame, before);
     pending.complete(0xaaaa_aaaa_8000_0001);
-    assert_eq!(pending.next(), None);
+    assert_eq!((pending.next(), pending.answered()), (None, 2));
     // Late answers are nobody's.
     pending.complete(7);
     assert_eq!(pending.commit(&mut frame), Ok(None));

@@ -222,7 +222,9 @@ impl<M: Machine> Hypervisor<M> {
         access: &MmioAccess,
     ) {
         let write = matches!(access.direction, Direction::Write(_));
-        if self.is_transient(domain, access.ipa, write) {
+        // The second half of a pair may lie in memory, for good; running the first half again would never end.
+        let untouched = pending.plan.answered() == 0;
+        if untouched && self.is_transient(domain, access.ipa, write) {
             return;
         }
         if domain.abort_unmapped {

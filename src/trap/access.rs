@@ -297,6 +297,12 @@ impl PendingPlan {
         &self.plan
     }
 
+    /// How many transfers are answered. From the first answer on the instruction must not simply run again: a device has
+    /// seen it.
+    pub const fn answered(&self) -> u8 {
+        self.answered
+    }
+
     /// The access that is due; `None` when all are answered.
     pub fn next(&self) -> Option<MmioAccess> {
         match self.answered {
