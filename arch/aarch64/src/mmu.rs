@@ -155,6 +155,7 @@ unsafe extern "C" fn load_tables(root: u64, tcr: u64, mair: u64, sctlr: u64) {
         "msr    ttbr0_el2, x0",
         "isb",
         "tlbi   alle2",
+        "tlbi   alle1",
         "ic     iallu",
         "dsb    nsh",
         "isb",

@@ -16,8 +16,11 @@ pub(crate) fn init(hvc: bool) {
 /// Starts a pCPU at EL2, MMU off, at `entry` with `context` in x0.
 ///
 /// # Errors
-/// The firmware's.
+/// The firmware's; [`Error::NotSupported`] without one.
 pub(crate) fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), Error> {
+    if !KNOWN.load(Ordering::Relaxed) {
+        return Err(Error::NotSupported);
+    }
     if BY_HVC.load(Ordering::Relaxed) {
         psci::cpu_on::<Hvc>(mpidr, entry, context)
     } else {

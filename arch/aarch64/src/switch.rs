@@ -14,6 +14,8 @@ use crate::sysreg::{isb, read_sysreg, write_sysreg};
 use core::mem::offset_of;
 use portunus::hypervisor::{VcpuConstants, VcpuState};
 
+/// HCR_EL2.VSE: a virtual SError is pending.
+const HCR_VSE: u64 = 1 << 8;
 /// VTCR_EL2's RES1 bit.
 const VTCR_RES1: u64 = 1 << 31;
 
@@ -29,6 +31,8 @@ pub(crate) struct VcpuContext {
     el1: El1State,
     /// Pointer authentication keys.
     keys: KeyState,
+    /// A virtual SError that it has not taken yet.
+    system_error: SystemErrorState,
     /// The virtual CPU interface.
     pub(crate) virtual_state: VirtualState,
     /// The physical virtual-timer interrupt is active: handed to this vCPU, which has not deactivated it yet.
@@ -117,6 +121,35 @@ el1_registers! {
     cntv_ctl "cntv_ctl_el0"
 }
 
+/// What a pending virtual SError consists of: HCR_EL2.VSE, and with FEAT_RAS its syndrome (VSESR_EL2) and what a deferred
+/// one left (VDISR_EL2).
+#[derive(Copy, Clone, Debug, Default)]
+struct SystemErrorState {
+    pending: u64,
+    syndrome: u64,
+    deferred: u64,
+}
+
+impl SystemErrorState {
+    fn save(&mut self, features: Features) {
+        self.pending = read_sysreg!("hcr_el2") & HCR_VSE;
+        if features.ras {
+            self.syndrome = read_sysreg!("s3_4_c5_c2_3");
+            self.deferred = read_sysreg!("s3_4_c12_c1_1");
+        }
+    }
+    fn load(&self, features: Features) {
+        let hcr = read_sysreg!("hcr_el2");
+        if hcr & HCR_VSE != self.pending {
+            write_sysreg!("hcr_el2", hcr & !HCR_VSE | self.pending);
+        }
+        if features.ras {
+            write_sysreg!("s3_4_c5_c2_3", self.syndrome);
+            write_sysreg!("s3_4_c12_c1_1", self.deferred);
+        }
+    }
+}
+
 macro_rules! key_registers {
     ($($index:literal $name:literal)*) => {
         /// The ten halves of the five keys (FEAT_PAuth), by their encodings, for assemblers that know no PAuth.
@@ -152,6 +185,7 @@ impl VcpuContext {
             constants,
             el1,
             keys: KeyState::default(),
+            system_error: SystemErrorState::default(),
             virtual_state: VirtualState::default(),
             timer_active: false,
             fp: FpState::new(),
@@ -165,6 +199,7 @@ impl VcpuContext {
         if features.pointer_authentication {
             self.keys.save();
         }
+        self.system_error.save(features);
     }
 
     /// Puts this vCPU's registers into the hardware. The caller's ISB or ERET follows.
@@ -183,6 +218,7 @@ impl VcpuContext {
         if features.pointer_authentication {
             self.keys.load();
         }
+        self.system_error.load(features);
         isb();
     }
 }
