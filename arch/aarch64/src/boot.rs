@@ -2,13 +2,17 @@
 //! domains, run.
 
 use crate::board::board;
+use crate::machine::Arm64;
 use crate::sysreg::{field, read_sysreg};
 use crate::traps::INTERRUPTS;
-use crate::{console, domains, gic, heap, layout, mmu, pcpu, physical, power, run, smp, timer};
+use crate::{console, domains, gic, heap, identity, layout, mmu, pcpu, physical, power, run, smp, timer};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
+use portunus::console::Colour;
+use portunus::hypervisor::Hypervisor;
+use portunus::hypervisor::MachineFacts;
 use portunus::ids::{PAGE_SIZE, PcpuId};
 use portunus::manifest::host::{self, Conduit, Gic, Host};
 use portunus::manifest::range::PaRange;
@@ -62,6 +66,17 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         Err(error) => stop(format_args!("{error}")),
     };
     plan.report();
+    let facts = MachineFacts {
+        frequency: host.timer.frequency.map_or_else(timer::frequency, u64::from),
+        hpfar: identity::hpfar(&id_registers),
+        ids: id_registers,
+        gic_system_registers: matches!(host.gic, Gic::V3(_)),
+        colour: Colour::Never,
+    };
+    match Hypervisor::assemble(Arm64, facts, &plan.manifest, plan.built) {
+        Ok(hypervisor) => run::install(hypervisor),
+        Err(error) => stop(format_args!("{error}")),
+    }
     start_console(pcpu);
     smp::release();
     run::start(pcpu)

@@ -6,8 +6,8 @@
 use core::ops::Range;
 use portunus::ids::MAX_PCPUS;
 
-/// Bytes of the stack area for each pCPU.
-pub(crate) const STACK_STRIDE: usize = 0x10000;
+/// Bytes of the stack area for each pCPU. Assembling the core moves large values by way of the stack; traps need little.
+pub(crate) const STACK_STRIDE: usize = 0x40000;
 /// Bytes of a guard page, never mapped.
 pub(crate) const GUARD: usize = 0x1000;
 /// Bytes of the exception stack.
