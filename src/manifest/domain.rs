@@ -30,7 +30,7 @@ const MAX_MAPTRACK_FRAMES: u32 = 1 << 16;
 /// SPIs that a GIC can have: INTIDs 32 to 1019, in steps of 32 up to 988.
 const MAX_SPIS: u32 = 988;
 
-/// RAM of a domain at most: the guest-physical addresses that every machine can translate.
+/// RAM of a domain at most: half of 40 bits, so that its other windows have room.
 const MAX_MEMORY: u64 = 1 << 39;
 /// The property that limits a domain's stage-2 tables.
 pub(crate) const PAGE_TABLE_POOL: &str = "xen,domain-p2m-mem-mb";

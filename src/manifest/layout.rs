@@ -4,6 +4,8 @@
 //! devices where the machine has them, so its virtual windows go into holes of the machine's map: an address that a device
 //! or a driver gets wrong hits nothing.
 
+mod taken;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,9 +14,11 @@ use crate::ids::{IntId, PAGE_SIZE};
 use crate::manifest::devices;
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE, joined};
+use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE};
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::tree::Node;
+
+use taken::{HOLE_ALIGNMENT, LAST_HOLE, Taken};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -43,12 +47,6 @@ const EXTENDED_ALIGNMENT: u64 = 128 * MIB;
 const EXTENDED_SIZE: u64 = 32 * GIB;
 /// Sizes to try for it where the machine's map has no such hole.
 const EXTENDED_SIZES: [u64; 4] = [EXTENDED_SIZE, 8 * GIB, GIB, EXTENDED_ALIGNMENT];
-/// Where the search for holes begins: below are reset vectors and boot ROMs on many machines.
-const FIRST_HOLE: u64 = 16 * MIB;
-/// Holes end here: the stage-2 input size that every machine has.
-const LAST_HOLE: u64 = 1 << 40;
-/// Virtual windows in holes keep this alignment.
-const HOLE_ALIGNMENT: u64 = 0x1_0000;
 
 /// SPI of the emulated UART in Xen's map.
 const UART_INTERRUPT: u32 = 32;
@@ -165,61 +163,6 @@ pub fn banks(bytes: u64) -> Vec<IpaRange> {
         banks.push(IpaRange::new(RAM1, bytes - first));
     }
     banks
-}
-
-/// What is where while a map is made.
-#[derive(Debug, Default)]
-struct Taken(Vec<(IpaRange, String)>);
-
-impl Taken {
-    fn add(&mut self, range: IpaRange, owner: &str) {
-        if !range.is_empty() {
-            self.0.push((range, owner.to_string()));
-        }
-    }
-    fn owner(&self, range: IpaRange) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(other, _)| other.overlaps(range))
-            .map(|(_, owner)| owner.as_str())
-    }
-    /// Adds a range unless something else is there.
-    fn claim(&mut self, range: IpaRange, owner: &str) -> Result<(), Reason> {
-        match self.owner(range) {
-            Some(other) => Err(Reason::Occupied {
-                range,
-                owner: other.to_string(),
-            }),
-            None => {
-                self.add(range, owner);
-                Ok(())
-            }
-        }
-    }
-    /// The lowest hole from `from`.
-    fn hole(&self, from: u64, size: u64, alignment: u64) -> Option<IpaRange> {
-        let taken = joined(
-            self.0
-                .iter()
-                .map(|(range, _)| PaRange::new(range.start.0, range.size))
-                .collect(),
-        );
-        let mut start = from.checked_next_multiple_of(alignment)?;
-        for range in taken {
-            if range.end() > start && range.start.0 < start.checked_add(size)? {
-                start = range.end().checked_next_multiple_of(alignment)?;
-            }
-        }
-        (start.checked_add(size)? <= LAST_HOLE).then(|| IpaRange::new(start, size))
-    }
-    /// Xen's place if it is free, else the lowest hole; takes it.
-    fn window(&mut self, preferred: IpaRange, owner: &str) -> Result<IpaRange, Reason> {
-        let free = self.owner(preferred).is_none().then_some(preferred);
-        let hole = || self.hole(FIRST_HOLE, preferred.size, HOLE_ALIGNMENT);
-        let range = free.or_else(hole).ok_or(Reason::NoRoom(preferred.size))?;
-        self.add(range, owner);
-        Ok(range)
-    }
 }
 
 /// Places everything of `domain`, whose node is `node`: fills its layout and the ranges and interrupts of its devices.
