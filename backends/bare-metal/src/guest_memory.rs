@@ -10,9 +10,8 @@ use core::ops::Range;
 
 use guest_runtime::copy::copy;
 use guest_runtime::hypercall::memory::{map_foreign, remove};
+use guest_runtime::window::{CHUNK, NoRoom, Window};
 use portunus_virtio::memory::{GuestAddress, GuestMemory, MemoryError};
-
-use crate::window::{CHUNK, Window};
 
 const PAGE: u64 = 4096;
 const CHUNK_PAGES: usize = (CHUNK / PAGE) as usize;
@@ -43,20 +42,6 @@ pub(crate) struct GuestRam {
     refused: RefCell<BTreeSet<u64>>,
 }
 
-/// Not enough extended region for a guest's RAM.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) struct NoRoom {
-    pub(crate) bytes: u64,
-}
-
-impl core::fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "no room left for {} KiB of others' memory", self.bytes / 1024)
-    }
-}
-
-impl core::error::Error for NoRoom {}
-
 impl GuestRam {
     /// Room for all of `memory` of `domain`; nothing is mapped yet.
     pub(crate) fn new(domain: u16, memory: &[Range<u64>], window: &mut Window) -> Result<Self, NoRoom> {
@@ -65,7 +50,7 @@ impl GuestRam {
             let chunks = usize::try_from(bytes.div_ceil(CHUNK)).map_err(|_| NoRoom { bytes })?;
             Ok(Bank {
                 guest: guest.clone(),
-                window: window.take(bytes).ok_or(NoRoom { bytes })?,
+                window: window.take(bytes)?,
                 chunks: vec![Cell::new(Chunk::Absent); chunks],
             })
         });

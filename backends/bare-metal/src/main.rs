@@ -15,13 +15,13 @@ mod guest;
 mod guest_memory;
 mod real_disk;
 mod shim;
-mod window;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
+use guest_runtime::window::Window;
 use guest_runtime::{println, psci, wait_for_interrupt};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
@@ -33,7 +33,6 @@ use config::{ServedConfig, Source};
 use guest::Guest;
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
-use window::Window;
 
 guest_runtime::entry!(main);
 

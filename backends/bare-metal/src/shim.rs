@@ -5,11 +5,12 @@ use core::ops::Range;
 
 use guest_runtime::hypercall::dm;
 use guest_runtime::println;
+use guest_runtime::server::ConnectError;
 use portunus::abi::ioreq::{Ioreq, TYPE_COPY, TYPE_INVALIDATE};
 use portunus_virtio::queue::QueueError;
 use portunus_virtio::shim::{Access, GuestIndex, Operation, Shim};
 
-use crate::guest::{ConnectError, Guest, step};
+use crate::guest::Guest;
 use crate::guest_memory::GuestRam;
 
 /// A vCPU of a guest that may have a request.
@@ -44,19 +45,19 @@ impl XenShim {
     }
     /// The guest with this domain number.
     pub(crate) fn find(&self, domain: u16) -> Option<usize> {
-        self.guests.iter().position(|guest| guest.domain == domain)
+        self.guests.iter().position(|guest| guest.server.domain == domain)
     }
     /// Adds a guest. Requests that it made before are looked at first.
     pub(crate) fn add(&mut self, guest: Guest) -> Result<usize, ConnectError> {
         let index = self.guests.len();
-        for (vcpu, port) in guest.ports.iter().enumerate() {
+        for (vcpu, port) in guest.server.ports.iter().enumerate() {
             let port = *port as usize;
             if self.ports.len() <= port {
                 self.ports.resize(port + 1, None);
             }
             self.ports[port] = Some(Slot { guest: index, vcpu });
         }
-        let vcpus = guest.ports.len() as u32;
+        let vcpus = guest.server.ports.len() as u32;
         self.announced
             .push(u128::MAX.checked_shr(u128::BITS.saturating_sub(vcpus)).unwrap_or(0));
         self.guests.push(guest);
@@ -64,9 +65,7 @@ impl XenShim {
     }
     /// Takes over a device's registers.
     pub(crate) fn claim(&self, index: usize, registers: Range<u64>) -> Result<(), ConnectError> {
-        let guest = &self.guests[index];
-        let mapped = dm::map_io_range(guest.domain, guest.server, registers.start, registers.end - 1);
-        step("claiming its registers", mapped)
+        self.guests[index].server.claim(&registers)
     }
     /// A port has an event. It may mean nothing: only the slot says.
     pub(crate) fn on_event(&mut self, port: u32) {
@@ -112,31 +111,33 @@ impl Shim for XenShim {
     fn next_access(&mut self) -> Option<(Access, Slot)> {
         while let Some(slot) = self.next_announced() {
             let guest = &self.guests[slot.guest];
-            let Some(request) = guest.take(slot.vcpu) else { continue };
+            let Some(request) = guest.server.take(slot.vcpu) else {
+                continue;
+            };
             if let Some(access) = access(slot.guest, &request) {
                 return Some((access, slot));
             }
             if request.kind == TYPE_INVALIDATE {
                 guest.ram.invalidate();
             }
-            guest.answer(slot.vcpu, !0);
+            guest.server.answer(slot.vcpu, !0);
         }
         None
     }
 
     fn answer(&mut self, slot: Slot, value: u64) {
-        self.guests[slot.guest].answer(slot.vcpu, value);
+        self.guests[slot.guest].server.answer(slot.vcpu, value);
     }
 
     fn raise_interrupt(&mut self, guest: GuestIndex, intid: u32) {
-        let domain = self.guests[guest.0].domain;
+        let domain = self.guests[guest.0].server.domain;
         if let Err(error) = dm::set_irq_level(domain, intid, true) {
             println!("backend: interrupt {intid} of domain {domain}: {error}");
         }
     }
 
     fn report_fault(&mut self, guest: GuestIndex, base: u64, fault: QueueError) {
-        let domain = self.guests[guest.0].domain;
+        let domain = self.guests[guest.0].server.domain;
         println!("backend: device {base:#x} of domain {domain} needs a reset: {fault}");
     }
 }

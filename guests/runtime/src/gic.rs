@@ -69,8 +69,8 @@ impl Gic {
         }
     }
 
-    /// Where the registers of `intid` are: the redistributor's SGI frame for private ones on GICv3.
-    fn frame(&self, intid: u32) -> Registers {
+    /// Where the registers of `intid` are: the redistributor's SGI frame for private ones on GICv3, else the distributor.
+    pub fn frame(&self, intid: u32) -> Registers {
         match self {
             Self::V3(gic) if intid < 32 => gic.sgi_frame,
             _ => self.distributor(),

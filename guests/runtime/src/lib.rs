@@ -23,9 +23,11 @@ pub mod mmio;
 pub mod mmu;
 mod panic;
 pub mod psci;
+pub mod server;
 pub mod smp;
 pub mod timer;
 pub mod virtio;
+pub mod window;
 
 /// Sleeps until an interrupt is pending, masked at the CPU or not.
 pub fn wait_for_interrupt() {

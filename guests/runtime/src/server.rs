@@ -1,0 +1,149 @@
+//! One IOREQ server for another domain: set up in the order that Xen's backends use, then requests and answers.
+
+use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt;
+use core::sync::atomic::{AtomicU8, Ordering, fence};
+
+use portunus::abi::HypercallError;
+use portunus::abi::ioreq::{Ioreq, State};
+use portunus::abi::memory::IOREQ_SERVER_FRAME_SYNCHRONOUS;
+
+use crate::hypercall::{self, dm, memory};
+use crate::window::{NoRoom, Window};
+
+/// The synchronous page of a server: one slot a vCPU. The hypervisor writes it meanwhile.
+#[derive(Copy, Clone, Debug)]
+struct IoreqPage(*mut Ioreq);
+
+/// A server that is enabled.
+#[derive(Debug)]
+pub struct Server {
+    /// The domain that it serves.
+    pub domain: u16,
+    /// Its number.
+    pub id: u16,
+    /// The local port of each vCPU of that domain.
+    pub ports: Vec<u32>,
+    page: IoreqPage,
+}
+
+/// A step of the set-up that failed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ConnectError {
+    /// A hypercall, and what it was for.
+    Hypercall(&'static str, HypercallError),
+    /// The slots of so many vCPUs are in more than one page.
+    TooManyVcpus(u32),
+    /// No addresses for the page.
+    NoRoom(NoRoom),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hypercall(what, error) => write!(f, "{what}: {error}"),
+            Self::TooManyVcpus(vcpus) => write!(f, "a guest of {vcpus} vCPUs"),
+            Self::NoRoom(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ConnectError {}
+
+impl From<NoRoom> for ConnectError {
+    fn from(error: NoRoom) -> Self {
+        Self::NoRoom(error)
+    }
+}
+
+/// Says which step an error belongs to.
+fn step<T>(what: &'static str, result: hypercall::Result<T>) -> Result<T, ConnectError> {
+    result.map_err(|error| ConnectError::Hypercall(what, error))
+}
+
+impl Server {
+    /// Makes a server for `domain` and enables it. It has no ranges yet.
+    pub fn connect(domain: u16, window: &mut Window) -> Result<Self, ConnectError> {
+        let vcpus = step("asking for its vCPUs", dm::nr_vcpus(domain))?;
+        if vcpus as usize > Ioreq::PER_PAGE {
+            return Err(ConnectError::TooManyVcpus(vcpus));
+        }
+        let address = window.take(4096)?;
+        let id = step("creating a server", dm::create_ioreq_server(domain))?;
+        // SAFETY: the frame was just taken out of the window.
+        let mapped = unsafe { memory::map_ioreq_page(domain, id, IOREQ_SERVER_FRAME_SYNCHRONOUS, address / 4096) };
+        step("mapping its requests", mapped)?;
+        step("enabling the server", dm::set_ioreq_server_state(domain, id, true))?;
+        let page = IoreqPage(address as *mut Ioreq);
+        let mut ports = Vec::new();
+        for vcpu in 0..vcpus as usize {
+            let port = page.read(vcpu).vp_eport;
+            let port = step("binding a port", hypercall::bind_interdomain(domain, port))?;
+            step("unmasking a port", hypercall::unmask(port))?;
+            ports.push(port);
+        }
+        Ok(Self {
+            domain,
+            id,
+            ports,
+            page,
+        })
+    }
+
+    /// Takes over the domain's accesses to `registers`.
+    pub fn claim(&self, registers: &core::ops::Range<u64>) -> Result<(), ConnectError> {
+        let mapped = dm::map_io_range(self.domain, self.id, registers.start, registers.end - 1);
+        step("claiming its registers", mapped)
+    }
+
+    /// The request in a vCPU's slot, if one is ready; it is marked as in work.
+    pub fn take(&self, vcpu: usize) -> Option<Ioreq> {
+        let flags = self.page.flags(vcpu);
+        let before = flags.load(Ordering::Acquire);
+        if State(before & Ioreq::STATE_MASK) != State::READY {
+            return None;
+        }
+        let request = self.page.read(vcpu);
+        flags.store(before & !Ioreq::STATE_MASK | State::INPROCESS.0, Ordering::Relaxed);
+        Some(request)
+    }
+
+    /// Answers the request in a vCPU's slot.
+    pub fn answer(&self, vcpu: usize, value: u64) {
+        self.page.write_data(vcpu, value);
+        let flags = self.page.flags(vcpu);
+        let before = flags.load(Ordering::Relaxed);
+        flags.store(before & !Ioreq::STATE_MASK | State::IORESP_READY.0, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if let Some(port) = self.ports.get(vcpu) {
+            // A guest that is gone does not wait.
+            let _ = hypercall::send(*port);
+        }
+    }
+}
+
+impl IoreqPage {
+    fn slot(self, vcpu: usize) -> *mut Ioreq {
+        assert!(vcpu < Ioreq::PER_PAGE);
+        self.0.wrapping_add(vcpu)
+    }
+    fn read(self, vcpu: usize) -> Ioreq {
+        // SAFETY: the page is mapped for the domain's life, and any bytes are an `Ioreq`. Volatile: one copy, now.
+        unsafe { self.slot(vcpu).read_volatile() }
+    }
+    fn flags(self, vcpu: usize) -> &'static AtomicU8 {
+        let byte = self.slot(vcpu).cast::<u8>().wrapping_add(Ioreq::FLAGS_OFFSET as usize);
+        // SAFETY: within the page, which is mapped for the domain's life.
+        unsafe { AtomicU8::from_ptr(byte) }
+    }
+    fn write_data(self, vcpu: usize, value: u64) {
+        let data = self
+            .slot(vcpu)
+            .cast::<u8>()
+            .wrapping_add(Ioreq::DATA_OFFSET as usize)
+            .cast::<u64>();
+        // SAFETY: within the page, aligned.
+        unsafe { data.write_volatile(value) };
+    }
+}
