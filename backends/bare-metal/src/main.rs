@@ -36,7 +36,8 @@ use shim::XenShim;
 
 guest_runtime::entry!(main);
 
-type Device = ServedDevice<BlockDevice<&'static mut dyn Disk, Chain>>;
+/// The model holds the requests in work, tens of KiB, so it stays where it was made.
+type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>>;
 
 fn main() -> ! {
     println!("backend: hello");
@@ -121,7 +122,7 @@ fn start(
         guest: GuestIndex(index),
         base: config.registers.start,
         intid: config.intid,
-        device: MmioDevice::new(block),
+        device: MmioDevice::new(Box::leak(Box::new(block))),
     })
 }
 

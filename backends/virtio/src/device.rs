@@ -47,3 +47,32 @@ pub trait DeviceModel {
     /// Whether it holds requests that [`Self::process`] can get further with.
     fn is_busy(&self) -> bool;
 }
+
+impl<D: DeviceModel> DeviceModel for &mut D {
+    type Request = D::Request;
+
+    fn device_id(&self) -> u32 {
+        (**self).device_id()
+    }
+    fn features(&self) -> u64 {
+        (**self).features()
+    }
+    fn queues(&self) -> u16 {
+        (**self).queues()
+    }
+    fn read_config(&self, offset: usize, into: &mut [u8]) {
+        (**self).read_config(offset, into);
+    }
+    fn activate(&mut self, features: u64) {
+        (**self).activate(features);
+    }
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+    fn process<R: Requests<Request = Self::Request>>(&mut self, requests: &mut R) -> bool {
+        (**self).process(requests)
+    }
+    fn is_busy(&self) -> bool {
+        (**self).is_busy()
+    }
+}
