@@ -8,7 +8,7 @@
 //! - [`ranges`]: address -> server.
 //! - [`slot`]: the shared slot of one vCPU, which the server can corrupt at any time.
 //! - [`request`]: the life of one request, a state machine of values.
-//! - [`server`]: create, map, enable, destroy; who owns what; what becomes of a dead server's ranges.
+//! - [`server`]: map, unmap, enable; who owns what. `lifetime`: create, destroy, what a dead server leaves behind.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
 //!
 //! Rules that hold throughout (`docs/abi.md`, "IOREQ servers"):
@@ -17,6 +17,7 @@
 //! - a slot that still holds a request nobody waits for is *stale*: the server gets no new request of that vCPU until
 //!   it has answered the old one, so that an answer never reaches the wrong request.
 
+mod lifetime;
 pub mod ranges;
 pub mod request;
 pub mod router;
@@ -123,7 +124,7 @@ pub struct Effects {
     /// These vCPUs of the target have an answer, or must look again.
     pub wake: VcpuSet,
     /// To be traced; more than fit are left out.
-    pub events: heapless::Vec<Event, 16>,
+    pub events: heapless::Vec<Event, 8>,
 }
 
 impl Effects {
