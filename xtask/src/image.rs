@@ -58,9 +58,18 @@ pub(crate) fn has_image_header(image: &[u8]) -> bool {
     image.get(0x38..0x3c) == Some(b"ARM\x64")
 }
 
+/// The memory that the header of `image` asks for, in bytes; at least what is in the file.
+pub(crate) fn image_size(image: &[u8]) -> u64 {
+    let field = image
+        .get(0x10..0x18)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_le_bytes);
+    field.max(image.len() as u64)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{flatten, has_image_header};
+    use super::{flatten, has_image_header, image_size};
 
     /// An ELF64 file for `machine` with the given loadable segments: address, contents, size in memory.
     fn elf(machine: u16, segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
@@ -123,5 +132,14 @@ mod tests {
         image[0x38..0x3c].copy_from_slice(b"ARM\x64");
         assert!(has_image_header(&image));
         assert!(!has_image_header(&image[..0x3a]));
+    }
+
+    #[test]
+    fn the_size_in_memory_is_the_header_s_unless_the_file_is_longer() {
+        let mut image = vec![0; 64];
+        assert_eq!(image_size(&image), 64);
+        image[0x10..0x18].copy_from_slice(&0x1000_u64.to_le_bytes());
+        assert_eq!(image_size(&image), 0x1000);
+        assert_eq!(image_size(&[]), 0);
     }
 }

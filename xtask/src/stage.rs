@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::build::program;
 use crate::failure::{Doing, Failure, Result, failed};
+use crate::image::image_size;
 use crate::manifest::{self, Loaded};
 use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
 use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
@@ -290,7 +291,8 @@ impl Preparation<'_> {
         let kernel = program(self.workspace, HYPERVISOR).image;
         let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
         let tree = merged_tree(&launch, &manifest, &values, self.folder)?;
-        manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + (16 << 20))?;
+        let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
+        manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + image_size(&image))?;
         self.payload(&launch, kernel, tree, &modules)
     }
 
