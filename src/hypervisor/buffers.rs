@@ -1,1 +1,64 @@
-//! x
+//! The memory of a hypercall's caller, by its virtual addresses.
+//!
+//! Each page is translated by the caller's current stage 1 with its kernel's rights, then by its stage 2; only RAM of its
+//! own is touched. All pages of a range are checked before the first byte is written.
+
+use crate::abi::HypercallError;
+use crate::cpu::{Access, Cpu};
+use crate::hypercall::GuestBuffers;
+use crate::hypervisor::calls::Caller;
+use crate::ids::{PAGE_SIZE, Pa};
+use crate::machine::Machine;
+
+impl<M: Machine, C: Cpu> Caller<'_, M, C> {
+    /// Where a byte of the caller's own RAM is.
+    pub(crate) fn resolve(&self, address: u64, access: Access) -> Result<Pa, HypercallError> {
+        let ipa = self.cpu.translate(address, access).map_err(|_| HypercallError::BadPointer)?;
+        let memory = self.domain.memory.lock();
+        match memory.stage2.lookup(&self.hypervisor.machine, ipa) {
+            Some(mapping) if mapping.page_use.is_own_ram() => Ok(mapping.pa),
+            _ => Err(HypercallError::BadPointer),
+        }
+    }
+
+    /// Calls `visit` for each piece of a range that lies in one page: where it is, its first byte's index, its length.
+    fn for_each_piece(
+        &self,
+        address: u64,
+        length: usize,
+        access: Access,
+        mut visit: impl FnMut(Pa, usize, usize),
+    ) -> Result<(), HypercallError> {
+        let mut done = 0;
+        while done < length {
+            let at = address.checked_add(done as u64).ok_or(HypercallError::BadPointer)?;
+            let piece = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(length - done);
+            visit(self.resolve(at, access)?, done, piece);
+            done += piece;
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine, C: Cpu> GuestBuffers for Caller<'_, M, C> {
+    fn read(&mut self, address: u64, into: &mut [u8]) -> Result<(), HypercallError> {
+        let machine = &self.hypervisor.machine;
+        self.for_each_piece(address, into.len(), Access::Read, |pa, start, length| {
+            if let Some(piece) = into.get_mut(start..start + length) {
+                machine.read(pa, piece);
+            }
+        })
+    }
+
+    fn write(&mut self, address: u64, from: &[u8]) -> Result<(), HypercallError> {
+        let machine = &self.hypervisor.machine;
+        if address % PAGE_SIZE + from.len() as u64 > PAGE_SIZE {
+            self.for_each_piece(address, from.len(), Access::Write, |_, _, _| {})?;
+        }
+        self.for_each_piece(address, from.len(), Access::Write, |pa, start, length| {
+            if let Some(piece) = from.get(start..start + length) {
+                machine.write(pa, piece);
+            }
+        })
+    }
+}

@@ -1,7 +1,425 @@
-//! x
-use crate::domain::Domain;
+//! Hypercalls: what they ask of the domains, answered for real.
+//!
+//! [`Caller`] is the loaded vCPU that made the call. Its methods take locks one after the other, in the order that
+//! `ARCHITECTURE.md` names, and release them before they return.
+
+use crate::abi::HypercallError;
+use crate::cpu::{Access, Cpu};
 use crate::domain::vcpu::Vcpu;
-use crate::hypervisor::*;
+use crate::domain::{Domain, DomainMemory};
+use crate::evtchn::{Consumer, Delivery, EventChannels, Tables};
+use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, RunstateArea, dispatch};
+use crate::hypervisor::clock::CoreClock;
+use crate::hypervisor::messages::Message;
+use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, Pa, VcpuId, VcpuSet};
+use crate::ioreq::{Event, Resources, Servers, Surroundings};
+use crate::machine::Machine;
+use crate::manifest::IpaRange;
+use crate::memory::atomic::SharedWords;
+use crate::policy::Permission;
+use crate::stage2::{BATCH, NewPage, PageUse, Previous, Stage2Error};
+
+/// The vCPU that made a hypercall.
+pub(crate) struct Caller<'a, M: Machine, C: Cpu> {
+    pub(crate) hypervisor: &'a Hypervisor<M>,
+    pub(crate) cpu: &'a mut C,
+    pub(crate) domain: &'a Domain,
+    pub(crate) vcpu: &'a Vcpu,
+}
+
 impl<M: Machine> Hypervisor<M> {
-    pub(crate) fn on_hypercall<C: Cpu>(&self, _cpu: &mut C, _domain: &Domain, _vcpu: &Vcpu, _state: &mut VcpuState) {}
+    /// HVC #0xEA1. PC is behind the instruction.
+    pub(crate) fn on_hypercall<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+        let frame = &state.frame;
+        let call = Call {
+            number: frame.read(16),
+            arguments: [frame.read(0), frame.read(1), frame.read(2), frame.read(3), frame.read(4)],
+        };
+        let mut caller = Caller { hypervisor: self, cpu, domain, vcpu };
+        match dispatch(&mut caller, &call) {
+            Outcome::Return(value) => state.frame.write(0, value),
+            Outcome::Continue(arguments) => {
+                for (register, value) in (0..).zip(arguments) {
+                    state.frame.write(register, value);
+                }
+                state.frame.rewind();
+            }
+            Outcome::Yield => {
+                state.frame.write(0, 0);
+                self.yield_now(vcpu);
+            }
+            Outcome::Block => {
+                state.frame.write(0, 0);
+                if !domain.events.lock().has_upcall(vcpu.id.index, &self.machine) {
+                    self.wait_for_event(cpu, domain, vcpu, state, None);
+                }
+            }
+            Outcome::Poll { until } => {
+                state.frame.write(0, 0);
+                state.polls = true;
+                let limit = until.map(|system_time| self.ticks_at(system_time));
+                self.wait_for_event(cpu, domain, vcpu, state, limit);
+            }
+            Outcome::Shutdown(reason) => {
+                state.frame.write(0, 0);
+                self.stop_domain(domain, reason);
+            }
+        }
+    }
+
+    fn info(&self, domain: &Domain) -> DomainInfo {
+        let geometry = domain.memory.lock().stage2.geometry();
+        let vgic = domain.vgic.lock().config();
+        let online = domain.vcpus.iter().filter(|vcpu| vcpu.is_on()).count();
+        DomainInfo {
+            id: domain.id,
+            vcpus: domain.vcpus.len() as u8,
+            online_vcpus: online as u8,
+            ram_pages: domain.ram.iter().map(|bank| bank.size >> PAGE_SHIFT).sum(),
+            maximum_gfn: Ipa(geometry.ipa_end() - 1).frame(),
+            direct_mapped: domain.direct_mapped,
+            spis: vgic.spis.into(),
+            gic_version: if domain.gic_system_registers { 3 } else { 2 },
+            address_bits: geometry.ipa_bits(),
+            handle: [0; 16],
+            running: !domain.is_stopped(),
+            shutdown: domain.shutdown(),
+            cpu_time: self.nanoseconds(self.run_time(domain)),
+        }
+    }
+
+    /// What a page was that left `domain`'s map at `at`: RAM is kept for the domain, a reference is given back.
+    fn release(&self, domain: &Domain, at: Ipa, previous: Previous) {
+        match previous.page_use {
+            PageUse::Ram => {
+                let references = self.references.lock().count(&self.machine, previous.frame);
+                // A frame that another domain still maps may change at any time, so nothing is chained through it.
+                if references == Ok(0) {
+                    domain.memory.lock().parked.push(&self.machine, previous.frame);
+                }
+            }
+            PageUse::Foreign { .. } => {
+                let mut references = self.references.lock();
+                let owner = references.owner(previous.frame);
+                let left = references.put(&self.machine, previous.frame);
+                drop(references);
+                if let (Some(owner), Ok(0)) = (owner.and_then(|owner| self.domain(owner)), left) {
+                    owner.memory.lock().pool.last_unmapped(previous.frame);
+                }
+            }
+            PageUse::Shared { .. } => {
+                let mut memory = domain.memory.lock();
+                if memory.shared_info_at == Some(at) {
+                    memory.shared_info_at = None;
+                }
+            }
+            PageUse::Uncached { .. } | PageUse::Device => {}
+        }
+    }
+
+    /// Calls `with` with two domains' channels locked, the lower number first; they may be the same domain's. The words
+    /// are those of `local`.
+    pub(crate) fn with_event_pair<R>(
+        &self,
+        local: DomainId,
+        remote: DomainId,
+        with: impl FnOnce(Tables<'_>, &SharedWords<'_, M>) -> R,
+    ) -> Option<R> {
+        let (own, peer) = (self.domain(local)?, self.domain(remote)?);
+        Some(self.with_words(|words| {
+            if local == remote {
+                with(Tables::Loopback(&mut own.events.lock()), words)
+            } else if local < remote {
+                let mut own = own.events.lock();
+                let mut peer = peer.events.lock();
+                with(Tables::Pair { local: &mut own, remote: &mut peer }, words)
+            } else {
+                let mut peer = peer.events.lock();
+                let mut own = own.events.lock();
+                with(Tables::Pair { local: &mut own, remote: &mut peer }, words)
+            }
+        }))
+    }
+}
+
+/// The error of a caller that names a bad page of its own, or has none left for tables.
+fn own_error(error: Stage2Error) -> HypercallError {
+    match error {
+        Stage2Error::Pool(_) => HypercallError::OutOfMemory,
+        Stage2Error::NotMapped(_) => HypercallError::NoEntry,
+        _ => HypercallError::Invalid,
+    }
+}
+
+/// Where guest frame `gfn` is.
+fn address(gfn: u64) -> Result<Ipa, HypercallError> {
+    Ipa::from_frame(gfn).ok_or(HypercallError::Invalid)
+}
+
+/// A target's frames and ports, while its servers are locked.
+struct TargetResources<'a, M: Machine> {
+    hypervisor: &'a Hypervisor<M>,
+    target: &'a Domain,
+}
+
+impl<M: Machine> Resources for TargetResources<'_, M> {
+    fn allocate_frame(&mut self) -> Option<Pa> {
+        self.target.memory.lock().pool.allocate(&self.hypervisor.machine).ok()
+    }
+
+    fn release_frame(&mut self, frame: Pa) {
+        let mut memory = self.target.memory.lock();
+        let references = self.hypervisor.references.lock().count(&self.hypervisor.machine, frame).unwrap_or(0);
+        // The frame came from this pool and is released once.
+        let _ = memory.pool.retire(frame, references);
+    }
+
+    fn allocate_port(&mut self, remote: DomainId, consumer: Consumer) -> Result<EventPort, HypercallError> {
+        self.target.events.lock().alloc_attached(remote, consumer)
+    }
+
+    fn release_port(&mut self, port: EventPort) {
+        let peer = self.target.events.lock().attached_peer(port);
+        if let Some(peer) = peer {
+            self.hypervisor.with_event_pair(self.target.id, peer, |mut tables, _| tables.close_attached(port));
+        }
+    }
+}
+
+impl<M: Machine, C: Cpu> Caller<'_, M, C> {
+    /// Makes one page of the caller's map `frame`.
+    fn replace(&mut self, ipa: Ipa, frame: Pa, page_use: PageUse) -> Result<(), HypercallError> {
+        let mut memory = self.domain.memory.lock();
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        let page = NewPage { ipa, frame, page_use };
+        let previous = stage2.replace(&self.hypervisor.machine, pool, page).map_err(own_error)?;
+        drop(memory);
+        if let Some(previous) = previous {
+            self.hypervisor.release(self.domain, ipa, previous);
+        }
+        Ok(())
+    }
+
+    /// Takes one page out of the caller's map.
+    fn take_out(&mut self, ipa: Ipa) -> Result<(), HypercallError> {
+        let mut memory = self.domain.memory.lock();
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        let previous = stage2.unmap_page(&self.hypervisor.machine, pool, ipa).map_err(own_error)?;
+        drop(memory);
+        self.hypervisor.release(self.domain, ipa, previous);
+        Ok(())
+    }
+
+    /// Takes a reference to the frame behind `gfn` of `foreign`, which must be its RAM.
+    fn reference(&self, foreign: &Domain, gfn: u64) -> Result<Pa, HypercallError> {
+        let machine = &self.hypervisor.machine;
+        let memory = foreign.memory.lock();
+        let mapping = memory.stage2.lookup(machine, address(gfn)?).filter(|mapping| mapping.page_use.is_own_ram());
+        let frame = mapping.ok_or(HypercallError::Invalid)?.pa.page();
+        let mut references = self.hypervisor.references.lock();
+        references.get(machine, frame, foreign.id).map_err(|_| HypercallError::Invalid)?;
+        Ok(frame)
+    }
+
+    /// Maps up to [`BATCH`] pages of `foreign` with one drop of translations.
+    fn map_batch(&mut self, foreign: &Domain, pages: &mut [ForeignPage]) {
+        let hypervisor = self.hypervisor;
+        let machine = &hypervisor.machine;
+        let mut new = heapless::Vec::<NewPage, BATCH>::new();
+        let mut which = heapless::Vec::<usize, BATCH>::new();
+        for (index, page) in pages.iter_mut().enumerate().take(BATCH) {
+            let frame = address(page.destination).and_then(|ipa| Ok((ipa, self.reference(foreign, page.source)?)));
+            page.result = frame.map(|(ipa, frame)| {
+                // There is room: at most BATCH pages are looked at.
+                let _ = new.push(NewPage { ipa, frame, page_use: PageUse::Foreign { writable: true } });
+                let _ = which.push(index);
+            });
+        }
+        let mut results = [const { Ok(None) }; BATCH];
+        let mut memory = self.domain.memory.lock();
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        stage2.replace_batch(machine, pool, &new, &mut results);
+        drop(memory);
+        for ((index, page), result) in which.iter().zip(&new).zip(results) {
+            match result {
+                Ok(previous) => {
+                    if let Some(previous) = previous {
+                        hypervisor.release(self.domain, page.ipa, previous);
+                    }
+                }
+                Err(error) => {
+                    let unused = Previous { frame: page.frame, page_use: page.page_use };
+                    hypervisor.release(self.domain, page.ipa, unused);
+                    if let Some(page) = pages.get_mut(*index) {
+                        page.result = Err(own_error(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
+    type Memory = M;
+
+    fn caller(&self) -> VcpuId {
+        self.vcpu.id
+    }
+
+    fn domain(&self, id: DomainId) -> Option<DomainInfo> {
+        self.hypervisor.domain(id).map(|domain| self.hypervisor.info(domain))
+    }
+
+    fn domain_from(&self, id: DomainId) -> Option<DomainInfo> {
+        (id.0..=MAX_DOMAINS as u16).find_map(|number| Host::domain(self, DomainId(number)))
+    }
+
+    fn permits(&self, right: Right) -> bool {
+        let (permission, object) = match right {
+            Right::Serve { target } => (Permission::Serve, target),
+            Right::ServeRange { target, range } => {
+                // A range of all addresses has no size in 64 bits, and is nobody's.
+                let Some(size) = (range.end() - range.start()).checked_add(1) else { return false };
+                (Permission::ServeRange(IpaRange::new(range.start(), size)), target)
+            }
+            Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
+            Right::MapMemory { target } => (Permission::MapMemory, target),
+            Right::EventChannel { peer } => (Permission::OpenChannel, peer),
+        };
+        self.hypervisor.policy.decide(self.domain.id, permission, object).is_ok()
+    }
+
+    fn events<R>(
+        &mut self,
+        domain: DomainId,
+        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, M>) -> R,
+    ) -> Option<R> {
+        let domain = self.hypervisor.domain(domain)?;
+        Some(self.hypervisor.with_words(|words| with(&mut domain.events.lock(), words)))
+    }
+
+    fn event_pair<R>(
+        &mut self,
+        local: DomainId,
+        remote: DomainId,
+        with: impl FnOnce(Tables<'_>, &SharedWords<'_, M>) -> R,
+    ) -> Option<R> {
+        self.hypervisor.with_event_pair(local, remote, with)
+    }
+
+    fn deliver(&mut self, domain: DomainId, delivery: Delivery) {
+        if let Some(domain) = self.hypervisor.domain(domain) {
+            self.hypervisor.announce(domain, delivery);
+        }
+    }
+
+    fn servers<R>(
+        &mut self,
+        target: DomainId,
+        with: impl FnOnce(&mut Servers, &Surroundings<'_, M>, &mut dyn Resources) -> R,
+    ) -> Option<R> {
+        let target = self.hypervisor.domain(target)?;
+        let clock = CoreClock::new(self.hypervisor);
+        let around = Surroundings { memory: &self.hypervisor.machine, clock: &clock };
+        let mut resources = TargetResources { hypervisor: self.hypervisor, target };
+        Some(with(&mut target.servers.lock(), &around, &mut resources))
+    }
+
+    fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
+        if let Some(target) = self.hypervisor.domain(target) {
+            self.hypervisor.wake_requests(target, vcpus);
+        }
+    }
+
+    fn record(&mut self, target: DomainId, event: Event) {
+        self.hypervisor.tell(Message::Request { domain: target, event });
+    }
+
+    fn set_interrupt_level(&mut self, target: DomainId, interrupt: IntId, level: bool) -> Result<(), HypercallError> {
+        let target = self.hypervisor.domain(target).ok_or(HypercallError::NoDomain)?;
+        let kick = target.vgic.lock().set_irq_level(interrupt, level).map_err(|_| HypercallError::Invalid)?;
+        self.hypervisor.interrupt_vcpus(target, kick);
+        Ok(())
+    }
+
+    fn map_shared_info(&mut self, gfn: u64) -> Result<(), HypercallError> {
+        let ipa = address(gfn)?;
+        let frame = self.domain.events.lock().shared_info();
+        let mut memory = self.domain.memory.lock();
+        match memory.shared_info_at {
+            Some(at) if at != ipa => return Err(HypercallError::Busy),
+            Some(_) => return Ok(()),
+            None => memory.shared_info_at = Some(ipa),
+        }
+        drop(memory);
+        let result = self.replace(ipa, frame, PageUse::Shared { writable: true });
+        if result.is_err() {
+            self.domain.memory.lock().shared_info_at = None;
+        }
+        result
+    }
+
+    fn map_foreign(&mut self, foreign: DomainId, pages: &mut [ForeignPage]) {
+        let Some(foreign) = self.hypervisor.domain(foreign) else { return };
+        for batch in pages.chunks_mut(BATCH) {
+            self.map_batch(foreign, batch);
+        }
+    }
+
+    fn map_resource(&mut self, target: DomainId, frame: Pa, gfn: u64) -> Result<(), HypercallError> {
+        let ipa = address(gfn)?;
+        let machine = &self.hypervisor.machine;
+        let referenced = self.hypervisor.references.lock().get(machine, frame, target);
+        referenced.map_err(|_| HypercallError::Invalid)?;
+        let page_use = PageUse::Foreign { writable: true };
+        let result = self.replace(ipa, frame, page_use);
+        if result.is_err() {
+            self.hypervisor.release(self.domain, ipa, Previous { frame, page_use });
+        }
+        result
+    }
+
+    fn unmap(&mut self, gfn: u64) -> Result<(), HypercallError> {
+        self.take_out(address(gfn)?)
+    }
+
+    fn park_page(&mut self, gfn: u64) -> Result<(), HypercallError> {
+        self.pin_frame(gfn)?;
+        self.take_out(address(gfn)?)
+    }
+
+    fn populate_page(&mut self, gfn: u64) -> Result<(), HypercallError> {
+        let ipa = address(gfn)?;
+        let machine = &self.hypervisor.machine;
+        let frame = self.domain.memory.lock().parked.pop(machine).ok_or(HypercallError::OutOfMemory)?;
+        let result = self.replace(ipa, frame, PageUse::Ram);
+        if result.is_err() {
+            self.domain.memory.lock().parked.push(machine, frame);
+        }
+        result
+    }
+
+    fn pin_frame(&mut self, gfn: u64) -> Result<Pa, HypercallError> {
+        let memory = self.domain.memory.lock();
+        match memory.stage2.lookup(&self.hypervisor.machine, address(gfn)?) {
+            // A domain's RAM stays its own for its life: what is pinned is the frame, wherever the guest maps it.
+            Some(mapping) if mapping.page_use.is_own_ram() => Ok(mapping.pa.page()),
+            _ => Err(HypercallError::Invalid),
+        }
+    }
+
+    fn pin_address(&mut self, address: u64) -> Result<Pa, HypercallError> {
+        self.resolve(address, Access::Write)
+    }
+
+    fn set_runstate_area(&mut self, vcpu: u8, area: Option<RunstateArea>) {
+        if let Some(vcpu) = self.domain.vcpus.get(usize::from(vcpu)) {
+            *vcpu.runstate.lock() = area;
+        }
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) {
+        self.hypervisor.write_console(self.domain, bytes);
+    }
 }
