@@ -9,8 +9,9 @@ pub mod vcpu;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
 use crate::domain::devices::Devices;
 use crate::domain::vcpu::Vcpu;
@@ -18,6 +19,7 @@ use crate::evtchn::EventChannels;
 use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
 use crate::manifest::range::PaRange;
+use crate::memory::parked::ParkedFrames;
 use crate::memory::pool::Pool;
 use crate::stage2::Stage2;
 use crate::sync::Mutex;
@@ -30,6 +32,8 @@ pub struct DomainMemory {
     pub stage2: Stage2,
     /// Its frames for tables and shared pages.
     pub pool: Pool,
+    /// RAM that the guest took out of its map.
+    pub parked: ParkedFrames,
     /// Where the guest has put its shared_info page.
     pub shared_info_at: Option<Ipa>,
 }
@@ -61,6 +65,8 @@ pub struct Domain {
     pub abort_unmapped: bool,
     /// It has a GICv3.
     pub gic_system_registers: bool,
+    /// Its guest-physical addresses are the machine's.
+    pub direct_mapped: bool,
     /// It serves devices of others.
     pub serves: bool,
     /// Its first instruction.
@@ -71,8 +77,8 @@ pub struct Domain {
     pub ram: Vec<PaRange>,
     /// Its constants of the world switch.
     pub constants: SwitchConstants,
-    /// It does not run any more.
-    pub stopped: AtomicBool,
+    /// Why it does not run any more: [`Self::running`] at first.
+    pub stopped: AtomicU32,
 }
 
 /// What the world switch loads for every vCPU of a domain.
@@ -86,9 +92,29 @@ pub struct SwitchConstants {
     pub virtual_offset: u64,
 }
 
+/// No reason to stop has come.
+const RUNNING: u32 = u32::MAX;
+
 impl Domain {
+    /// The first value of [`Self::stopped`].
+    pub fn running() -> AtomicU32 {
+        AtomicU32::new(RUNNING)
+    }
+
     /// Whether it has stopped.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.stopped.load(Ordering::Acquire) != RUNNING
+    }
+
+    /// Why it has stopped.
+    pub fn shutdown(&self) -> Option<ShutdownReason> {
+        ShutdownReason::from_number(self.stopped.load(Ordering::Acquire))
+    }
+
+    /// It stops, for the first reason that is given; whether this is the first.
+    pub fn stop(&self, reason: ShutdownReason) -> bool {
+        self.stopped
+            .compare_exchange(RUNNING, reason as u32, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }

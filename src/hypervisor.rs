@@ -13,9 +13,11 @@
 //! | `events` | event channels across domains, and what servers cause |
 //! | `power` | starting and stopping vCPUs and domains |
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
+//! | `account` | how vCPUs spend their time, for their guests |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
+mod account;
 mod assemble;
 mod buffers;
 mod calls;
@@ -36,8 +38,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
-pub use messages::StopCause;
 
+use crate::abi::vcpu::{RUNSTATE_OFFLINE, RunstateInfo};
 use crate::console::Console;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -71,6 +73,9 @@ pub struct VcpuState {
     physical_timer_line: bool,
     /// Its list registers do not show what its vGIC holds.
     flush_due: bool,
+    /// It sleeps in SCHEDOP_poll.
+    polls: bool,
+    account: RunstateInfo,
     set_way: SetWayWalk,
 }
 
@@ -83,6 +88,11 @@ impl VcpuState {
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,
+            polls: false,
+            account: RunstateInfo {
+                state: RUNSTATE_OFFLINE,
+                ..RunstateInfo::default()
+            },
             set_way: SetWayWalk::default(),
         }
     }
@@ -147,6 +157,9 @@ pub struct Hypervisor<M: Machine> {
     ids: IdRegisters,
     hpfar: Hpfar,
     slice: Ticks,
+    /// The system counter in Hz, and what it showed at boot.
+    frequency: u64,
+    booted: Ticks,
     /// Owners of physical SPIs, by number.
     interrupts: Vec<(IntId, DomainId)>,
     /// Who serves which addresses of whom: for messages.
@@ -229,6 +242,10 @@ impl<M: Machine> Hypervisor<M> {
         if state.access.is_some() && !self.resume_access(cpu, domain, vcpu, state) {
             return Entry::Blocked;
         }
+        if state.polls {
+            state.polls = false;
+            domain.events.lock().stop_polling(vcpu.id.index);
+        }
         if state.registers.physical_timer.is_enabled() || state.physical_timer_line {
             self.update_physical_timer(domain, vcpu, state);
         }
@@ -236,6 +253,7 @@ impl<M: Machine> Hypervisor<M> {
             state.flush_due = false;
             self.flush_interrupts(cpu, domain, vcpu);
         }
+        self.account_running(vcpu, state);
         self.gate.enter(vcpu.pcpu);
         Entry::Run
     }
@@ -243,9 +261,12 @@ impl<M: Machine> Hypervisor<M> {
     /// First step when a vCPU is unloaded: takes what the list registers say into the vGIC. Afterwards no list register
     /// is in use.
     pub fn leave<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
-        let Some((domain, _)) = self.vcpu(state.id) else { return };
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return;
+        };
         let kick = domain.vgic.lock().unload(state.id.index, cpu.virtual_interface());
         state.flush_due = true;
+        self.account_stopped(vcpu, state);
         self.interrupt_vcpus(domain, kick);
     }
 

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod frames;
+pub mod parked;
 pub mod pool;
 pub mod references;
 

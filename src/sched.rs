@@ -300,6 +300,11 @@ impl RunQueue {
         self.current == Some(slot.0)
     }
 
+    /// Ticks that `slot`'s vCPU has run up to the last decision.
+    pub fn ran(&self, slot: Slot) -> Ticks {
+        Ticks(self.entries.get(slot.0).map_or(0, |entry| entry.ran))
+    }
+
     /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them.
     pub fn starved(&mut self, slot: Slot, now: Ticks) -> Ticks {
         self.charge(now);

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::hypercall::RunstateArea;
 use crate::ids::{Ipa, PcpuId, VcpuId};
 use crate::sched::Slot;
 use crate::sync::Mutex;
@@ -49,6 +50,8 @@ pub struct Vcpu {
     pub slot: Slot,
     /// PSCI's view.
     pub power: Mutex<Power>,
+    /// Where the guest reads how it spends its time.
+    pub runstate: Mutex<Option<RunstateArea>>,
     attention: AtomicU32,
 }
 
@@ -60,8 +63,14 @@ impl Vcpu {
             pcpu,
             slot,
             power: Mutex::new(Power::Off),
+            runstate: Mutex::new(None),
             attention: AtomicU32::new(0),
         }
+    }
+
+    /// Whether it is on, or about to be.
+    pub fn is_on(&self) -> bool {
+        *self.power.lock() != Power::Off
     }
 
     /// Leaves a note for the vCPU's pCPU; whoever does must make that pCPU look ([`crate::hypervisor`]).

@@ -16,7 +16,11 @@ impl<M: Machine> Hypervisor<M> {
     /// The vCPU is unloaded: it waits, or others run before it.
     pub(crate) fn account_stopped(&self, vcpu: &Vcpu, state: &mut VcpuState) {
         let waits = self.pcpu(vcpu.pcpu).and_then(|pcpu| pcpu.queue.lock().waits(vcpu.slot));
-        let new = if waits.is_some() { RUNSTATE_BLOCKED } else { RUNSTATE_RUNNABLE };
+        let new = if waits.is_some() {
+            RUNSTATE_BLOCKED
+        } else {
+            RUNSTATE_RUNNABLE
+        };
         self.account(vcpu, &mut state.account, new);
     }
 

@@ -23,6 +23,7 @@ use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
 use crate::manifest::domain::UnmappedAccess;
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
+use crate::memory::parked::ParkedFrames;
 use crate::memory::pool::PoolError;
 use crate::policy::Policy;
 use crate::sched::RunQueue;
@@ -83,6 +84,7 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// [`AssemblyError`]
     pub fn assemble(machine: M, facts: MachineFacts, manifest: &Manifest, built: Built) -> Result<Self, AssemblyError> {
+        let booted = machine.now();
         let slice = Ticks((facts.frequency / 1000).max(1));
         let mut queues: Vec<RunQueue> = facts.ids.iter().map(|_| RunQueue::new(slice)).collect();
         let mut console = Console::new(facts.frequency, facts.colour);
@@ -136,6 +138,8 @@ impl<M: Machine> Hypervisor<M> {
             ids,
             hpfar: facts.hpfar,
             slice,
+            frequency: facts.frequency.max(1),
+            booted,
             interrupts,
             backends: backends.collect(),
             finished: AtomicBool::new(false),
@@ -234,6 +238,7 @@ fn assemble_domain<M: Machine>(
         console_interrupt: uart.map(|uart| uart.interrupt),
         abort_unmapped: config.unmapped == UnmappedAccess::Abort,
         gic_system_registers: matches!(config.layout.gic, VirtualGic::V3 { .. }),
+        direct_mapped: config.direct_map,
         serves: manifest.served_by(config.id).next().is_some(),
         entry: built.kernel.entry,
         device_tree: built.device_tree.start,
@@ -246,9 +251,10 @@ fn assemble_domain<M: Machine>(
         memory: Mutex::new(DomainMemory {
             stage2: built.stage2,
             pool,
+            parked: ParkedFrames::default(),
             shared_info_at: None,
         }),
-        stopped: AtomicBool::new(false),
+        stopped: Domain::running(),
     })
 }
 

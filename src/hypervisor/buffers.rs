@@ -13,7 +13,10 @@ use crate::machine::Machine;
 impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     /// Where a byte of the caller's own RAM is.
     pub(crate) fn resolve(&self, address: u64, access: Access) -> Result<Pa, HypercallError> {
-        let ipa = self.cpu.translate(address, access).map_err(|_| HypercallError::BadPointer)?;
+        let ipa = self
+            .cpu
+            .translate(address, access)
+            .map_err(|_| HypercallError::BadPointer)?;
         let memory = self.domain.memory.lock();
         match memory.stage2.lookup(&self.hypervisor.machine, ipa) {
             Some(mapping) if mapping.page_use.is_own_ram() => Ok(mapping.pa),

@@ -34,9 +34,20 @@ impl<M: Machine> Hypervisor<M> {
         let frame = &state.frame;
         let call = Call {
             number: frame.read(16),
-            arguments: [frame.read(0), frame.read(1), frame.read(2), frame.read(3), frame.read(4)],
+            arguments: [
+                frame.read(0),
+                frame.read(1),
+                frame.read(2),
+                frame.read(3),
+                frame.read(4),
+            ],
         };
-        let mut caller = Caller { hypervisor: self, cpu, domain, vcpu };
+        let mut caller = Caller {
+            hypervisor: self,
+            cpu,
+            domain,
+            vcpu,
+        };
         match dispatch(&mut caller, &call) {
             Outcome::Return(value) => state.frame.write(0, value),
             Outcome::Continue(arguments) => {
@@ -133,11 +144,23 @@ impl<M: Machine> Hypervisor<M> {
             } else if local < remote {
                 let mut own = own.events.lock();
                 let mut peer = peer.events.lock();
-                with(Tables::Pair { local: &mut own, remote: &mut peer }, words)
+                with(
+                    Tables::Pair {
+                        local: &mut own,
+                        remote: &mut peer,
+                    },
+                    words,
+                )
             } else {
                 let mut peer = peer.events.lock();
                 let mut own = own.events.lock();
-                with(Tables::Pair { local: &mut own, remote: &mut peer }, words)
+                with(
+                    Tables::Pair {
+                        local: &mut own,
+                        remote: &mut peer,
+                    },
+                    words,
+                )
             }
         }))
     }
@@ -170,7 +193,12 @@ impl<M: Machine> Resources for TargetResources<'_, M> {
 
     fn release_frame(&mut self, frame: Pa) {
         let mut memory = self.target.memory.lock();
-        let references = self.hypervisor.references.lock().count(&self.hypervisor.machine, frame).unwrap_or(0);
+        let references = self
+            .hypervisor
+            .references
+            .lock()
+            .count(&self.hypervisor.machine, frame)
+            .unwrap_or(0);
         // The frame came from this pool and is released once.
         let _ = memory.pool.retire(frame, references);
     }
@@ -182,7 +210,8 @@ impl<M: Machine> Resources for TargetResources<'_, M> {
     fn release_port(&mut self, port: EventPort) {
         let peer = self.target.events.lock().attached_peer(port);
         if let Some(peer) = peer {
-            self.hypervisor.with_event_pair(self.target.id, peer, |mut tables, _| tables.close_attached(port));
+            self.hypervisor
+                .with_event_pair(self.target.id, peer, |mut tables, _| tables.close_attached(port));
         }
     }
 }
@@ -193,7 +222,9 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
         let page = NewPage { ipa, frame, page_use };
-        let previous = stage2.replace(&self.hypervisor.machine, pool, page).map_err(own_error)?;
+        let previous = stage2
+            .replace(&self.hypervisor.machine, pool, page)
+            .map_err(own_error)?;
         drop(memory);
         if let Some(previous) = previous {
             self.hypervisor.release(self.domain, ipa, previous);
@@ -205,7 +236,9 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     fn take_out(&mut self, ipa: Ipa) -> Result<(), HypercallError> {
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
-        let previous = stage2.unmap_page(&self.hypervisor.machine, pool, ipa).map_err(own_error)?;
+        let previous = stage2
+            .unmap_page(&self.hypervisor.machine, pool, ipa)
+            .map_err(own_error)?;
         drop(memory);
         self.hypervisor.release(self.domain, ipa, previous);
         Ok(())
@@ -215,10 +248,15 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     fn reference(&self, foreign: &Domain, gfn: u64) -> Result<Pa, HypercallError> {
         let machine = &self.hypervisor.machine;
         let memory = foreign.memory.lock();
-        let mapping = memory.stage2.lookup(machine, address(gfn)?).filter(|mapping| mapping.page_use.is_own_ram());
+        let mapping = memory
+            .stage2
+            .lookup(machine, address(gfn)?)
+            .filter(|mapping| mapping.page_use.is_own_ram());
         let frame = mapping.ok_or(HypercallError::Invalid)?.pa.page();
         let mut references = self.hypervisor.references.lock();
-        references.get(machine, frame, foreign.id).map_err(|_| HypercallError::Invalid)?;
+        references
+            .get(machine, frame, foreign.id)
+            .map_err(|_| HypercallError::Invalid)?;
         Ok(frame)
     }
 
@@ -232,7 +270,11 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
             let frame = address(page.destination).and_then(|ipa| Ok((ipa, self.reference(foreign, page.source)?)));
             page.result = frame.map(|(ipa, frame)| {
                 // There is room: at most BATCH pages are looked at.
-                let _ = new.push(NewPage { ipa, frame, page_use: PageUse::Foreign { writable: true } });
+                let _ = new.push(NewPage {
+                    ipa,
+                    frame,
+                    page_use: PageUse::Foreign { writable: true },
+                });
                 let _ = which.push(index);
             });
         }
@@ -249,7 +291,10 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
                     }
                 }
                 Err(error) => {
-                    let unused = Previous { frame: page.frame, page_use: page.page_use };
+                    let unused = Previous {
+                        frame: page.frame,
+                        page_use: page.page_use,
+                    };
                     hypervisor.release(self.domain, page.ipa, unused);
                     if let Some(page) = pages.get_mut(*index) {
                         page.result = Err(own_error(error));
@@ -280,14 +325,19 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
             Right::Serve { target } => (Permission::Serve, target),
             Right::ServeRange { target, range } => {
                 // A range of all addresses has no size in 64 bits, and is nobody's.
-                let Some(size) = (range.end() - range.start()).checked_add(1) else { return false };
+                let Some(size) = (range.end() - range.start()).checked_add(1) else {
+                    return false;
+                };
                 (Permission::ServeRange(IpaRange::new(range.start(), size)), target)
             }
             Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
             Right::MapMemory { target } => (Permission::MapMemory, target),
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
         };
-        self.hypervisor.policy.decide(self.domain.id, permission, object).is_ok()
+        self.hypervisor
+            .policy
+            .decide(self.domain.id, permission, object)
+            .is_ok()
     }
 
     fn events<R>(
@@ -296,7 +346,10 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
         with: impl FnOnce(&mut EventChannels, &SharedWords<'_, M>) -> R,
     ) -> Option<R> {
         let domain = self.hypervisor.domain(domain)?;
-        Some(self.hypervisor.with_words(|words| with(&mut domain.events.lock(), words)))
+        Some(
+            self.hypervisor
+                .with_words(|words| with(&mut domain.events.lock(), words)),
+        )
     }
 
     fn event_pair<R>(
@@ -321,8 +374,14 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
     ) -> Option<R> {
         let target = self.hypervisor.domain(target)?;
         let clock = CoreClock::new(self.hypervisor);
-        let around = Surroundings { memory: &self.hypervisor.machine, clock: &clock };
-        let mut resources = TargetResources { hypervisor: self.hypervisor, target };
+        let around = Surroundings {
+            memory: &self.hypervisor.machine,
+            clock: &clock,
+        };
+        let mut resources = TargetResources {
+            hypervisor: self.hypervisor,
+            target,
+        };
         Some(with(&mut target.servers.lock(), &around, &mut resources))
     }
 
@@ -338,7 +397,11 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
 
     fn set_interrupt_level(&mut self, target: DomainId, interrupt: IntId, level: bool) -> Result<(), HypercallError> {
         let target = self.hypervisor.domain(target).ok_or(HypercallError::NoDomain)?;
-        let kick = target.vgic.lock().set_irq_level(interrupt, level).map_err(|_| HypercallError::Invalid)?;
+        let kick = target
+            .vgic
+            .lock()
+            .set_irq_level(interrupt, level)
+            .map_err(|_| HypercallError::Invalid)?;
         self.hypervisor.interrupt_vcpus(target, kick);
         Ok(())
     }
@@ -361,7 +424,9 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
     }
 
     fn map_foreign(&mut self, foreign: DomainId, pages: &mut [ForeignPage]) {
-        let Some(foreign) = self.hypervisor.domain(foreign) else { return };
+        let Some(foreign) = self.hypervisor.domain(foreign) else {
+            return;
+        };
         for batch in pages.chunks_mut(BATCH) {
             self.map_batch(foreign, batch);
         }
@@ -392,7 +457,13 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
     fn populate_page(&mut self, gfn: u64) -> Result<(), HypercallError> {
         let ipa = address(gfn)?;
         let machine = &self.hypervisor.machine;
-        let frame = self.domain.memory.lock().parked.pop(machine).ok_or(HypercallError::OutOfMemory)?;
+        let frame = self
+            .domain
+            .memory
+            .lock()
+            .parked
+            .pop(machine)
+            .ok_or(HypercallError::OutOfMemory)?;
         let result = self.replace(ipa, frame, PageUse::Ram);
         if result.is_err() {
             self.domain.memory.lock().parked.push(machine, frame);

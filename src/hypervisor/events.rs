@@ -9,7 +9,7 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::stop::StopPcpus;
-use crate::ids::{DomainId, EventPort};
+use crate::ids::{DomainId, VcpuSet};
 use crate::ioreq::{Effects, Surroundings};
 use crate::machine::Machine;
 use crate::memory::atomic::SharedWords;
@@ -72,19 +72,20 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// vCPUs of `target` that wait for a server must look at their requests.
+    pub(crate) fn wake_requests(&self, target: &Domain, vcpus: VcpuSet) {
+        for vcpu in vcpus.iter().filter_map(|index| target.vcpus.get(usize::from(index))) {
+            self.notify(vcpu, Attention::Request, Wait::Request);
+        }
+    }
+
     /// Does what an operation on `target`'s servers asks for.
     pub(crate) fn perform(&self, target: &Domain, effects: &Effects) {
         for port in &effects.notify {
             let sent = target.events.lock().notify_attached(*port);
             self.deliver(target, sent);
         }
-        for vcpu in effects
-            .wake
-            .iter()
-            .filter_map(|index| target.vcpus.get(usize::from(index)))
-        {
-            self.notify(vcpu, Attention::Request, Wait::Request);
-        }
+        self.wake_requests(target, effects.wake);
         for event in &effects.events {
             self.tell(Message::Request {
                 domain: target.id,
@@ -111,36 +112,5 @@ impl<M: Machine> Hypervisor<M> {
             let effects = target.servers.lock().owner_gone(owner, &around);
             self.perform(target, &effects);
         }
-    }
-
-    /// A port of the hypervisor's in `target` gained or lost its listener.
-    pub(crate) fn listener_changed(&self, target: &Domain, consumer: Consumer, listens: bool) {
-        let Consumer::Request { server, vcpu } = consumer else {
-            return;
-        };
-        let clock = CoreClock::new(self);
-        let around = Surroundings {
-            memory: &self.machine,
-            clock: &clock,
-        };
-        let mut servers = target.servers.lock();
-        let effects = if listens {
-            servers.port_bound(server, vcpu);
-            Effects::default()
-        } else {
-            servers.port_closed(server, vcpu, &around)
-        };
-        drop(servers);
-        self.perform(target, &effects);
-    }
-
-    /// EVTCHNOP_send of a guest.
-    ///
-    /// # Errors
-    /// As [`crate::evtchn::EventChannels::send`].
-    pub(crate) fn send_event(&self, domain: &Domain, port: EventPort) -> Result<(), crate::abi::HypercallError> {
-        let sent = self.with_words(|words| domain.events.lock().send(port, words))?;
-        self.deliver(domain, sent);
-        Ok(())
     }
 }

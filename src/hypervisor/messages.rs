@@ -5,6 +5,7 @@
 
 use core::fmt::{self, Write};
 
+use crate::abi::sched::ShutdownReason;
 use crate::hypervisor::Hypervisor;
 use crate::ids::DomainId;
 use crate::ioreq::{Event, Failure};
@@ -18,8 +19,8 @@ pub(crate) enum Message {
     Stopped {
         /// Which.
         domain: DomainId,
-        /// How.
-        cause: StopCause,
+        /// Why.
+        reason: ShutdownReason,
     },
     /// Something about a domain's requests or servers.
     Request {
@@ -30,21 +31,6 @@ pub(crate) enum Message {
     },
     /// Input goes to another domain.
     Focus(DomainId),
-}
-
-/// Why a domain no longer runs.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum StopCause {
-    /// It powered off.
-    PowerOff,
-    /// It asked for a restart, which is not built yet: it stays down.
-    Reboot,
-    /// It crashed, by its own account.
-    Crash,
-    /// It asked to be suspended, which nobody could end.
-    Suspend,
-    /// It gave a reason that Portunus does not know.
-    Other(u32),
 }
 
 /// Messages that wait to become text.
@@ -108,16 +94,16 @@ impl<M: Machine> Hypervisor<M> {
     fn write_message(&self, line: &mut Line, message: Message) -> fmt::Result {
         let name = |id: DomainId| Name(self.domain_name(id).unwrap_or_default(), id);
         match message {
-            Message::Stopped { domain, cause } => {
+            Message::Stopped { domain, reason } => {
                 let name = name(domain);
-                match cause {
-                    StopCause::PowerOff => write!(line, "{name} powered off"),
-                    StopCause::Reboot => {
+                match reason {
+                    ShutdownReason::Poweroff => write!(line, "{name} powered off"),
+                    ShutdownReason::Reboot | ShutdownReason::SoftReset => {
                         write!(line, "{name} asked for a restart and stays down: restart is not built")
                     }
-                    StopCause::Crash => write!(line, "{name} crashed"),
-                    StopCause::Suspend => write!(line, "{name} suspended itself and stays down"),
-                    StopCause::Other(reason) => write!(line, "{name} stopped with reason {reason}"),
+                    ShutdownReason::Crash => write!(line, "{name} crashed"),
+                    ShutdownReason::Suspend => write!(line, "{name} suspended itself and stays down"),
+                    ShutdownReason::Watchdog => write!(line, "{name} stopped by its watchdog"),
                 }
             }
             Message::Focus(domain) => write!(line, "input goes to {}", name(domain)),

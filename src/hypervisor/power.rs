@@ -2,10 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
+use crate::abi::sched::ShutdownReason;
 use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Power, Vcpu};
-use crate::hypervisor::messages::{Message, StopCause};
+use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, MAX_VCPUS};
 use crate::machine::Machine;
@@ -55,8 +56,8 @@ impl<M: Machine> Hypervisor<M> {
                 state.frame.write(0, 0);
                 self.wait_for_event(cpu, domain, vcpu, state, None);
             }
-            Action::SystemOff => self.stop_domain(domain, StopCause::PowerOff),
-            Action::SystemReset => self.stop_domain(domain, StopCause::Reboot),
+            Action::SystemOff => self.stop_domain(domain, ShutdownReason::Poweroff),
+            Action::SystemReset => self.stop_domain(domain, ShutdownReason::Reboot),
         }
     }
 
@@ -123,8 +124,8 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Stops all vCPUs of a domain for good.
-    pub(crate) fn stop_domain(&self, domain: &Domain, cause: StopCause) {
-        if domain.stopped.swap(true, Ordering::AcqRel) {
+    pub(crate) fn stop_domain(&self, domain: &Domain, reason: ShutdownReason) {
+        if !domain.stop(reason) {
             return;
         }
         domain.servers.lock().cancel_all();
@@ -136,7 +137,7 @@ impl<M: Machine> Hypervisor<M> {
         self.abandon_servers(domain.id);
         self.tell(Message::Stopped {
             domain: domain.id,
-            cause,
+            reason,
         });
         let guests_stopped = self
             .domains()

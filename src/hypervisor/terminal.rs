@@ -11,7 +11,7 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::messages::Message;
 use crate::ids::{MAX_DOMAINS, Ticks};
 use crate::machine::Machine;
-use crate::trap::access::MmioAccess;
+use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// Bytes moved at once.
 const CHUNK: usize = 256;
@@ -30,6 +30,17 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.pump(&mut console);
         result.value
+    }
+
+    /// What a domain writes to its console by hypercall, as if its UART had sent it.
+    pub(crate) fn write_console(&self, domain: &Domain, bytes: &[u8]) {
+        let Some(port) = domain.console else { return };
+        let mut console = self.console.lock();
+        for byte in bytes {
+            // The data register takes every byte; a full FIFO drops it.
+            let _ = console.access(port, 0, AccessWidth::Byte, Direction::Write(u64::from(*byte)));
+        }
+        self.pump(&mut console);
     }
 
     /// Bytes typed at the machine's console.
