@@ -99,7 +99,11 @@ fn bind_interdomain<H: Host>(host: &mut H, pointer: u64) -> Result<(), Hypercall
         DomainId(request.remote_dom)
     };
     host.domain(remote).ok_or(HypercallError::NoDomain)?;
-    if remote != caller && !host.permits(Right::EventChannel { peer: remote }) {
+    // A port is bound with the consent of the domain that made it; those of a server are made for who serves.
+    let permitted = remote == caller
+        || host.permits(Right::EventChannel { peer: remote })
+        || host.permits(Right::Serve { target: remote });
+    if !permitted {
         return Err(HypercallError::NotPermitted);
     }
     request.local_port = routing::bind_interdomain(host, remote, EventPort(request.remote_port))?.0;
