@@ -332,9 +332,6 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
             }
             Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
             Right::MapMemory { target } => (Permission::MapMemory, target),
-            // Who serves a guest has the channels of its requests; it finds no others to bind, because the guest itself
-            // may open none towards it.
-            Right::EventChannel { peer } if self.permits(Right::Serve { target: peer }) => return true,
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
         };
         self.hypervisor
