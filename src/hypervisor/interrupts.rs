@@ -140,11 +140,23 @@ impl<M: Machine> Hypervisor<M> {
         let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
         let deliverable = vgic.has_deliverable(vcpu.id.index);
         drop(vgic);
-        vcpu.note(Attention::Interrupts);
+        state.flush_due = true;
         self.interrupt_vcpus(domain, kick);
         if deliverable {
             self.wake(vcpu, Wait::Event);
         }
+    }
+
+    /// The pCPU has nothing to run and keeps the vCPU loaded: what its list registers say is taken into the vGIC, so that
+    /// the domain's other vCPUs can read it.
+    pub fn rest<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        if state.flush_due {
+            return;
+        }
+        let Some((domain, _)) = self.vcpu(state.id) else { return };
+        let kick = domain.vgic.lock().wait(state.id.index, cpu.virtual_interface());
+        state.flush_due = true;
+        self.interrupt_vcpus(domain, kick);
     }
 
     /// When the loaded vCPU's virtual timer fires, on the system counter.

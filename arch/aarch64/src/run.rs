@@ -100,6 +100,9 @@ fn finish(hypervisor: &Hypervisor<Arm64>) -> ! {
 /// Sleeps until an interrupt, which the caller's vCPU, still loaded, may be waiting for, and takes it. An interrupt that
 /// came since the core was asked is pending, so it ends the sleep before it begins.
 fn wait(pcpu: &'static Pcpu, local: &mut Local) {
+    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.rest(&mut cpu, &mut context.state);
+    }
     crate::sysreg::isb();
     wfi();
     take_interrupts(pcpu, local);
