@@ -4,6 +4,7 @@
 //! messages come faster than that, the newest are counted instead.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::hypervisor::Hypervisor;
@@ -37,6 +38,8 @@ pub(crate) enum Message {
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     queue: Mutex<Queue>,
+    /// Something is in the queue: whoever has nothing to print takes no lock.
+    any: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -67,10 +70,14 @@ impl<M: Machine> Hypervisor<M> {
         if queue.waiting.push_back(message).is_err() {
             queue.lost = queue.lost.saturating_add(1);
         }
+        self.messages.any.store(true, Ordering::Release);
     }
 
     /// Makes a line of the oldest message; whether there was one.
     pub(crate) fn print_message(&self) -> bool {
+        if !self.messages.any.load(Ordering::Acquire) {
+            return false;
+        }
         let mut queue = self.messages.queue.lock();
         let next = queue.waiting.pop_front();
         let lost = if next.is_none() {
@@ -78,6 +85,9 @@ impl<M: Machine> Hypervisor<M> {
         } else {
             0
         };
+        self.messages
+            .any
+            .store(!queue.waiting.is_empty() || queue.lost > 0, Ordering::Release);
         drop(queue);
         let mut line = Line::new();
         // A line that is too long is cut.
