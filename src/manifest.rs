@@ -53,6 +53,8 @@ pub struct Manifest {
     pub domains: Vec<DomainConfig>,
     /// Event channels that exist from the start.
     pub channels: Vec<StaticChannel>,
+    /// Domains' names on the console are coloured.
+    pub colour: bool,
     /// Lines for the boot console: what was read and has no effect.
     pub notices: Vec<Notice>,
 }
@@ -121,6 +123,7 @@ impl Manifest {
         let manifest = Self {
             domains,
             channels,
+            colour: chosen.has(validate::COLOUR),
             notices: notices.into_lines(),
         };
         validate::across_domains(&manifest, host)?;

@@ -42,7 +42,7 @@ fn host(gic: Gic, memory: &[PaRange]) -> Host {
     };
     Host {
         memory: memory.to_vec(),
-        reserved: vec![FIRMWARE],
+        reserved: vec![FIRMWARE, HYPERVISOR],
         cpus: vec![HostCpu { mpidr: 0 }],
         psci: None,
         gic,
@@ -159,7 +159,7 @@ impl Bench {
         limits: CpuLimits,
         tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
     ) -> Built {
-        builder::build(&self.machine, &self.host, &self.manifest, &[HYPERVISOR], limits, tree).expect("room")
+        builder::build(&self.machine, &self.host, &self.manifest, limits, tree).expect("room")
     }
     fn peek(&self, domain: &BuiltDomain, ipa: u64, length: u64) -> Vec<u8> {
         let spans = domain.ram.spans(IpaRange::new(ipa, length)).expect("RAM");

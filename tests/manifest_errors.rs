@@ -425,7 +425,16 @@ fn static_memory() {
     let error = read(&machine, DOMAINS, PARTIAL).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/chosen/dm: xen,static-mem: takes 0x70000000..0x74000000, which belongs to the firmware"
+        "/chosen/dm: xen,static-mem: takes 0x70000000..0x74000000, which belongs to firmware or the hypervisor"
+    );
+    let machine = VIRT.replace(
+        "chosen {",
+        "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; fw { reg = <0 0x50000000 0 0x1000>; }; }; chosen {",
+    );
+    let error = read(&machine, DOMAINS, PARTIAL).unwrap_err().to_string();
+    assert!(
+        error.starts_with("/chosen/domU1: reg: takes 0x50000000..") && error.ends_with("firmware or the hypervisor"),
+        "a module over what is reserved would be wiped with it: {error}"
     );
 }
 

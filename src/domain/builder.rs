@@ -119,8 +119,8 @@ pub struct Built {
     pub frames: FrameAllocator,
 }
 
-/// Builds every domain of `manifest`. `reserved` is what the hypervisor itself has of the RAM; firmware's and the
-/// modules' parts are known from the trees. `tree` makes a domain's device tree, a flattened one.
+/// Builds every domain of `manifest`. What is reserved on the host, the hypervisor's own memory included, and the
+/// modules are left alone. `tree` makes a domain's device tree, a flattened one.
 ///
 /// # Errors
 /// [`FrameError`] when there is no RAM for the account of frames; a domain's own failure is in [`Built::failed`].
@@ -128,12 +128,11 @@ pub fn build<M: Machine>(
     machine: &M,
     host: &Host,
     manifest: &Manifest,
-    reserved: &[PaRange],
     limits: CpuLimits,
     mut tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
 ) -> Result<Built, FrameError> {
-    let mut frames = FrameAllocator::new(&host.memory, reserved);
-    for range in host.reserved.iter().copied().chain(modules(manifest)) {
+    let mut frames = FrameAllocator::new(&host.memory, &host.reserved);
+    for range in modules(manifest) {
         frames.reserve(range);
     }
     // Those who want a certain place come first, then those who want one piece.

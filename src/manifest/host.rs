@@ -179,6 +179,12 @@ impl Host {
         })
     }
 
+    /// Keeps `ranges` from domains and modules, as what firmware reserves.
+    pub fn reserve(&mut self, ranges: impl IntoIterator<Item = PaRange>) {
+        self.reserved.extend(ranges.into_iter().map(PaRange::pages));
+        self.reserved = joined(core::mem::take(&mut self.reserved));
+    }
+
     /// Whether every byte of `range` is RAM.
     pub fn is_memory(&self, range: PaRange) -> bool {
         self.memory.iter().any(|bank| bank.contains(range))

@@ -12,6 +12,8 @@ use crate::manifest::range::PaRange;
 use crate::manifest::tree::Node;
 use crate::manifest::{DomainConfig, Manifest};
 
+/// Names on the console are coloured.
+pub(crate) const COLOUR: &str = "portunus,colour";
 /// Properties of `/chosen` that are Xen's and have no effect here.
 const IGNORED: [(&str, &str); 4] = [
     ("xen,xen-bootargs", "Portunus has no command line"),
@@ -20,12 +22,15 @@ const IGNORED: [(&str, &str); 4] = [
     ("xen,uefi-cfg-load", "modules come from the device tree alone"),
 ];
 
+/// Who owns what is reserved on the machine.
+const RESERVED: &str = "firmware or the hypervisor";
+
 /// Looks at what `/chosen` says beside the domains.
 pub(crate) fn chosen(chosen: Node<'_, '_>, notices: &mut Notices) -> Result<(), ManifestError> {
     for (name, _) in chosen.properties() {
         if let Some((_, why)) = IGNORED.iter().find(|(ignored, _)| *ignored == name) {
             notices.ignored(chosen, &name, why);
-        } else if name.starts_with("xen,") || name.starts_with("portunus,") {
+        } else if name != COLOUR && (name.starts_with("xen,") || name.starts_with("portunus,")) {
             return Err(chosen.error(&name, Reason::Unsupported("an unknown property")));
         }
     }
@@ -63,17 +68,19 @@ pub(crate) fn across_domains(manifest: &Manifest, host: &Host) -> Result<(), Man
     let mut memory: Vec<(PaRange, String)> = host
         .reserved
         .iter()
-        .map(|range| (*range, "the firmware".to_string()))
+        .map(|range| (*range, RESERVED.to_string()))
         .collect();
+    let mut modules = Vec::new();
     for domain in &manifest.domains {
-        let modules = &domain.modules;
-        for module in [modules.kernel, modules.ramdisk, modules.device_tree]
-            .into_iter()
-            .flatten()
-        {
-            memory.push((module.range.pages(), format!("a module of {}", domain.name)));
+        let own = &domain.modules;
+        for module in [own.kernel, own.ramdisk, own.device_tree].into_iter().flatten() {
+            // Domains may share a module.
+            let range = module.range.pages();
+            is_free(&memory, range).map_err(|reason| error(domain, "reg", reason))?;
+            modules.push((range, format!("a module of {}", domain.name)));
         }
     }
+    memory.append(&mut modules);
     for domain in &manifest.domains {
         for range in &domain.static_memory {
             claim(&mut memory, *range, domain).map_err(|reason| error(domain, "xen,static-mem", reason))?;
@@ -128,18 +135,22 @@ pub(crate) fn across_domains(manifest: &Manifest, host: &Host) -> Result<(), Man
     Ok(())
 }
 
-/// Adds a range to those that have an owner.
-fn claim(owned: &mut Vec<(PaRange, String)>, range: PaRange, domain: &DomainConfig) -> Result<(), Reason> {
+/// Checks that no part of a range has an owner.
+fn is_free(owned: &[(PaRange, String)], range: PaRange) -> Result<(), Reason> {
     match owned.iter().find(|(other, _)| other.overlaps(range)) {
         Some((_, owner)) => Err(Reason::Taken {
             range,
             owner: owner.clone(),
         }),
-        None => {
-            owned.push((range, domain.name.clone()));
-            Ok(())
-        }
+        None => Ok(()),
     }
+}
+
+/// Adds a range to those that have an owner.
+fn claim(owned: &mut Vec<(PaRange, String)>, range: PaRange, domain: &DomainConfig) -> Result<(), Reason> {
+    is_free(owned, range)?;
+    owned.push((range, domain.name.clone()));
+    Ok(())
 }
 
 /// Registers that the hypervisor itself drives.

@@ -41,7 +41,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     let Some(blob) = (unsafe { blob(device_tree) }) else {
         power::off()
     };
-    let host = match Tree::new(blob).and_then(|tree| Host::parse(&tree)) {
+    let mut host = match Tree::new(blob).and_then(|tree| Host::parse(&tree)) {
         Ok(host) => host,
         Err(error) => {
             open_console_alone(blob);
@@ -61,6 +61,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         .collect();
     physical::init(id_registers.iter().all(has_atomics));
     banner(&host);
+    host.reserve(domains::own(blob));
     let plan = match domains::build(blob, &host, &id_registers) {
         Ok(plan) => plan,
         Err(error) => stop(format_args!("{error}")),
@@ -71,7 +72,11 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         hpfar: identity::hpfar(&id_registers),
         ids: id_registers,
         gic_system_registers: matches!(host.gic, Gic::V3(_)),
-        colour: Colour::Never,
+        colour: if plan.manifest.colour {
+            Colour::Ansi
+        } else {
+            Colour::Never
+        },
     };
     match Hypervisor::assemble(Arm64, facts, &plan.manifest, plan.built) {
         Ok(hypervisor) => run::install(hypervisor),

@@ -42,32 +42,27 @@ pub(crate) struct Plan {
 pub(crate) fn build(blob: &[u8], host: &Host, pcpus: &[RawIdRegisters]) -> Result<Plan, PlanError> {
     let tree = Tree::new(blob)?;
     let manifest = Manifest::parse(&tree, host, &PhysicalModules(&Arm64))?;
-    let image = layout::image();
-    let reserved = [
-        range(image.start, image.end),
-        range(blob.as_ptr() as usize, blob.as_ptr() as usize + blob.len()),
-    ];
-    let built = builder::build(
-        &Arm64,
-        host,
-        &manifest,
-        &reserved,
-        limits(pcpus),
-        |domain, placement| {
-            GuestTree {
-                manifest: &manifest,
-                domain: domain.id,
-                memory: placement.memory,
-                ramdisk: placement.ramdisk,
-                timer_frequency: host.timer.frequency,
-                kaslr_seed: None,
-                rng_seed: None,
-            }
-            .build()
-        },
-    )?;
+    let built = builder::build(&Arm64, host, &manifest, limits(pcpus), |domain, placement| {
+        GuestTree {
+            manifest: &manifest,
+            domain: domain.id,
+            memory: placement.memory,
+            ramdisk: placement.ramdisk,
+            timer_frequency: host.timer.frequency,
+            kaslr_seed: None,
+            rng_seed: None,
+        }
+        .build()
+    })?;
     builder::scrub_modules(&Arm64, &manifest);
     Ok(Plan { manifest, built })
+}
+
+/// What of the RAM is the hypervisor's: the Image and `blob`, the machine's device tree.
+pub(crate) fn own(blob: &[u8]) -> [PaRange; 2] {
+    let image = layout::image();
+    let start = blob.as_ptr() as usize;
+    [range(image.start, image.end), range(start, start + blob.len())]
 }
 
 impl Plan {
