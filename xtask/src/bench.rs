@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what operations cost, in instructions, beside the goals and what others need for the same.
 //!
 //! A benchmark is a scenario with rows. Its guest prints `BENCH NAME MIN MEDIAN P90` for each; the median is compared
-//! with the goal. Under `-icount` the figures are the same in every run.
+//! with the goal. Under `-icount` the figures are the same in every run of one QEMU.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::build;
 use crate::failure::{Doing, Result, failed};
 use crate::scenario::{self, Goal, Machine, Scenario};
+use crate::setup;
 use crate::stage::{self, Choices, Stage};
 use crate::workspace::Workspace;
 
@@ -42,13 +43,19 @@ struct Figure {
 /// One row of the table.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
-    set: String,
-    machine: String,
     name: String,
+    set: String,
+    gic: u32,
+    cpus: u32,
+    /// QEMU's name of the CPU.
+    cpu: String,
+    /// QEMU's version.
+    qemu: String,
     #[serde(flatten)]
     figure: Figure,
     goal: Option<u64>,
-    peers: BTreeMap<String, u64>,
+    /// What others need for the same, by name.
+    peer: BTreeMap<String, u64>,
     met: bool,
 }
 
@@ -78,11 +85,13 @@ impl Bench {
             stage::require_downloads(set, &Choices::default())?;
         }
         build::build(&workspace, &stage::packages(&sets))?;
+        let qemu = setup::qemu_version_line();
+        println!("{qemu}");
         let mut rows = Vec::new();
         for set in &sets {
             for machine in set.machines()? {
                 println!("measuring {} on {machine}", set.name);
-                rows.extend(self.measure(&workspace, set, &machine)?);
+                rows.extend(self.measure(&workspace, set, &machine, &qemu)?);
             }
         }
         print!("{}", table(&rows));
@@ -91,7 +100,8 @@ impl Bench {
             fs::write(file, text + "\n").doing(format!("writing {}", file.display()))?;
         }
         let missed = rows.iter().filter(|row| !row.met).count();
-        println!("{} of {} goals met", rows.len() - missed, rows.len());
+        let goals = rows.iter().filter(|row| row.goal.is_some()).count();
+        println!("{} of {goals} goals met", goals - missed);
         Ok(if missed == 0 {
             ExitCode::SUCCESS
         } else {
@@ -99,7 +109,7 @@ impl Bench {
         })
     }
 
-    fn measure(&self, workspace: &Workspace, set: &Scenario, machine: &Machine) -> Result<Vec<Row>> {
+    fn measure(&self, workspace: &Workspace, set: &Scenario, machine: &Machine, qemu: &str) -> Result<Vec<Row>> {
         let report = Stage::prepare(workspace, set, machine, &Choices::default())?.run()?;
         if let Some(reason) = report.reason {
             return failed(format!(
@@ -119,12 +129,15 @@ impl Bench {
                 goal.goal
             };
             Ok(Row {
-                set: set.name.clone(),
-                machine: machine.to_string(),
                 name: name.clone(),
+                set: set.name.clone(),
+                gic: machine.gic,
+                cpus: machine.smp,
+                cpu: machine.cpu.clone(),
+                qemu: qemu.to_owned(),
                 figure: *figure,
                 goal: wanted,
-                peers: goal.peers.clone(),
+                peer: goal.peers.clone(),
                 met: meets(figure.median, wanted, self.tolerance),
             })
         };
@@ -152,23 +165,25 @@ fn figures(output: &str) -> BTreeMap<String, Figure> {
 
 fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<28} {:<22} {:>8} {:>8} {:>8} {:>8}  {:<6} peers\n",
-        "row", "machine", "min", "median", "p90", "goal", ""
+        "{:<22} {:>3} {:>4} {:>8} {:>8} {:>8} {:>8}  {:<6} peers\n",
+        "row", "gic", "cpus", "min", "median", "p90", "goal", ""
     );
     for row in rows {
         let goal = row.goal.map_or("-".into(), |goal| goal.to_string());
-        let verdict = if row.met { "ok" } else { "MISSED" };
+        let verdict = match (row.goal, row.met) {
+            (None, _) => "",
+            (Some(_), true) => "ok",
+            (Some(_), false) => "MISSED",
+        };
         let peers: Vec<String> = row
-            .peers
+            .peer
             .iter()
             .map(|(name, figure)| format!("{name} {figure}"))
             .collect();
         let Figure { min, median, p90 } = row.figure;
-        let peers = peers.join(", ");
-        let line = format!(
-            "{:<28} {:<22} {min:>8} {median:>8} {p90:>8} {goal:>8}  {verdict:<6} {peers}",
-            row.name, row.machine
-        );
+        let (name, gic, cpus, peers) = (&row.name, row.gic, row.cpus, peers.join(", "));
+        let line =
+            format!("{name:<22} {gic:>3} {cpus:>4} {min:>8} {median:>8} {p90:>8} {goal:>8}  {verdict:<6} {peers}");
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -223,16 +238,19 @@ mod tests {
     #[test]
     fn the_table_says_which_goals_are_missed() {
         let row = |name: &str, met| Row {
-            set: "primitives".into(),
-            machine: "gic3-max-smp1".into(),
             name: name.into(),
+            set: "primitives".into(),
+            gic: 3,
+            cpus: 1,
+            cpu: "max".into(),
+            qemu: "QEMU emulator version 7.2".into(),
             figure: Figure {
                 min: 1,
                 median: 2,
                 p90: 3,
             },
             goal: Some(2),
-            peers: BTreeMap::from([("xen".to_owned(), 445)]),
+            peer: BTreeMap::from([("xen".to_owned(), 445)]),
             met,
         };
         let text = table(&[row("a", true), row("b", false)]);

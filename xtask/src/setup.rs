@@ -159,12 +159,15 @@ fn apt_get(privilege: &[&str], arguments: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn check_qemu_version() -> Result<()> {
+/// What QEMU says of its version, in one line; empty if it can't be asked.
+pub(crate) fn qemu_version_line() -> String {
     let output = Tool::QEMU.command().arg("--version").output();
-    let text = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
-    match qemu_version(&text) {
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+fn check_qemu_version() -> Result<()> {
+    match qemu_version(&qemu_version_line()) {
         Some(version) if version >= OLDEST_QEMU => Ok(()),
         Some((major, minor)) => Err(Failure::SetupMissing(format!(
             "QEMU is {major}.{minor}; 7.2 or newer is needed"
