@@ -274,6 +274,31 @@ fn an_access_that_crosses_into_the_neighbouring_page_is_one_access() {
 }
 
 #[test]
+fn at_the_start_of_a_page_only_the_instruction_tells_whether_the_access_began_in_the_page_before() {
+    for (size, ipa, decoded) in [
+        (3, 0x0020_1000, true),
+        (2, 0x0020_1000, true),
+        (1, 0x0020_1000, true),
+        (0, 0x0020_1000, false),
+        (3, 0x0020_1008, false),
+        (3, 0x0020_0ff8, false),
+    ] {
+        let abort = data_abort(TRANSLATION_L3 | ISV | size << 22, 0, Hpfar::Architectural);
+        let plan = |frame: &GuestFrame| plan_from_syndrome(&abort, Ipa(ipa), frame, |_| None);
+        assert_eq!(
+            plan(&frame()) == DataAbortPlan::Decode,
+            decoded,
+            "size {size} at {ipa:#x}"
+        );
+        let aarch32 = GuestFrame {
+            pstate: 0x10,
+            ..frame()
+        };
+        assert!(matches!(plan(&aarch32), DataAbortPlan::Access(_)));
+    }
+}
+
+#[test]
 fn a_16_bit_instruction_advances_by_two() {
     let syndrome = Syndrome {
         esr: 0x24 << 26 | ISV | TRANSLATION_L3,

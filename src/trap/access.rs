@@ -7,7 +7,7 @@
 use thiserror::Error;
 
 use super::instruction::Refusal;
-use super::registers::{GuestFrame, InstructionLength};
+use super::registers::{GuestFrame, GuestMode, InstructionLength};
 use super::syndrome::{DataAbort, FaultStatus};
 use crate::cpu::El1Register;
 use crate::ids::{Ipa, PAGE_SIZE};
@@ -168,7 +168,7 @@ pub struct AccessPlan {
 pub enum DataAbortPlan {
     /// The syndrome says it all.
     Access(AccessPlan),
-    /// The syndrome does not describe the instruction: read the word at PC and call
+    /// The syndrome does not describe the instruction, or not all of it: read the word at PC and call
     /// [`super::instruction::plan_from_instruction`].
     Decode,
     /// Cache maintenance of an address with no memory behind it: nothing to do but to step over it.
@@ -206,6 +206,11 @@ pub fn plan_from_syndrome(
     };
     if let Err(refusal) = place(virtual_address, ipa, transfer.width, 1, next_page) {
         return DataAbortPlan::Refuse(refusal);
+    }
+    // An access that began in the page before, in memory, faults at the first byte of this one, with the syndrome of the
+    // whole: only the instruction tells. AArch32 instructions are not decoded.
+    if ipa.page_offset() == 0 && transfer.width != AccessWidth::Byte && frame.mode() != GuestMode::El0Aarch32 {
+        return DataAbortPlan::Decode;
     }
     let first = if abort.write {
         Transfer::Store {

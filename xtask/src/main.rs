@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 mod bench;
 mod build;
 mod check;
+mod comparison;
 mod cpio;
 mod disk;
 mod distribution;

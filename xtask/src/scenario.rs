@@ -282,6 +282,9 @@ pub(crate) struct Plain {
     pub(crate) smp: u32,
     /// The guest's memory in MiB.
     pub(crate) memory: Option<u32>,
+    /// What matches this regular expression in lines must be the same there, line for line. Every run then includes one
+    /// on the bare machine.
+    pub(crate) compare: Option<String>,
 }
 
 fn one() -> u32 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::build::program;
+use crate::comparison::Comparison;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
 use crate::manifest::{self, Loaded};
@@ -67,6 +68,7 @@ pub(crate) struct Stage<'a> {
     command: Command,
     conduct: Conduct,
     disks: Vec<PathBuf>,
+    reference: Option<(Comparison, Box<Self>)>,
 }
 
 /// How a run ended.
@@ -173,7 +175,29 @@ impl<'a> Stage<'a> {
             command,
             conduct,
             disks,
+            reference: Self::reference(workspace, scenario, machine, choices)?,
         })
+    }
+
+    /// The run on the bare machine that this one is to be compared with.
+    fn reference(
+        workspace: &'a Workspace,
+        scenario: &'a Scenario,
+        machine: &Machine,
+        choices: &Choices,
+    ) -> Result<Option<(Comparison, Box<Self>)>> {
+        let compare = scenario.plain.as_ref().and_then(|plain| plain.compare.as_deref());
+        let Some(compare) = compare.filter(|_| !choices.plain && !choices.gdb) else {
+            return Ok(None);
+        };
+        let choices = Choices {
+            plain: true,
+            show: false,
+            interactive: false,
+            ..choices.clone()
+        };
+        let stage = Self::prepare(workspace, scenario, machine, &choices)?;
+        Ok(Some((Comparison::new(compare)?, Box::new(stage))))
     }
 
     /// The command line, for people who want to run it by hand.
@@ -201,6 +225,11 @@ impl<'a> Stage<'a> {
             let own = |path: &&PathBuf| path.starts_with(log.parent().unwrap_or(Path::new("/")));
             let mut checks = disks.filter(|(_, path)| own(path)).map(|(disk, path)| disk.check(path));
             reason = checks.find_map(|check| check.err().map(|failure| failure.to_string()));
+        }
+        if let (None, Some((comparison, stage))) = (&reason, self.reference) {
+            let bare = stage.run()?;
+            let failed = bare.reason.map(|reason| format!("on the bare machine: {reason}"));
+            reason = failed.or_else(|| comparison.difference(&ended.output, &bare.output));
         }
         let explanation = symbols::explain(&ended.output, &program(self.workspace, HYPERVISOR).elf)?;
         Ok(Report {

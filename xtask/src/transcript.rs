@@ -151,6 +151,16 @@ impl Line {
     }
 }
 
+/// The lines of `text` as a person would read them.
+pub(crate) fn lines(text: &str) -> Vec<String> {
+    let read = |text: &str| {
+        let mut line = Line::default();
+        text.bytes().for_each(|byte| line.push(byte));
+        line.text()
+    };
+    text.split('\n').map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Reaction, Transcript};
