@@ -18,6 +18,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::evtchn::EventChannels;
 use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
+use crate::manifest::domain::OnCrash;
 use crate::manifest::range::PaRange;
 use crate::memory::parked::ParkedFrames;
 use crate::memory::pool::Pool;
@@ -67,6 +68,8 @@ pub struct Domain {
     pub gic_system_registers: bool,
     /// Its guest-physical addresses are the machine's.
     pub direct_mapped: bool,
+    /// What happens when it crashes.
+    pub on_crash: OnCrash,
     /// It serves devices of others.
     pub serves: bool,
     /// Its first instruction.

@@ -239,6 +239,7 @@ fn assemble_domain<M: Machine>(
         abort_unmapped: config.unmapped == UnmappedAccess::Abort,
         gic_system_registers: matches!(config.layout.gic, VirtualGic::V3 { .. }),
         direct_mapped: config.direct_map,
+        on_crash: config.on_crash,
         serves: manifest.served_by(config.id).next().is_some(),
         entry: built.kernel.entry,
         device_tree: built.device_tree.start,

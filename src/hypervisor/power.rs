@@ -10,6 +10,7 @@ use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, MAX_VCPUS};
 use crate::machine::Machine;
+use crate::manifest::domain::OnCrash;
 use crate::psci::{self, Action, PowerState};
 use crate::sched::Wait;
 use crate::trap::registers::GuestFrame;
@@ -139,11 +140,9 @@ impl<M: Machine> Hypervisor<M> {
             domain: domain.id,
             reason,
         });
-        let guests_stopped = self
-            .domains()
-            .filter(|domain| !domain.serves)
-            .all(|domain| domain.is_stopped());
-        if guests_stopped {
+        let guests_stopped = self.domains().filter(|domain| !domain.serves).all(Domain::is_stopped);
+        let fatal = reason == ShutdownReason::Crash && domain.on_crash == OnCrash::PowerOff;
+        if guests_stopped || fatal {
             self.finished.store(true, Ordering::Release);
         }
     }
