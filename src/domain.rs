@@ -20,7 +20,6 @@ use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
 use crate::manifest::domain::OnCrash;
 use crate::manifest::range::PaRange;
-use crate::memory::parked::ParkedFrames;
 use crate::memory::pool::Pool;
 use crate::stage2::Stage2;
 use crate::sync::Mutex;
@@ -33,8 +32,6 @@ pub struct DomainMemory {
     pub stage2: Stage2,
     /// Its frames for tables and shared pages.
     pub pool: Pool,
-    /// RAM that the guest took out of its map.
-    pub parked: ParkedFrames,
     /// Where the guest has put its shared_info page.
     pub shared_info_at: Option<Ipa>,
 }

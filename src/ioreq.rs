@@ -37,7 +37,12 @@ pub use server::{DeviceRange, ServerLimits, Servers};
 pub trait Resources {
     /// A zeroed frame of the target, outside its RAM, with one reference.
     fn allocate_frame(&mut self) -> Option<Pa>;
-    /// Drops that reference: the frame is free when nobody maps it any more.
+    /// Takes a reference for somebody who is about to map such a frame.
+    ///
+    /// # Errors
+    /// EINVAL: there are as many as can be counted.
+    fn share_frame(&mut self, frame: Pa) -> Result<(), HypercallError>;
+    /// Drops the first reference: the frame is free when nobody maps it any more.
     fn release_frame(&mut self, frame: Pa);
     /// An attached port of the target that `remote` may bind.
     ///

@@ -5,7 +5,6 @@
 
 pub mod atomic;
 pub mod frames;
-pub mod parked;
 pub mod pool;
 pub mod references;
 

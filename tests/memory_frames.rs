@@ -212,11 +212,50 @@ fn references_follow_the_owner_and_never_wrap() {
     assert_eq!(references.put(&machine, last), Ok(0));
 
     // The owner of the lower range was added last, so its counters lie behind the other's.
-    machine.poke(Pa(0x1000 + 512 * 4), &u32::MAX.to_le_bytes());
+    machine.poke(Pa(0x1000 + 512 * 4), &((1_u32 << 30) - 1).to_le_bytes());
     assert_eq!(
         references.get(&machine, Pa(0x4000_0000), a),
         Err(ReferenceError::Saturated(Pa(0x4000_0000)))
     );
+}
+
+#[test]
+fn parked_frames_stay_their_owners_and_wait_for_the_last_who_maps_them() {
+    let (a, b) = (DomainId(1), DomainId(2));
+    let machine = FakeMachine::with_memory(Pa(0x1000), 0x1000);
+    let mut references = FrameReferences::new(&machine, range(0x1000, 0x1000));
+    references.add(range(0x8000_0000, 4 * PAGE_SIZE), a).expect("room");
+    references.add(range(0x4000_0000, 4 * PAGE_SIZE), b).expect("room");
+    references.add(range(0x9000_0000, 4 * PAGE_SIZE), a).expect("room");
+    let [first, second, third, other] = [0x8000_0000, 0x9000_3000, 0x8000_3000, 0x4000_0000].map(Pa);
+    assert_eq!(references.unpark(&machine, a), None);
+    assert_eq!(references.unpark(&machine, DomainId(3)), None);
+    assert_eq!(references.park(&machine, Pa(0)), Err(ReferenceError::NotOwned(Pa(0))));
+
+    references.get(&machine, second, a).expect("a reference");
+    references.get(&machine, second, a).expect("a reference");
+    for frame in [first, second, third, other] {
+        assert_eq!(references.park(&machine, frame), Ok(()), "{frame}");
+        assert_eq!(references.park(&machine, frame), Err(ReferenceError::Parked(frame)));
+    }
+    for frame in [first, second] {
+        assert_eq!(references.get(&machine, frame, a), Err(ReferenceError::Parked(frame)));
+    }
+    assert_eq!(
+        references.put(&machine, first),
+        Err(ReferenceError::Unreferenced(first))
+    );
+    assert_eq!(references.count(&machine, first), Ok(0));
+    assert_eq!(references.count(&machine, second), Ok(2));
+    assert_eq!(references.unpark(&machine, a), Some(third));
+    assert_eq!(references.put(&machine, second), Ok(1));
+    assert_eq!(references.unpark(&machine, a), Some(first));
+    assert_eq!(references.unpark(&machine, a), None, "somebody maps the second frame");
+    assert_eq!(references.put(&machine, second), Ok(0));
+    assert_eq!(references.unpark(&machine, a), Some(second));
+    assert_eq!(references.unpark(&machine, a), None);
+    assert_eq!(references.unpark(&machine, b), Some(other));
+    assert_eq!(references.get(&machine, second, a), Ok(()), "as good as new");
 }
 
 #[test]

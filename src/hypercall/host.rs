@@ -146,11 +146,12 @@ pub trait Host: GuestBuffers {
     /// Maps RAM of `foreign` into the caller, replacing what is there; each page has its own result (EINVAL: not RAM of
     /// that domain; EPERM: not in the caller's window; ENOMEM: the caller's pool is used up).
     fn map_foreign(&mut self, foreign: DomainId, pages: &mut [ForeignPage]);
-    /// Maps a frame that the hypervisor allocated for `target` into the caller, replacing what is there.
+    /// Maps a frame of a server into the caller, replacing what is there. The reference that [`Resources::share_frame`]
+    /// took becomes the mapping's; after an error it is given back.
     ///
     /// # Errors
     /// EINVAL: no such guest frame; ENOMEM.
-    fn map_resource(&mut self, target: DomainId, frame: Pa, gfn: u64) -> Result<(), HypercallError>;
+    fn map_resource(&mut self, frame: Pa, gfn: u64) -> Result<(), HypercallError>;
     /// Takes what the caller has at `gfn` out of its map.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::{ForeignPage, Host, Right, own, remote};
 use crate::abi::HypercallError;
 use crate::abi::memory as abi;
-use crate::ids::{DomainId, Pa};
+use crate::ids::DomainId;
 
 /// Entries that one execution handles.
 pub(super) const LIMIT: u64 = 64;
@@ -193,17 +193,23 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
         return Err(HypercallError::Invalid);
     }
     let caller = host.caller().domain;
-    let mut frames = [(Pa(0), 0); IOREQ_FRAMES as usize];
-    let frames = frames.get_mut(..count as usize).ok_or(HypercallError::Invalid)?;
-    for (index, (frame, gfn)) in (0..).zip(frames.iter_mut()) {
+    let mut gfns = [0; IOREQ_FRAMES as usize];
+    let gfns = gfns.get_mut(..count as usize).ok_or(HypercallError::Invalid)?;
+    for (index, gfn) in (0..).zip(gfns.iter_mut()) {
         let found = host.servers(target, |servers, _, _| {
             servers.frame(caller, request.id, request.frame + index)
         });
-        *frame = found.ok_or(HypercallError::NoDomain)??;
+        found.ok_or(HypercallError::NoDomain)??;
         *gfn = read_value(host, element(request.frame_list, index, size_of::<u64>())?)?;
     }
-    for (index, (frame, gfn)) in frames.iter().enumerate() {
-        let mapped = host.map_resource(target, *frame, *gfn);
+    for (index, gfn) in (0..).zip(gfns.iter()) {
+        // The server may be gone by now; while it is locked, its frame is its own.
+        let shared = host.servers(target, |servers, _, resources| {
+            let frame = servers.frame(caller, request.id, request.frame + index)?;
+            resources.share_frame(frame).map(|()| frame)
+        });
+        let shared = shared.ok_or(HypercallError::NoDomain)?;
+        let mapped = shared.and_then(|frame| host.map_resource(frame, *gfn));
         // The caller unmaps what was mapped before.
         mapped.map_err(|error| if index == 0 { error } else { HypercallError::InputOutput })?;
     }

@@ -23,7 +23,6 @@ use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
 use crate::manifest::domain::UnmappedAccess;
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
-use crate::memory::parked::ParkedFrames;
 use crate::memory::pool::PoolError;
 use crate::policy::Policy;
 use crate::sched::RunQueue;
@@ -252,7 +251,6 @@ fn assemble_domain<M: Machine>(
         memory: Mutex::new(DomainMemory {
             stage2: built.stage2,
             pool,
-            parked: ParkedFrames::default(),
             shared_info_at: None,
         }),
         stopped: Domain::running(),

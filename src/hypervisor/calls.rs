@@ -12,7 +12,7 @@ use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, Runs
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Hypervisor, VcpuState};
-use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, Pa, VcpuId, VcpuSet};
+use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId, VcpuSet};
 use crate::ioreq::{Event, Resources, Servers, Surroundings};
 use crate::machine::Machine;
 use crate::manifest::IpaRange;
@@ -104,19 +104,19 @@ impl<M: Machine> Hypervisor<M> {
     fn release(&self, domain: &Domain, at: Ipa, previous: Previous) {
         match previous.page_use {
             PageUse::Ram => {
-                let references = self.references.lock().count(&self.machine, previous.frame);
-                // A frame that another domain still maps may change at any time, so nothing is chained through it.
-                if references == Ok(0) {
-                    domain.memory.lock().parked.push(&self.machine, previous.frame);
-                }
+                // RAM was built with an account, and left the map just now.
+                let _ = self.references.lock().park(&self.machine, previous.frame);
             }
             PageUse::Foreign { .. } => {
-                let mut references = self.references.lock();
-                let owner = references.owner(previous.frame);
-                let left = references.put(&self.machine, previous.frame);
-                drop(references);
-                if let (Some(owner), Ok(0)) = (owner.and_then(|owner| self.domain(owner)), left) {
-                    owner.memory.lock().pool.last_unmapped(previous.frame);
+                let owner = self.references.lock().owner(previous.frame);
+                let Some(owner) = owner.and_then(|owner| self.domain(owner)) else {
+                    return;
+                };
+                // Under the lock of the pool, so that nobody finds the frame still mapped and gives it up meanwhile.
+                let mut memory = owner.memory.lock();
+                let left = self.references.lock().put(&self.machine, previous.frame);
+                if left == Ok(0) {
+                    memory.pool.last_unmapped(previous.frame);
                 }
             }
             PageUse::Shared { .. } => {
@@ -189,6 +189,12 @@ struct TargetResources<'a, M: Machine> {
 impl<M: Machine> Resources for TargetResources<'_, M> {
     fn allocate_frame(&mut self) -> Option<Pa> {
         self.target.memory.lock().pool.allocate(&self.hypervisor.machine).ok()
+    }
+
+    fn share_frame(&mut self, frame: Pa) -> Result<(), HypercallError> {
+        let mut references = self.hypervisor.references.lock();
+        let taken = references.get(&self.hypervisor.machine, frame, self.target.id);
+        taken.map_err(|_| HypercallError::Invalid)
     }
 
     fn release_frame(&mut self, frame: Pa) {
@@ -432,15 +438,13 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
         }
     }
 
-    fn map_resource(&mut self, target: DomainId, frame: Pa, gfn: u64) -> Result<(), HypercallError> {
-        let ipa = address(gfn)?;
-        let machine = &self.hypervisor.machine;
-        let referenced = self.hypervisor.references.lock().get(machine, frame, target);
-        referenced.map_err(|_| HypercallError::Invalid)?;
+    fn map_resource(&mut self, frame: Pa, gfn: u64) -> Result<(), HypercallError> {
         let page_use = PageUse::Foreign { writable: true };
-        let result = self.replace(ipa, frame, page_use);
+        let result = address(gfn).and_then(|ipa| self.replace(ipa, frame, page_use));
         if result.is_err() {
-            self.hypervisor.release(self.domain, ipa, Previous { frame, page_use });
+            let nowhere = Ipa(0);
+            self.hypervisor
+                .release(self.domain, nowhere, Previous { frame, page_use });
         }
         result
     }
@@ -457,16 +461,13 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
     fn populate_page(&mut self, gfn: u64) -> Result<(), HypercallError> {
         let ipa = address(gfn)?;
         let machine = &self.hypervisor.machine;
-        let frame = self
-            .domain
-            .memory
-            .lock()
-            .parked
-            .pop(machine)
-            .ok_or(HypercallError::OutOfMemory)?;
-        let result = self.replace(ipa, frame, PageUse::Ram);
+        let frame = self.hypervisor.references.lock().unpark(machine, self.domain.id);
+        let frame = frame.ok_or(HypercallError::OutOfMemory)?;
+        machine.zero(frame, PAGE_SIZE);
+        let page_use = PageUse::Ram;
+        let result = self.replace(ipa, frame, page_use);
         if result.is_err() {
-            self.domain.memory.lock().parked.push(machine, frame);
+            self.hypervisor.release(self.domain, ipa, Previous { frame, page_use });
         }
         result
     }

@@ -3,6 +3,10 @@
 //! Every page that one domain maps of another holds a counted reference here, taken before the mapping is made and given
 //! back after its translations are dropped, so that no frame changes hands under a mapping. Counts live in memory that was
 //! set aside at boot for every frame that domains own; they neither wrap nor go below zero.
+//!
+//! A frame that its owner took out of its own map is *parked*: it stays the owner's, and is handed out again by
+//! [`FrameReferences::unpark`] once no other domain maps it. The list of parked frames runs through their counters, never
+//! through the frames, where the hypervisor or a device may still write what a guest chose.
 
 use alloc::vec::Vec;
 
@@ -12,6 +16,12 @@ use crate::memory::PhysicalMemory;
 
 /// Bytes of a frame's counter.
 const COUNTER: u64 = size_of::<u32>() as u64;
+/// In a counter: the frame is in its owner's list of parked frames, and the other bits are the number of the next one's
+/// counter, plus 1; 0 ends the list.
+const PARKED: u32 = 1 << 31;
+/// In a counter: the frame will be parked when the count, in the bits below, comes to 0.
+const LEAVING: u32 = 1 << 30;
+const COUNT: u32 = LEAVING - 1;
 
 /// Why a reference was not taken or given back.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -28,6 +38,9 @@ pub enum ReferenceError {
     /// There is no reference to give back.
     #[error("{0} has no reference")]
     Unreferenced(Pa),
+    /// The frame is in nobody's map.
+    #[error("{0} is parked")]
+    Parked(Pa),
     /// The table has no room for another range.
     #[error("no room to count the frames of {0}")]
     TableFull(PaRange),
@@ -49,6 +62,8 @@ struct Owned {
 pub struct FrameReferences {
     /// Lowest first.
     owned: Vec<Owned>,
+    /// Of each owner, the number of the first parked frame's counter, plus 1; 0: none is parked.
+    parked: Vec<(DomainId, u32)>,
     table: PaRange,
     used: u64,
 }
@@ -66,6 +81,7 @@ impl FrameReferences {
         }
         Self {
             owned: Vec::new(),
+            parked: Vec::new(),
             table,
             used: 0,
         }
@@ -82,13 +98,16 @@ impl FrameReferences {
         }
         let bytes = (range.size >> PAGE_SHIFT).saturating_mul(COUNTER);
         let used = self.used.saturating_add(bytes);
-        if used > self.table.size {
+        if used > self.table.size || used / COUNTER > u64::from(COUNT) {
             return Err(ReferenceError::TableFull(range));
         }
         let counters = Pa(self.table.start.0 + self.used);
         self.used = used;
         let index = self.owned.partition_point(|other| other.range.start < range.start);
         self.owned.insert(index, Owned { range, owner, counters });
+        if !self.parked.iter().any(|(other, _)| *other == owner) {
+            self.parked.push((owner, 0));
+        }
         Ok(())
     }
 
@@ -103,23 +122,27 @@ impl FrameReferences {
     /// [`ReferenceError::NotOwned`].
     pub fn count(&self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
         let (_, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
-        Ok(memory.load_u32(counter))
+        Ok(count(memory.load_u32(counter)))
     }
 
     /// Takes a reference to the frame of `pa`, if it belongs to `owner`.
     ///
     /// # Errors
-    /// [`ReferenceError::NotOwned`], [`ReferenceError::WrongOwner`], [`ReferenceError::Saturated`].
+    /// [`ReferenceError::NotOwned`], [`ReferenceError::WrongOwner`], [`ReferenceError::Saturated`],
+    /// [`ReferenceError::Parked`].
     pub fn get(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(), ReferenceError> {
         let (actual, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         if actual != owner {
             return Err(ReferenceError::WrongOwner(pa, actual));
         }
-        let count = memory
-            .load_u32(counter)
-            .checked_add(1)
-            .ok_or(ReferenceError::Saturated(pa))?;
-        memory.store_u32(counter, count);
+        let word = memory.load_u32(counter);
+        if word & (PARKED | LEAVING) != 0 {
+            return Err(ReferenceError::Parked(pa));
+        }
+        if word == COUNT {
+            return Err(ReferenceError::Saturated(pa));
+        }
+        memory.store_u32(counter, word + 1);
         Ok(())
     }
 
@@ -128,13 +151,57 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`], [`ReferenceError::Unreferenced`].
     pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
-        let (_, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
-        let count = memory
-            .load_u32(counter)
-            .checked_sub(1)
-            .ok_or(ReferenceError::Unreferenced(pa))?;
-        memory.store_u32(counter, count);
-        Ok(count)
+        let (owner, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let word = memory.load_u32(counter);
+        match count(word) {
+            0 => Err(ReferenceError::Unreferenced(pa)),
+            1 if word & LEAVING != 0 => {
+                self.enlist(memory, owner, counter);
+                Ok(0)
+            }
+            count => {
+                memory.store_u32(counter, word - 1);
+                Ok(count - 1)
+            }
+        }
+    }
+
+    /// The frame of `pa` left its owner's map for good: [`Self::unpark`] may hand it out as soon as nobody else maps it.
+    ///
+    /// # Errors
+    /// [`ReferenceError::NotOwned`]; [`ReferenceError::Parked`]: it is already.
+    pub fn park(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<(), ReferenceError> {
+        let (owner, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        match memory.load_u32(counter) {
+            0 => self.enlist(memory, owner, counter),
+            word if word & (PARKED | LEAVING) != 0 => return Err(ReferenceError::Parked(pa)),
+            word => memory.store_u32(counter, word | LEAVING),
+        }
+        Ok(())
+    }
+
+    /// A frame that `owner` parked and that nobody maps, with whatever was in it; `None`: there is none.
+    pub fn unpark(&mut self, memory: &impl PhysicalMemory, owner: DomainId) -> Option<Pa> {
+        let (_, first) = self.parked.iter_mut().find(|(other, _)| *other == owner)?;
+        let counter = Pa(self.table.start.0 + u64::from(first.checked_sub(1)?) * COUNTER);
+        let owned = self
+            .owned
+            .iter()
+            .find(|owned| owned.counters <= counter && counter.0 - owned.counters.0 < owned.counter_bytes())?;
+        *first = memory.load_u32(counter) & !PARKED;
+        memory.store_u32(counter, 0);
+        Some(Pa(
+            owned.range.start.0 + ((counter.0 - owned.counters.0) / COUNTER << PAGE_SHIFT)
+        ))
+    }
+
+    /// Puts a frame that nobody refers to at the head of its owner's list.
+    fn enlist(&mut self, memory: &impl PhysicalMemory, owner: DomainId, counter: Pa) {
+        let number = ((counter.0 - self.table.start.0) / COUNTER) as u32;
+        if let Some((_, first)) = self.parked.iter_mut().find(|(other, _)| *other == owner) {
+            memory.store_u32(counter, PARKED | *first);
+            *first = number + 1;
+        }
     }
 
     fn find(&self, pa: Pa) -> Option<(DomainId, Pa)> {
@@ -145,4 +212,15 @@ impl FrameReferences {
                 .filter(|offset| *offset < owned.range.size)?;
         Some((owned.owner, Pa(owned.counters.0 + (offset >> PAGE_SHIFT) * COUNTER)))
     }
+}
+
+impl Owned {
+    fn counter_bytes(&self) -> u64 {
+        (self.range.size >> PAGE_SHIFT) * COUNTER
+    }
+}
+
+/// The references that a counter says there are.
+const fn count(word: u32) -> u32 {
+    if word & PARKED != 0 { 0 } else { word & COUNT }
 }

@@ -61,7 +61,7 @@ pub(crate) fn attach(host: &mut FakeHost) -> (u16, Pa, [u32; 2]) {
         ..Default::default()
     };
     memory_op(host, memory::ACQUIRE_RESOURCE, acquire);
-    let Some(Action::Resource(GUEST, page, 0x7000)) = host.actions.last().cloned() else {
+    let Some(Action::Resource(page, 0x7000)) = host.actions.last().cloned() else {
         panic!()
     };
     dm(

@@ -49,7 +49,7 @@ pub(crate) enum Action {
     Interrupt(DomainId, u32, bool),
     SharedInfo(u64),
     Foreign(DomainId, u64, u64),
-    Resource(DomainId, Pa, u64),
+    Resource(Pa, u64),
     Unmap(u64),
     Park(u64),
     Populate(u64),
@@ -94,6 +94,9 @@ impl Resources for FakeResources<'_> {
         *self.live += 1;
         self.machine.memory(|memory| memory.zero(frame, 4096));
         Some(frame)
+    }
+    fn share_frame(&mut self, _: Pa) -> Result<(), HypercallError> {
+        Ok(())
     }
     fn release_frame(&mut self, _: Pa) {
         *self.live -= 1;
@@ -394,7 +397,7 @@ impl Host for FakeHost {
             }
         }
     }
-    fn map_resource(&mut self, target: DomainId, frame: Pa, gfn: u64) -> Result<(), HypercallError> {
+    fn map_resource(&mut self, frame: Pa, gfn: u64) -> Result<(), HypercallError> {
         let maps = self
             .actions
             .iter()
@@ -403,7 +406,7 @@ impl Host for FakeHost {
         if gfn >= MAXIMUM_GFN || self.fail_resource.is_some_and(|limit| maps >= limit) {
             return Err(HypercallError::Invalid);
         }
-        self.actions.push(Action::Resource(target, frame, gfn));
+        self.actions.push(Action::Resource(frame, gfn));
         Ok(())
     }
     fn unmap(&mut self, gfn: u64) -> Result<(), HypercallError> {

@@ -235,7 +235,7 @@ fn the_size_of_a_resource_can_be_asked_and_both_frames_mapped() {
         .collect();
     assert!(matches!(
         frames[..],
-        [Action::Resource(_, _, 0x10), Action::Resource(_, _, 0x11)]
+        [Action::Resource(_, 0x10), Action::Resource(_, 0x11)]
     ));
 
     host.fail_resource = Some(3);

@@ -43,6 +43,9 @@ impl Resources for PoolResources<'_> {
         pool.frames.insert(at, ());
         Some(Pa(at))
     }
+    fn share_frame(&mut self, _: Pa) -> Result<(), HypercallError> {
+        Ok(())
+    }
     fn release_frame(&mut self, frame: Pa) {
         assert!(
             self.pool.borrow_mut().frames.remove(&frame.0).is_some(),

@@ -1,0 +1,16 @@
+//! The whole core on a PC: domains from a manifest, traps and interrupts as a machine would bring them.
+
+#[path = "hypervisor_support/backend.rs"]
+mod backend;
+#[path = "hypervisor_support/guest.rs"]
+mod guest;
+#[path = "manifest_support/machines.rs"]
+mod machines;
+#[path = "hypervisor_support/memory.rs"]
+mod memory;
+#[path = "hypervisor_support/sim.rs"]
+mod sim;
+#[path = "manifest_support/source.rs"]
+mod source;
+#[path = "hypervisor_support/world.rs"]
+mod world;

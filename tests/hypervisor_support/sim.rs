@@ -1,0 +1,424 @@
+//! What `arch` does around the core, on a machine that is a model: pCPUs that run one vCPU each, or sleep.
+//!
+//! Nothing happens by itself. A test makes a vCPU trap; then every pCPU that was kicked comes out of its guest, as it
+//! would at once. A pCPU that sleeps is woken by kicks, by its deadline and by interrupts alone, so a wake-up that the
+//! core forgets is never made good by accident.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
+use portunus::domain::Domain;
+use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
+use portunus::hypervisor::{Claim, Entry, Hypervisor, Syndrome, VcpuState};
+use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
+use portunus::machine::Machine;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use crate::world::{self, Options, PCPUS};
+
+const VIRTUAL_TIMER: IntId = IntId(27);
+
+/// What the core does with a vCPU's registers, at which a test can let something else happen first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moment {
+    /// It translates an address in this page.
+    Translate(u64),
+    /// It reads a register.
+    Read(El1Register),
+}
+
+type Hook = Box<dyn FnOnce()>;
+
+/// A vCPU's registers.
+pub(crate) struct SimCpu {
+    pub(crate) fake: FakeCpu,
+    hook: RefCell<Option<(Moment, Hook)>>,
+}
+
+impl SimCpu {
+    fn passes(&self, moment: Moment) {
+        let due = self.hook.borrow().as_ref().is_some_and(|(at, _)| *at == moment);
+        if due && let Some((_, hook)) = self.hook.take() {
+            hook();
+        }
+    }
+}
+
+impl Cpu for SimCpu {
+    type VirtualInterface = FakeVirtualInterface;
+
+    fn virtual_interface(&mut self) -> &mut FakeVirtualInterface {
+        self.fake.virtual_interface()
+    }
+    fn read_el1(&self, register: El1Register) -> u64 {
+        self.passes(Moment::Read(register));
+        self.fake.read_el1(register)
+    }
+    fn write_el1(&mut self, register: El1Register, value: u64) {
+        self.fake.write_el1(register, value);
+    }
+    fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault> {
+        self.passes(Moment::Translate(address & !0xfff));
+        self.fake.translate(address, access)
+    }
+    fn pend_system_error(&mut self, syndrome: u32) {
+        self.fake.pend_system_error(syndrome);
+    }
+}
+
+/// A vCPU as its pCPU keeps it.
+pub(crate) struct Context {
+    pub(crate) state: VcpuState,
+    pub(crate) cpu: SimCpu,
+    timer_active: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct SimPcpu {
+    loaded: Option<VcpuId>,
+    in_guest: bool,
+    reschedule: bool,
+    deadline: Option<Ticks>,
+    kicked: bool,
+}
+
+/// The machine, the core, the vCPUs.
+pub(crate) struct Sim {
+    pub(crate) hypervisor: Hypervisor<FakeMachine>,
+    contexts: BTreeMap<VcpuId, RefCell<Context>>,
+    pcpus: [Cell<SimPcpu>; PCPUS as usize],
+    /// What the core asked of the machine since the log was taken.
+    log: RefCell<Vec<Operation>>,
+    keep_log: Cell<bool>,
+}
+
+/// Exits that a pCPU may need before it runs a guest or sleeps.
+const PATIENCE: usize = 64;
+
+impl Sim {
+    /// The three domains, each at its first instruction.
+    pub(crate) fn new(options: &Options) -> Rc<Self> {
+        let hypervisor = world::hypervisor(options);
+        let contexts = hypervisor.vcpus().map(|id| {
+            let mut cpu = SimCpu {
+                fake: FakeCpu::new(4),
+                hook: RefCell::new(None),
+            };
+            let constants = hypervisor.constants(id).expect("a vCPU");
+            cpu.write_el1(El1Register::CntvoffEl2, constants.virtual_offset);
+            let context = Context {
+                state: hypervisor.initial_state(id),
+                cpu,
+                timer_active: false,
+            };
+            (id, RefCell::new(context))
+        });
+        let sim = Self {
+            contexts: contexts.collect(),
+            hypervisor,
+            pcpus: Default::default(),
+            log: RefCell::default(),
+            keep_log: Cell::new(true),
+        };
+        for pcpu in 0..PCPUS {
+            sim.resume(PcpuId(pcpu));
+        }
+        sim.settle();
+        Rc::new(sim)
+    }
+
+    pub(crate) fn machine(&self) -> &FakeMachine {
+        self.hypervisor.machine()
+    }
+
+    pub(crate) fn domain(&self, id: DomainId) -> &Domain {
+        self.hypervisor.domain(id).expect("a domain")
+    }
+
+    /// Looks at, or changes, a vCPU's registers.
+    pub(crate) fn with<R>(&self, vcpu: VcpuId, with: impl FnOnce(&mut Context) -> R) -> R {
+        with(&mut self.contexts[&vcpu].borrow_mut())
+    }
+
+    pub(crate) fn x(&self, vcpu: VcpuId, register: u8) -> u64 {
+        self.with(vcpu, |context| context.state.frame.read(register))
+    }
+
+    pub(crate) fn set_x(&self, vcpu: VcpuId, register: u8, value: u64) {
+        self.with(vcpu, |context| context.state.frame.write(register, value));
+    }
+
+    pub(crate) fn pc(&self, vcpu: VcpuId) -> u64 {
+        self.with(vcpu, |context| context.state.frame.pc)
+    }
+
+    pub(crate) fn el1(&self, vcpu: VcpuId, register: El1Register) -> u64 {
+        self.with(vcpu, |context| context.cpu.fake.read_el1(register))
+    }
+
+    /// `hook` runs once, when the core next comes to `moment` for `vcpu`.
+    pub(crate) fn at(&self, vcpu: VcpuId, moment: Moment, hook: impl FnOnce() + 'static) {
+        self.with(vcpu, |context| {
+            context.cpu.hook = RefCell::new(Some((moment, Box::new(hook))))
+        });
+    }
+
+    fn pcpu_of(&self, vcpu: VcpuId) -> PcpuId {
+        self.hypervisor.constants(vcpu).expect("a vCPU").pcpu
+    }
+
+    fn update<R>(&self, pcpu: PcpuId, with: impl FnOnce(&mut SimPcpu) -> R) -> R {
+        let cell = &self.pcpus[usize::from(pcpu.0)];
+        let mut state = cell.get();
+        let result = with(&mut state);
+        cell.set(state);
+        result
+    }
+
+    /// Who runs on `pcpu` now.
+    pub(crate) fn running(&self, pcpu: u8) -> Option<VcpuId> {
+        let state = self.pcpus[usize::from(pcpu)].get();
+        state.loaded.filter(|_| state.in_guest)
+    }
+
+    pub(crate) fn runs(&self, vcpu: VcpuId) -> bool {
+        self.running(self.pcpu_of(vcpu).0) == Some(vcpu)
+    }
+
+    pub(crate) fn deadline(&self, pcpu: u8) -> Option<u64> {
+        self.pcpus[usize::from(pcpu)].get().deadline.map(|deadline| deadline.0)
+    }
+
+    /// Calls into the core from `pcpu` and notes whom it kicked.
+    fn on<R>(&self, pcpu: PcpuId, call: impl FnOnce(&Hypervisor<FakeMachine>) -> R) -> R {
+        let before = self.machine().current_pcpu();
+        self.collect(before);
+        self.machine().set_pcpu(pcpu);
+        let result = call(&self.hypervisor);
+        self.collect(pcpu);
+        self.machine().set_pcpu(before);
+        result
+    }
+
+    fn collect(&self, pcpu: PcpuId) {
+        for operation in self.machine().take_log() {
+            match operation {
+                // A pCPU in EL2 looks at its own news before it goes back.
+                Operation::Kick(other) if other != pcpu => self.update(other, |state| state.kicked = true),
+                _ => {}
+            }
+            if self.keep_log.get() {
+                self.log.borrow_mut().push(operation);
+            }
+        }
+    }
+
+    /// The log since the domains were built, or since the last call.
+    pub(crate) fn take_log(&self) -> Vec<Operation> {
+        self.log.take()
+    }
+
+    /// Stops keeping the log, for long runs.
+    pub(crate) fn forget_log(&self) {
+        self.keep_log.set(false);
+        self.log.take();
+    }
+
+    /// What a pCPU does after an exception: runs whom the core names, or sleeps.
+    fn resume(&self, pcpu: PcpuId) {
+        for _ in 0..PATIENCE {
+            if self.hypervisor.is_finished() {
+                return;
+            }
+            let state = self.pcpus[usize::from(pcpu.0)].get();
+            if state.reschedule || state.loaded.is_none() || self.hypervisor.must_schedule(pcpu) {
+                let now = self.machine().now();
+                let schedule = self.on(pcpu, |hypervisor| hypervisor.schedule(pcpu, now));
+                self.update(pcpu, |state| {
+                    state.deadline = schedule.deadline;
+                    state.reschedule = schedule.run.is_none();
+                });
+                let Some(next) = schedule.run else { return };
+                self.load(pcpu, next);
+            }
+            let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
+            let entry = self.with(vcpu, |context| {
+                self.on(pcpu, |hypervisor| {
+                    hypervisor.enter(&mut context.cpu, &mut context.state)
+                })
+            });
+            match entry {
+                Entry::Run => {
+                    self.update(pcpu, |state| state.in_guest = true);
+                    return self.fire_virtual_timer(pcpu);
+                }
+                Entry::Blocked => self.update(pcpu, |state| state.reschedule = true),
+            }
+        }
+        panic!("{pcpu:?} neither runs nor sleeps");
+    }
+
+    fn load(&self, pcpu: PcpuId, next: VcpuId) {
+        let state = self.pcpus[usize::from(pcpu.0)].get();
+        if state.loaded == Some(next) {
+            return;
+        }
+        assert_eq!(self.pcpu_of(next), pcpu, "{next:?} on a strange pCPU");
+        if let Some(old) = state.loaded {
+            self.with(old, |context| {
+                self.on(pcpu, |hypervisor| {
+                    hypervisor.leave(&mut context.cpu, &mut context.state)
+                });
+                let left = context.cpu.fake.interface().used().count();
+                assert_eq!(left, 0, "{old:?} leaves list registers in use");
+            });
+        }
+        self.update(pcpu, |state| state.loaded = Some(next));
+    }
+
+    /// `pcpu` comes out of its guest, if it is in one, handles what came, and goes on.
+    fn exit(&self, pcpu: PcpuId, handle: impl FnOnce(&Self)) {
+        if self.update(pcpu, |state| std::mem::take(&mut state.in_guest)) {
+            self.hypervisor.left_guest(pcpu);
+        }
+        handle(self);
+        self.resume(pcpu);
+    }
+
+    /// Every pCPU that was kicked comes out of its guest.
+    pub(crate) fn settle(&self) {
+        for _ in 0..PATIENCE {
+            let kicked = (0..PCPUS)
+                .map(PcpuId)
+                .find(|pcpu| self.pcpus[usize::from(pcpu.0)].get().kicked);
+            let Some(pcpu) = kicked else { return };
+            self.update(pcpu, |state| state.kicked = false);
+            self.exit(pcpu, |_| {});
+        }
+        panic!("kicks never end");
+    }
+
+    /// The vCPU, which runs, takes an exception to EL2. Nobody who is kicked notices before [`Self::settle`].
+    pub(crate) fn trap_only(&self, vcpu: VcpuId, syndrome: Syndrome) {
+        assert!(self.runs(vcpu), "{vcpu:?} does not run");
+        let pcpu = self.pcpu_of(vcpu);
+        self.exit(pcpu, |sim| {
+            sim.with(vcpu, |context| {
+                let Context { cpu, state, .. } = context;
+                sim.on(pcpu, |hypervisor| hypervisor.on_trap(cpu, state, syndrome));
+            });
+        });
+    }
+
+    /// As [`Self::trap_only`]; then everybody who was kicked has come out.
+    pub(crate) fn trap(&self, vcpu: VcpuId, syndrome: Syndrome) {
+        self.trap_only(vcpu, syndrome);
+        self.settle();
+    }
+
+    /// Time passes; timers fire.
+    pub(crate) fn advance(&self, ticks: u64) {
+        self.machine().advance(Ticks(ticks));
+        let now = self.machine().now();
+        for pcpu in (0..PCPUS).map(PcpuId) {
+            let due = self.update(pcpu, |state| {
+                let due = state.deadline.is_some_and(|deadline| deadline <= now);
+                state.deadline = state.deadline.filter(|_| !due);
+                due
+            });
+            if due {
+                self.exit(pcpu, |sim| sim.on(pcpu, |hypervisor| hypervisor.on_deadline(pcpu)));
+            }
+            self.fire_virtual_timer(pcpu);
+        }
+        self.settle();
+    }
+
+    /// The loaded vCPU's virtual timer raises its interrupt when it is due.
+    fn fire_virtual_timer(&self, pcpu: PcpuId) {
+        let Some(vcpu) = self.pcpus[usize::from(pcpu.0)].get().loaded else {
+            return;
+        };
+        let now = self.machine().now().0;
+        let fires = self.with(vcpu, |context| {
+            let deactivated = &mut context.cpu.virtual_interface().deactivated;
+            if deactivated.contains(&VIRTUAL_TIMER) {
+                deactivated.clear();
+                context.timer_active = false;
+            }
+            let read = |register| context.cpu.fake.read_el1(register);
+            let enabled = read(El1Register::CntvCtlEl0) & 3 == 1;
+            let due = read(El1Register::CntvCvalEl0).wrapping_add(read(El1Register::CntvoffEl2)) <= now;
+            let fires = enabled && due && !context.timer_active;
+            context.timer_active |= fires;
+            fires
+        });
+        if fires {
+            self.exit(pcpu, |sim| {
+                sim.with(vcpu, |context| {
+                    let Context { cpu, state, .. } = context;
+                    sim.on(pcpu, |hypervisor| hypervisor.on_virtual_timer(cpu, state));
+                });
+            });
+        }
+    }
+
+    /// A physical SPI comes in on `pcpu`.
+    pub(crate) fn interrupt(&self, pcpu: u8, interrupt: IntId) -> Claim {
+        let pcpu = PcpuId(pcpu);
+        let claim = Cell::new(Claim::Nobody);
+        self.exit(pcpu, |sim| {
+            claim.set(sim.on(pcpu, |hypervisor| hypervisor.on_interrupt(pcpu, interrupt)));
+        });
+        self.settle();
+        claim.get()
+    }
+
+    /// Somebody types.
+    pub(crate) fn type_in(&self, bytes: &[u8]) {
+        let pcpu = PcpuId(0);
+        self.exit(pcpu, |sim| {
+            sim.on(pcpu, |hypervisor| hypervisor.on_console_input(bytes))
+        });
+        self.settle();
+    }
+
+    /// The terminal has room again.
+    pub(crate) fn console_ready(&self) {
+        let pcpu = PcpuId(0);
+        self.exit(pcpu, |sim| sim.on(pcpu, |hypervisor| hypervisor.on_console_ready()));
+        self.settle();
+    }
+
+    /// What the terminal shows since the last call. When all is over, what `arch` shows before it ends.
+    pub(crate) fn shown(&self) -> String {
+        if self.hypervisor.is_finished() {
+            self.on(PcpuId(0), |hypervisor| hypervisor.on_console_ready());
+        }
+        String::from_utf8(self.machine().take_console()).expect("text")
+    }
+
+    /// Where a guest-physical address of a domain is.
+    pub(crate) fn pa(&self, domain: DomainId, ipa: u64) -> Pa {
+        let memory = self.domain(domain).memory.lock();
+        let mapping = memory.stage2.lookup(self.machine(), Ipa(ipa));
+        mapping
+            .unwrap_or_else(|| panic!("nothing at {ipa:#x} of {domain:?}"))
+            .pa
+    }
+
+    /// A domain writes to memory that it has mapped.
+    pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(&self, domain: DomainId, ipa: u64, value: &T) {
+        self.machine().poke(self.pa(domain, ipa), value.as_bytes());
+    }
+
+    /// A domain reads memory that it has mapped.
+    pub(crate) fn get<T: FromZeros + FromBytes + IntoBytes>(&self, domain: DomainId, ipa: u64) -> T {
+        let mut value = T::new_zeroed();
+        let bytes = self.machine().peek(self.pa(domain, ipa), size_of::<T>());
+        value.as_mut_bytes().copy_from_slice(&bytes);
+        value
+    }
+}
