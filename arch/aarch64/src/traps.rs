@@ -17,6 +17,8 @@ const FP_CLASS: u64 = 0x07;
 const INTERRUPTS_PER_EXIT: usize = 16;
 /// Bytes typed at the console that one interrupt takes.
 const INPUT: usize = 64;
+/// Such pieces taken for one interrupt: more than a person or a script sends at once.
+const INPUT_ROUNDS: usize = 256;
 
 /// The private interrupts that the device tree names, and the console's; 0: none.
 pub(crate) struct Interrupts {
@@ -136,17 +138,18 @@ fn on_maintenance(local: &mut Local, gic: &'static Gic) {
     }
 }
 
+/// Takes what was typed until the port is empty: its interrupt comes again only for the first byte after that.
 fn on_console() {
-    let mut bytes = [0; INPUT];
-    let count = console::on_interrupt(&mut bytes);
-    let (Some(hypervisor), Some(typed)) = (hypervisor(), bytes.get(..count)) else {
-        return;
-    };
-    if typed.is_empty() {
-        hypervisor.on_console_ready();
-    } else {
-        hypervisor.on_console_input(typed);
+    let Some(hypervisor) = hypervisor() else { return };
+    for _ in 0..INPUT_ROUNDS {
+        let mut bytes = [0; INPUT];
+        let count = console::on_interrupt(&mut bytes);
+        match bytes.get(..count) {
+            Some(typed) if count > 0 => hypervisor.on_console_input(typed),
+            _ => break,
+        }
     }
+    hypervisor.on_console_ready();
 }
 
 fn on_shared(pcpu: &'static Pcpu, local: &mut Local, interrupt: IntId) -> bool {
