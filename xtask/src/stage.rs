@@ -67,7 +67,8 @@ pub(crate) struct Stage<'a> {
     scenario: &'a Scenario,
     command: Command,
     conduct: Conduct,
-    disks: Vec<PathBuf>,
+    /// Files of the scenario's disks; `None` for one that is the user's, whose contents are the user's business.
+    disks: Vec<Option<PathBuf>>,
     reference: Option<(Comparison, Box<Self>)>,
 }
 
@@ -151,7 +152,7 @@ impl<'a> Stage<'a> {
             .target
             .join("scenarios")
             .join(format!("{}-{machine}{kind}", scenario.name));
-        let _ = fs::remove_dir_all(&folder);
+        // Not emptied first: a user's disk may be the one that an earlier run left here.
         fs::create_dir_all(&folder).doing(format!("creating {}", folder.display()))?;
         let preparation = Preparation {
             workspace,
@@ -168,7 +169,9 @@ impl<'a> Stage<'a> {
             preparation.hypervised(machine, &disks)?
         };
         let conduct = preparation.conduct()?;
-        let disks = disks.into_iter().map(|disk| disk.file).collect();
+        let users = usize::from(choices.disk.is_some());
+        let own = |(index, disk): (usize, MachineDisk)| (index >= users).then_some(disk.file);
+        let disks = disks.into_iter().enumerate().map(own).collect();
         Ok(Self {
             workspace,
             scenario,
@@ -221,9 +224,8 @@ impl<'a> Stage<'a> {
         let ended = session::run(self.command, self.conduct)?;
         let mut reason = ended.reason;
         if reason.is_none() && !dialogue_replaced {
-            let disks = self.scenario.disks.iter().zip(&self.disks);
-            let own = |path: &&PathBuf| path.starts_with(log.parent().unwrap_or(Path::new("/")));
-            let mut checks = disks.filter(|(_, path)| own(path)).map(|(disk, path)| disk.check(path));
+            let disks = self.scenario.disks.iter().zip(self.disks);
+            let mut checks = disks.filter_map(|(disk, file)| Some(disk.check(&file?)));
             reason = checks.find_map(|check| check.err().map(|failure| failure.to_string()));
         }
         if let (None, Some((comparison, stage))) = (&reason, self.reference) {

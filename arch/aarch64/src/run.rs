@@ -9,11 +9,14 @@ use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
 use crate::{console, fp, gic, power, timer};
 use alloc::boxed::Box;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::hypervisor::{Entry, Hypervisor};
 use portunus::ids::{IntId, VcpuId};
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
+
+/// Whether a pCPU is ending the run.
+static FINISHING: AtomicBool = AtomicBool::new(false);
 
 /// Rounds of output before the end: more than all domains' buffers.
 const FINAL_DRAINS: usize = 256;
@@ -88,8 +91,12 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
     }
 }
 
-/// Shows what the console still holds and ends the run.
+/// Shows what the console still holds and ends the run. The first pCPU that comes here does it; the others would only
+/// wait for the console's lock in turns.
 fn finish(hypervisor: &Hypervisor<Arm64>) -> ! {
+    if FINISHING.swap(true, Ordering::AcqRel) {
+        power::halt();
+    }
     for _ in 0..FINAL_DRAINS {
         hypervisor.on_console_ready();
         console::flush();
