@@ -151,5 +151,5 @@ fn as_scenario(
         multi_threaded: false,
     };
     let manifest = workspace.scenarios().join(scenario.manifest_file());
-    Ok((stage::merged_tree(&launch, &manifest, &values, folder)?, modules))
+    Ok((stage::merged_tree(&launch, &manifest, &values, folder, false)?, modules))
 }

@@ -109,13 +109,25 @@ pub(crate) fn decompile(file: &Path) -> Result<String> {
     String::from_utf8(result.stdout).doing("reading the machine's device tree")
 }
 
-/// Writes the machine's tree with `manifest` merged into it to `output`.
-pub(crate) fn merge(machine: &str, manifest: &Path, values: &BTreeMap<String, String>, output: &Path) -> Result<()> {
+/// Asks the hypervisor for coloured names.
+const COLOUR: &str = "\n/ { chosen { portunus,colour; }; };\n";
+
+/// Writes the machine's tree with `manifest` merged into it to `output`; with `colour`, names on the console have one.
+pub(crate) fn merge(
+    machine: &str,
+    manifest: &Path,
+    values: &BTreeMap<String, String>,
+    colour: bool,
+    output: &Path,
+) -> Result<()> {
     let text = fs::read_to_string(manifest).doing(format!("reading {}", manifest.display()))?;
     let text = substitute(&text, values).doing(manifest.display())?;
     // A file of its own may have the version tag; behind another tree it would be a syntax error. Lines keep their numbers.
     let text = text.replacen("/dts-v1/;", "", 1);
     let mut source = machine.to_owned();
+    if colour {
+        source.push_str(COLOUR);
+    }
     write!(source, "\n# 1 \"{}\"\n{text}", manifest.display()).doing("merging")?;
     compile(&source, manifest, output)
 }

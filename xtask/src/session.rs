@@ -67,6 +67,11 @@ pub(crate) fn has_user() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
+/// Whether what is printed may be coloured.
+pub(crate) fn has_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Runs `command` until it ends or has to be ended.
 pub(crate) fn run(mut command: Command, conduct: Conduct) -> Result<Ended> {
     let log = File::create(&conduct.log).doing(format!("creating {}", conduct.log.display()))?;

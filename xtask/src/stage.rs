@@ -321,7 +321,8 @@ impl Preparation<'_> {
         values.extend(manifest::placeholders(&modules));
         let kernel = program(self.workspace, HYPERVISOR).image;
         let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
-        let tree = merged_tree(&launch, &manifest, &values, self.folder)?;
+        let colour = session::has_colour();
+        let tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
         manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + image_size(&image))?;
         self.payload(&launch, kernel, tree, &modules)
@@ -447,10 +448,11 @@ pub(crate) fn merged_tree(
     manifest: &Path,
     values: &BTreeMap<String, String>,
     folder: &Path,
+    colour: bool,
 ) -> Result<PathBuf> {
     let (bare, merged) = (folder.join("machine.dtb"), folder.join("manifest.dtb"));
     launch.dump_tree(&bare)?;
-    manifest::merge(&manifest::decompile(&bare)?, manifest, values, &merged)?;
+    manifest::merge(&manifest::decompile(&bare)?, manifest, values, colour, &merged)?;
     Ok(merged)
 }
 
