@@ -64,8 +64,10 @@ pub struct RunQueue {
     current: Option<usize>,
     /// Up to when the current vCPU's time is charged.
     charged_until: Ticks,
-    /// The age that a vCPU wakes at: that of the youngest vCPU which ran last.
+    /// The age that a vCPU wakes at, or ends to work on another's time at: a slice less than that of the youngest.
     floor: u64,
+    /// Several vCPUs can run. Otherwise the current one is the youngest.
+    contended: bool,
     /// Served before any other at the next decision.
     handoff: Option<usize>,
 }
@@ -82,6 +84,7 @@ impl RunQueue {
             current: None,
             charged_until: Ticks(0),
             floor: 0,
+            contended: false,
             handoff: None,
         }
     }
@@ -125,7 +128,9 @@ impl RunQueue {
         if let Some(payer) = self.entries.get_mut(payer) {
             let aged = elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(payer.share);
             payer.age = payer.age.saturating_add(aged);
-            self.floor = self.floor.max(payer.age.saturating_sub(self.slice));
+            if !self.contended {
+                self.floor = self.floor.max(payer.age.saturating_sub(self.slice));
+            }
         }
     }
 
@@ -190,14 +195,16 @@ impl RunQueue {
             entry.ready_since = now;
             entry.age = entry.age.max(floor);
         }
+        self.contended = true;
         self.end_loans_to(index);
     }
 
-    /// Whoever ran on `lender`'s time pays for itself from now on.
+    /// Whoever ran on `lender`'s time pays for itself from now on. It did not age meanwhile, and has saved up nothing.
     fn end_loans_to(&mut self, lender: usize) {
         for entry in &mut self.entries {
             if entry.charged == Some(lender) {
                 entry.charged = None;
+                entry.age = entry.age.max(self.floor);
             }
         }
     }
@@ -259,6 +266,9 @@ impl RunQueue {
             .filter(|(_, entry)| entry.waits.is_none())
             .min_by_key(|(_, entry)| self.payer_age(entry))
             .map(|(index, _)| index);
+        if let Some(entry) = youngest.and_then(|index| self.entries.get(index)) {
+            self.floor = self.floor.max(self.payer_age(entry).saturating_sub(self.slice));
+        }
         let favoured = self.handoff.take().filter(|index| {
             let limit = youngest
                 .and_then(|index| self.entries.get(index))
@@ -269,8 +279,8 @@ impl RunQueue {
         });
         self.current = favoured.or(youngest);
 
-        let others_wait = self.entries.iter().filter(|entry| entry.waits.is_none()).count() > 1;
-        let slice_end = others_wait.then(|| Ticks(now.0.saturating_add(self.slice)));
+        self.contended = self.entries.iter().filter(|entry| entry.waits.is_none()).count() > 1;
+        let slice_end = self.contended.then(|| Ticks(now.0.saturating_add(self.slice)));
         let first_deadline = self
             .entries
             .iter()

@@ -197,3 +197,47 @@ fn yielding_lets_every_other_runnable_vcpu_go_first() {
     queue.yield_now(slots[0], Ticks(1));
     assert_eq!(queue.pick(Ticks(1)).run, Some(vcpu(2)));
 }
+
+/// The longest time that `domain` does not run from `from` to `to`, while every runnable vCPU spins.
+fn longest_pause(queue: &mut RunQueue, from: u64, to: u64, domain: u16) -> u64 {
+    let (mut now, mut last_ran, mut longest) = (from, from, 0);
+    while now < to {
+        let pick = queue.pick(Ticks(now));
+        let until = pick.until.map_or(to, |until| until.0.min(to)).max(now + 1);
+        if pick.run == Some(vcpu(domain)) {
+            longest = longest.max(now - last_ran);
+            last_ran = until;
+        }
+        now = until;
+    }
+    longest.max(now - last_ran)
+}
+
+#[test]
+fn a_server_that_worked_on_the_time_of_another_has_saved_up_none_of_its_own() {
+    for ends in [Wait::Request, Wait::Power] {
+        let (mut queue, slots) = queue(&[100, 100, 100]);
+        let (guest, server) = (slots[0], slots[1]);
+        assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+        queue.block(guest, Wait::Request, None, Ticks(10));
+        queue.hand_off(guest, server);
+        run(&mut queue, 10, 100 * SLICE, 3);
+        // The server did not answer in time; the guest goes on, or stops.
+        queue.wake(guest, Wait::Request, Ticks(100 * SLICE));
+        if ends != Wait::Request {
+            queue.block(guest, ends, None, Ticks(100 * SLICE));
+        }
+        let pause = longest_pause(&mut queue, 100 * SLICE, 200 * SLICE, 3);
+        assert!(pause <= 4 * SLICE, "the third vCPU paused for {pause} ticks");
+    }
+}
+
+#[test]
+fn a_vcpu_that_wakes_does_not_pay_for_the_small_share_of_another() {
+    let (mut queue, slots) = queue(&[100, 1, 100]);
+    queue.block(slots[2], Wait::Event, None, Ticks(0));
+    run(&mut queue, 0, 3 * SLICE, 3);
+    queue.wake(slots[2], Wait::Event, Ticks(3 * SLICE));
+    let pause = longest_pause(&mut queue, 3 * SLICE, 50 * SLICE, 3);
+    assert!(pause <= 3 * SLICE, "it waited for {pause} ticks");
+}
