@@ -5,6 +5,8 @@
 //! does all the work and sleeps when there is none; interrupts are never taken as exceptions, they only end the sleep.
 //!
 //! A device that can't be served is reported and left out; the others are served.
+//!
+//! The boot argument `delay-ms=N` makes it wait before it does anything: its guests then wait for it.
 #![no_std]
 #![no_main]
 
@@ -22,7 +24,7 @@ use alloc::vec::Vec;
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
 use guest_runtime::window::Window;
-use guest_runtime::{println, psci, wait_for_interrupt};
+use guest_runtime::{device_tree, println, psci, timer, wait_for_interrupt};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::disk::{Disk, RamDisk, disk_id};
@@ -42,6 +44,11 @@ type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain
 fn main() -> ! {
     println!("backend: hello");
     let gic = Gic::init();
+    if let Some(delay) = device_tree::boot_number("delay-ms") {
+        println!("backend: sleeps for {delay} ms");
+        timer::sleep(&gic, delay * 1000);
+        println!("backend: awake");
+    }
     let events = match Events::init() {
         Ok(events) => events,
         Err(error) => fail("registering for events", &error),

@@ -5,6 +5,8 @@
 //! back and checks again. So afterwards every word of the first half still is `offset ^ PATTERN` and every word of the
 //! second half (from sector `capacity / 2` on) is `!(offset ^ PATTERN)`. A read-only disk is only read. It ends with the
 //! line `demo: disk verified`, or says what it found and where.
+//!
+//! The boot argument `rounds=N` makes it write, flush and check N times.
 #![no_std]
 #![no_main]
 
@@ -18,7 +20,7 @@ use alloc::vec::Vec;
 use guest_runtime::device_tree::Interrupt;
 use guest_runtime::gic::Gic;
 use guest_runtime::virtio::IdentityHal;
-use guest_runtime::{println, psci, wait_for_interrupt};
+use guest_runtime::{device_tree, println, psci, wait_for_interrupt};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
@@ -106,6 +108,23 @@ fn verify(disk: &mut SleepyDisk, range: Range<usize>, inverted_from: usize) {
     }
 }
 
+/// Writes the complement of the pattern to sectors `range`, and flushes.
+fn rewrite(disk: &mut SleepyDisk, range: Range<usize>) {
+    for sector in range.clone().step_by(REQUEST) {
+        let count = REQUEST.min(range.end - sector);
+        let words = (sector * SECTOR_SIZE..(sector + count) * SECTOR_SIZE).step_by(8);
+        let bytes: Vec<u8> = words.flat_map(|offset| expected(offset, 0).to_le_bytes()).collect();
+        if let Err(error) = disk.write(sector, &bytes) {
+            fail(format_args!("writing {count} sectors at {sector}: {error}"));
+        }
+    }
+    println!("demo: second half written");
+    if let Err(error) = disk.disk.flush() {
+        fail(format_args!("flushing: {error}"));
+    }
+    println!("demo: flushed");
+}
+
 fn fail(what: core::fmt::Arguments<'_>) -> ! {
     println!("demo: FAILED: {what}");
     psci::system_off()
@@ -157,21 +176,15 @@ fn main() -> ! {
     println!("demo: pattern read and verified");
     if !read_only {
         let half = sectors / 2;
-        for sector in (half..sectors).step_by(REQUEST) {
-            let count = REQUEST.min(sectors - sector);
-            let words = (sector * SECTOR_SIZE..(sector + count) * SECTOR_SIZE).step_by(8);
-            let bytes: Vec<u8> = words.flat_map(|offset| expected(offset, 0).to_le_bytes()).collect();
-            if let Err(error) = disk.write(sector, &bytes) {
-                fail(format_args!("writing {count} sectors at {sector}: {error}"));
+        let rounds = device_tree::boot_number("rounds").unwrap_or(1);
+        for round in 1..=rounds {
+            if rounds > 1 {
+                println!("demo: round {round} of {rounds}");
             }
+            rewrite(&mut disk, half..sectors);
+            verify(&mut disk, 0..sectors, half * SECTOR_SIZE);
+            println!("demo: read back");
         }
-        println!("demo: second half written");
-        if let Err(error) = disk.disk.flush() {
-            fail(format_args!("flushing: {error}"));
-        }
-        println!("demo: flushed");
-        verify(&mut disk, 0..sectors, half * SECTOR_SIZE);
-        println!("demo: read back");
     }
     println!("demo: disk verified");
     psci::system_off()

@@ -95,6 +95,25 @@ pub fn cell(node: FdtNode<'static>, name: &str, index: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// The words of the kernel command line (`bootargs` of `/chosen`).
+pub fn boot_arguments() -> impl Iterator<Item = &'static str> {
+    let chosen = device_tree().find_node("/chosen");
+    let line = chosen.and_then(|node| property_str(node, "bootargs"));
+    line.unwrap_or_default().split_ascii_whitespace()
+}
+
+/// The number in the boot argument `name=NUMBER`.
+///
+/// # Panics
+/// When it is there and no decimal number.
+pub fn boot_number(name: &str) -> Option<u64> {
+    let value = boot_arguments().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
+    match value.parse() {
+        Ok(number) => Some(number),
+        Err(_) => panic!("boot argument {name}={value} is no number"),
+    }
+}
+
 /// An interrupt as a device's node gives it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Interrupt {

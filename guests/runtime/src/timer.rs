@@ -5,6 +5,8 @@ use core::arch::asm;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, Readable, Writeable};
 
 use crate::device_tree;
+use crate::gic::Gic;
+use crate::wait_for_interrupt;
 
 /// The counter now.
 pub fn now() -> u64 {
@@ -53,4 +55,26 @@ pub fn spin(microseconds: u64) {
     while now() < end {
         core::hint::spin_loop();
     }
+}
+
+/// Sleeps for `microseconds`. Interrupts stay masked at the CPU; whatever else is pending is ended unseen.
+pub fn sleep(gic: &Gic, microseconds: u64) {
+    let intid = intid();
+    gic.enable(intid, false);
+    set_deadline(now() + ticks(microseconds));
+    loop {
+        let over = has_fired();
+        if over {
+            // First, so that the interrupt does not come again.
+            stop();
+        }
+        while let Some(acknowledged) = gic.acknowledge() {
+            gic.end(acknowledged);
+        }
+        if over {
+            break;
+        }
+        wait_for_interrupt();
+    }
+    gic.disable(intid);
 }
