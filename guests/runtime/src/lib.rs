@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod attempt;
 pub mod console;
 pub mod copy;
 pub mod device_tree;

@@ -21,6 +21,7 @@ const ADDRESS_BITS: u64 = 40;
 const VALID: u64 = 1;
 const TABLE: u64 = 3;
 const ACCESSED: u64 = 1 << 10;
+const READ_ONLY: u64 = 1 << 7;
 const INNER_SHAREABLE: u64 = 3 << 8;
 const EXECUTE_NEVER: u64 = 3 << 53;
 const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
@@ -37,6 +38,8 @@ pub enum Attribute {
     Normal,
     /// Normal non-cacheable, not executable.
     NonCacheable,
+    /// Normal write-back, read only.
+    ReadOnly,
 }
 
 impl Attribute {
@@ -45,6 +48,7 @@ impl Attribute {
             Self::Device => VALID | ACCESSED | EXECUTE_NEVER,
             Self::Normal => VALID | ACCESSED | INNER_SHAREABLE | 1 << 2,
             Self::NonCacheable => VALID | ACCESSED | INNER_SHAREABLE | EXECUTE_NEVER | 2 << 2,
+            Self::ReadOnly => VALID | ACCESSED | INNER_SHAREABLE | EXECUTE_NEVER | READ_ONLY | 1 << 2,
         }
     }
 }

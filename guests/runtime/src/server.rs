@@ -112,14 +112,42 @@ impl Server {
     /// Answers the request in a vCPU's slot.
     pub fn answer(&self, vcpu: usize, value: u64) {
         self.page.write_data(vcpu, value);
+        self.tell(vcpu, State::IORESP_READY);
+    }
+
+    /// Puts a state into a vCPU's slot and sends its event: also for tests, with states that are wrong or do not exist.
+    pub fn tell(&self, vcpu: usize, state: State) {
         let flags = self.page.flags(vcpu);
         let before = flags.load(Ordering::Relaxed);
-        flags.store(before & !Ioreq::STATE_MASK | State::IORESP_READY.0, Ordering::Release);
+        flags.store(before & !Ioreq::STATE_MASK | state.0, Ordering::Release);
         fence(Ordering::SeqCst);
         if let Some(port) = self.ports.get(vcpu) {
             // A guest that is gone does not wait.
             let _ = hypercall::send(*port);
         }
+    }
+
+    /// Overwrites the page of requests: for tests.
+    pub fn scribble(&self, mut word: impl FnMut() -> u64) {
+        for index in 0..4096 / 8 {
+            // SAFETY: within the page, aligned; whoever else reads it expects anything.
+            unsafe { self.page.0.cast::<u64>().wrapping_add(index).write_volatile(word()) };
+        }
+    }
+
+    /// Destroys the server, as a backend does that ends in an orderly way: ports first. Its page's addresses stay taken.
+    ///
+    /// # Errors
+    /// A step that failed; the others were done.
+    pub fn destroy(&self) -> Result<(), ConnectError> {
+        let mut result = Ok(());
+        for port in &self.ports {
+            result = result.and(step("closing a port", hypercall::close(*port)));
+        }
+        result.and(step(
+            "destroying the server",
+            dm::destroy_ioreq_server(self.domain, self.id),
+        ))
     }
 }
 
