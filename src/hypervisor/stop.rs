@@ -34,7 +34,7 @@ impl GuestGate {
             }
             inside.store(false, Ordering::Release);
             while self.closed.load(Ordering::Acquire) != 0 {
-                core::hint::spin_loop();
+                crate::sync::pause();
             }
         }
     }
@@ -74,7 +74,7 @@ impl<M: Machine> StopOthers for StopPcpus<'_, M> {
                 if !inside.load(Ordering::Acquire) {
                     break;
                 }
-                core::hint::spin_loop();
+                crate::sync::pause();
             }
         }
         attempt();

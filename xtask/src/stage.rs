@@ -282,8 +282,9 @@ impl Preparation<'_> {
             memory,
             ..machine.clone()
         };
+        let values = self.scenario.parameters(self.choices.full);
         let file = |name: &String| match self.scenario.modules.get(name) {
-            Some(module) => self.module(name, module, &BTreeMap::new()),
+            Some(module) => self.module(name, module, &values),
             None => failed(format!("there is no module {name}")),
         };
         let payload = Payload {

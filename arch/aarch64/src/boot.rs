@@ -3,7 +3,7 @@
 
 use crate::board::board;
 use crate::machine::Arm64;
-use crate::sysreg::{field, read_sysreg};
+use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
 use crate::{console, domains, gic, heap, identity, layout, mmu, pcpu, physical, power, run, smp, timer};
 use alloc::vec::Vec;
@@ -32,6 +32,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     let Some(pcpu) = pcpu::install(PcpuId(0)) else {
         power::off()
     };
+    portunus::sync::set_hint(hint);
     assert!(
         layout::stacks_suffice(),
         "the linker script has fewer stacks than pCPUs"

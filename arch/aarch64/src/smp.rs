@@ -77,7 +77,7 @@ fn start(id: PcpuId, mpidr: u64) -> Result<(), &'static str> {
         if timer::now().0 > limit {
             return Err("it does not answer");
         }
-        core::hint::spin_loop();
+        portunus::sync::pause();
     }
     Ok(())
 }

@@ -65,6 +65,12 @@ pub(crate) fn wfi() {
     unsafe { core::arch::asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
 }
 
+/// Tells the machine that this pCPU waits for another (YIELD).
+pub(crate) fn hint() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) }
+}
+
 /// The affinity fields of an MPIDR value: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
 pub(crate) const AFFINITY: u64 = 0xff_00ff_ffff;
 
