@@ -39,7 +39,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
 
-use crate::abi::vcpu::{RUNSTATE_OFFLINE, RunstateInfo};
+use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::console::Console;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -159,6 +159,7 @@ pub struct Hypervisor<M: Machine> {
     slice: Ticks,
     /// The system counter in Hz, and what it showed at boot.
     frequency: u64,
+    tick_length: clock::TickLength,
     booted: Ticks,
     /// Owners of physical SPIs, by number.
     interrupts: Vec<(IntId, DomainId)>,
@@ -222,6 +223,27 @@ impl<M: Machine> Hypervisor<M> {
     /// `pcpu` came from a guest: the first call after an exception from a lower level.
     pub fn left_guest(&self, pcpu: PcpuId) {
         self.gate.leave(pcpu);
+    }
+
+    /// Whether the loaded vCPU can go on with nothing left to do: what [`Self::enter`] would find, at a fraction of its cost.
+    /// If so, this was the last step before it runs.
+    #[inline]
+    pub fn goes_on(&self, state: &VcpuState) -> bool {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return false;
+        };
+        let registers = &state.registers.physical_timer;
+        let due = state.flush_due
+            || state.polls
+            || state.access.is_some()
+            || state.physical_timer_line
+            || registers.is_enabled()
+            || state.account.state != RUNSTATE_RUNNING;
+        if due || vcpu.has_notes() || domain.is_stopped() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
+            return false;
+        }
+        self.gate.enter(vcpu.pcpu);
+        true
     }
 
     /// Last step before a guest runs: finishes an access that was answered, applies a start request, moves pending

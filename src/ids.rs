@@ -136,7 +136,12 @@ impl VcpuSet {
     }
     /// The indices, lowest first.
     pub fn iter(self) -> impl Iterator<Item = u8> {
-        (0..MAX_VCPUS as u8).filter(move |index| self.contains(*index))
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let index = (left != 0).then(|| left.trailing_zeros() as u8)?;
+            left &= left - 1;
+            Some(index)
+        })
     }
 }
 

@@ -78,9 +78,14 @@ impl Vcpu {
         self.attention.fetch_or(what as u32, Ordering::Release);
     }
 
+    /// Whether there are notes to take.
+    pub fn has_notes(&self) -> bool {
+        self.attention.load(Ordering::Relaxed) != 0
+    }
+
     /// Takes all notes.
     pub fn take_notes(&self) -> Notes {
-        if self.attention.load(Ordering::Relaxed) == 0 {
+        if !self.has_notes() {
             return Notes(0);
         }
         Notes(self.attention.swap(0, Ordering::Acquire))

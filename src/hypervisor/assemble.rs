@@ -12,6 +12,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::clock::TickLength;
 use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
@@ -138,6 +139,7 @@ impl<M: Machine> Hypervisor<M> {
             hpfar: facts.hpfar,
             slice,
             frequency: facts.frequency.max(1),
+            tick_length: TickLength::of(facts.frequency),
             booted,
             interrupts,
             backends: backends.collect(),

@@ -30,6 +30,7 @@ pub(crate) struct Caller<'a, M: Machine, C: Cpu> {
 
 impl<M: Machine> Hypervisor<M> {
     /// HVC #0xEA1. PC is behind the instruction.
+    #[inline(never)]
     pub(crate) fn on_hypercall<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         let frame = &state.frame;
         let call = Call {

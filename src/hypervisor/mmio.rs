@@ -39,6 +39,7 @@ enum Routed {
 }
 
 impl<M: Machine> Hypervisor<M> {
+    #[inline(never)]
     pub(crate) fn on_data_abort<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -115,6 +116,7 @@ impl<M: Machine> Hypervisor<M> {
         self.continue_access(cpu, domain, vcpu, state);
     }
 
+    #[inline(never)]
     pub(crate) fn on_instruction_abort<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -165,9 +167,9 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Answers transfers until one has to wait or all are done. At most two are due.
     fn continue_access<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
-        while let Some(mut pending) = state.access {
+        while let Some(pending) = &state.access {
             let Some(access) = pending.plan.next() else {
-                self.finish_access(cpu, state, &pending);
+                self.finish_access(cpu, state);
                 return;
             };
             let answer = match self.route(cpu, domain, vcpu, &access) {
@@ -177,33 +179,33 @@ impl<M: Machine> Hypervisor<M> {
                     state.access = None;
                     return;
                 }
-                Routed::Unclaimed => {
-                    state.access = None;
-                    return self.unclaimed(cpu, domain, state, pending, &access);
-                }
+                Routed::Unclaimed => return self.unclaimed(cpu, domain, state, &access),
             };
             match answer {
                 Some(Answer::Value(value)) => {
-                    pending.plan.complete(value);
-                    state.access = Some(pending);
+                    if let Some(pending) = &mut state.access {
+                        pending.plan.complete(value);
+                    }
                 }
-                Some(Answer::Abort) => return self.abort_access(cpu, state, &pending),
+                Some(Answer::Abort) => return self.abort_access(cpu, state),
                 None => return,
             }
         }
     }
 
     /// Every transfer is answered: registers and PC change now.
-    fn finish_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
-        state.access = None;
-        if let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame) {
+    fn finish_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        if let Some(pending) = &state.access
+            && let Ok(Some(stack_pointer)) = pending.plan.commit(&mut state.frame)
+        {
             cpu.write_el1(stack_pointer.register, stack_pointer.value);
         }
+        state.access = None;
     }
 
     /// The guest takes an external abort at the access.
-    fn abort_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, pending: &PendingAccess) {
-        state.access = None;
+    fn abort_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        let Some(pending) = state.access.take() else { return };
         let exception = GuestException::DataAbort {
             virtual_address: Some(pending.virtual_address),
             write: pending.write,
@@ -213,27 +215,22 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// No device and no server has the address.
-    fn unclaimed<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        state: &mut VcpuState,
-        mut pending: PendingAccess,
-        access: &MmioAccess,
-    ) {
+    fn unclaimed<C: Cpu>(&self, cpu: &mut C, domain: &Domain, state: &mut VcpuState, access: &MmioAccess) {
+        let Some(pending) = &mut state.access else { return };
         let write = matches!(access.direction, Direction::Write(_));
         // The second half of a pair may lie in memory, for good; running the first half again would never end.
         let untouched = pending.plan.answered() == 0;
         if untouched && self.is_transient(domain, access.ipa, write) {
+            state.access = None;
             return;
         }
         if domain.abort_unmapped {
-            return self.abort_access(cpu, state, &pending);
+            return self.abort_access(cpu, state);
         }
         while pending.plan.next().is_some() {
             pending.plan.complete(u64::MAX);
         }
-        self.finish_access(cpu, state, &pending);
+        self.finish_access(cpu, state);
     }
 
     fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
@@ -304,7 +301,9 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &mut VcpuState,
     ) -> bool {
-        let Some(mut pending) = state.access else { return true };
+        if state.access.is_none() {
+            return true;
+        }
         let clock = CoreClock::new(self);
         let around = Surroundings {
             memory: &self.machine,
@@ -322,11 +321,12 @@ impl<M: Machine> Hypervisor<M> {
         }
         match answer {
             Some(Answer::Value(value)) => {
-                pending.plan.complete(value);
-                state.access = Some(pending);
+                if let Some(pending) = &mut state.access {
+                    pending.plan.complete(value);
+                }
                 self.continue_access(cpu, domain, vcpu, state);
             }
-            Some(Answer::Abort) => self.abort_access(cpu, state, &pending),
+            Some(Answer::Abort) => self.abort_access(cpu, state),
             None => {}
         }
         state.access.is_none()

@@ -22,6 +22,7 @@ const START_SCTLR: u64 = 0x30d0_0800;
 
 impl<M: Machine> Hypervisor<M> {
     /// HVC #0 or SMC #0. PC is behind the instruction.
+    #[inline(never)]
     pub(crate) fn on_firmware_call<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         let mut states = [PowerState::Off; MAX_VCPUS];
         for (state, vcpu) in states.iter_mut().zip(&domain.vcpus) {

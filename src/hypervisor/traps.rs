@@ -80,6 +80,7 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    #[inline(never)]
     fn on_system_register<C: Cpu>(
         &self,
         cpu: &mut C,

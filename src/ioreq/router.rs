@@ -28,9 +28,12 @@ impl Servers {
     /// callers below make none.
     pub(super) fn apply(&mut self, vcpu: u8, cause: Move, effects: &mut Effects) {
         let before = self.request(vcpu);
-        let Ok(after) = before.after(cause) else {
-            return;
-        };
+        if let Ok(after) = before.after(cause) {
+            self.replace(vcpu, before, cause, after, effects);
+        }
+    }
+
+    fn replace(&mut self, vcpu: u8, before: Request, cause: Move, after: Request, effects: &mut Effects) {
         if let Some(request) = self.requests.get_mut(usize::from(vcpu)) {
             *request = after;
         }
@@ -75,9 +78,9 @@ impl Servers {
             pending: Pending { access, policy },
             now: around.clock.now(),
         };
-        let state = self.request(vcpu);
-        state.after(cause)?;
-        self.apply(vcpu, cause, &mut effects);
+        let before = self.request(vcpu);
+        let after = before.after(cause)?;
+        self.replace(vcpu, before, cause, after, &mut effects);
         self.offer(vcpu, around, &mut effects);
         if matches!(self.request(vcpu), Request::Waiting { .. }) {
             effects.record(Event::Waits { vcpu, ipa: access.ipa });

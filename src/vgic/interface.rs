@@ -103,6 +103,9 @@ impl Vgic {
             return VcpuSet::EMPTY;
         }
         self.read_back(vcpu, interface);
+        if self.flush_nothing(vcpu, interface) {
+            return self.take_others(vcpu);
+        }
         let capacity = interface.list_registers().clamp(1, MAX_LIST_REGISTERS);
         let (chosen, active_left) = self.choose(vcpu, capacity);
         let pending_left = self
@@ -166,6 +169,24 @@ impl Vgic {
             own.dirty = false;
         }
         kick
+    }
+
+    /// The flush of a vCPU without an interrupt, in the queues or in list registers; `false`: it has one.
+    fn flush_nothing<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
+        let groups = self.groups;
+        let Some(cpu) = self.cpu_mut(vcpu) else { return false };
+        if cpu.interface.used != 0 || !cpu.active.is_empty() || cpu.first_pending(groups).is_some() {
+            return false;
+        }
+        let own = &mut cpu.interface;
+        if core::mem::take(&mut own.no_pending) {
+            interface.set_no_pending(false);
+        }
+        own.overflow = false;
+        own.loaded = true;
+        own.synced = false;
+        own.dirty = false;
+        true
     }
 
     /// Takes the vCPU off its pCPU: reads its list registers back and leaves them free. Returns other vCPUs that got an

@@ -12,6 +12,7 @@ mod boot;
 mod cache;
 pub mod console;
 mod controls;
+mod copying;
 mod cpu;
 mod domains;
 mod early;

@@ -63,8 +63,20 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
     unsafe { enter_guest(frame) }
 }
 
-/// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
+/// Goes on with the loaded vCPU if nothing speaks against it, else decides anew; returns the frame of who runs, loaded.
+#[inline]
 pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    if let (false, Some(hypervisor), Some(context)) = (local.reschedule, hypervisor(), local.loaded())
+        && hypervisor.goes_on(&context.state)
+    {
+        return local.frame();
+    }
+    decide(pcpu, local)
+}
+
+/// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
+#[inline(never)]
+fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
     loop {
         let (Some(hypervisor), Some(mut cpu)) = (hypervisor(), El2Cpu::new()) else {
             wait(pcpu, local);

@@ -9,6 +9,7 @@ use crate::{console, epitaph, fp, power, timer};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::hypervisor::{Claim, Syndrome};
 use portunus::ids::IntId;
+use portunus::trap::quick;
 use portunus::trap::registers::GuestFrame;
 
 /// ESR_EL2.EC of an FP or SIMD instruction that trapped.
@@ -41,6 +42,12 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
     let esr = read_sysreg!("esr_el2");
+    if local
+        .loaded()
+        .is_some_and(|context| quick::answer(esr, &mut context.state.frame))
+    {
+        return local.frame();
+    }
     if esr >> 26 & 0x3f == FP_CLASS {
         fp::on_trap(local, local.features);
         return local.frame();

@@ -1,0 +1,33 @@
+//! What can be answered at the vector: calls whose answers depend on nothing but their registers.
+//!
+//! `arch` asks here before it calls the core. An answer is the one that the core would give; the vCPU goes on at once, and
+//! whatever else is due is due at its next exception, which is pending already.
+
+use super::registers::GuestFrame;
+use crate::abi::hypercall::{HVC_IMMEDIATE, XEN_VERSION};
+use crate::abi::version;
+use crate::psci;
+
+/// ESR_EL2 of an HVC from AArch64 with this immediate (EC 0x16, IL).
+const fn hvc(immediate: u16) -> u64 {
+    0x16 << 26 | 1 << 25 | immediate as u64
+}
+const HYPERCALL: u64 = hvc(HVC_IMMEDIATE);
+const FIRMWARE_CALL: u64 = hvc(0);
+
+/// Answers the exception with syndrome `esr` in `frame`; `false`: it is not such a call, and nothing changed.
+#[inline]
+pub fn answer(esr: u64, frame: &mut GuestFrame) -> bool {
+    let value = match esr {
+        HYPERCALL if frame.read(16) == XEN_VERSION && frame.read(0) as u32 == version::VERSION as u32 => {
+            version::MAJOR << 16 | version::MINOR
+        }
+        FIRMWARE_CALL => match psci::immediate(frame.read(0) as u32) {
+            Some(value) => value,
+            None => return false,
+        },
+        _ => return false,
+    };
+    frame.write(0, value);
+    true
+}
