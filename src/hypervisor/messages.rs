@@ -1,14 +1,15 @@
 //! What the hypervisor tells the person at the console about running domains.
 //!
 //! A trap leaves a value here; text is made of it when a pCPU next asks what to run, one message at a time. When
-//! messages come faster than that, the newest are counted instead.
+//! messages come faster than that, the newest are counted instead; so are those about one domain's requests that come
+//! faster than a person reads.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::hypervisor::Hypervisor;
-use crate::ids::DomainId;
+use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
 use crate::ioreq::{Event, Failure};
 use crate::machine::Machine;
 use crate::sync::Mutex;
@@ -32,6 +33,13 @@ pub(crate) enum Message {
     },
     /// Input goes to another domain.
     Focus(DomainId),
+    /// There were more messages about a domain's requests than are shown.
+    Hidden {
+        /// The target.
+        domain: DomainId,
+        /// How many.
+        count: u32,
+    },
 }
 
 /// Messages that wait to become text.
@@ -46,6 +54,62 @@ pub(crate) struct Messages {
 struct Queue {
     waiting: heapless::Deque<Message, 32>,
     lost: u32,
+    /// By number of the domain.
+    allowances: [Allowance; MAX_DOMAINS + 1],
+}
+
+/// How many more messages about one domain's requests are shown: a guest and its backend can cause as many as they like.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+struct Allowance {
+    left: u32,
+    /// Up to when it has grown.
+    grown: Ticks,
+    /// Messages that were not shown since the last one that was.
+    hidden: u32,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self {
+            left: Self::MOST,
+            grown: Ticks(0),
+            hidden: 0,
+        }
+    }
+}
+
+impl Allowance {
+    /// Shown at once.
+    const MOST: u32 = 32;
+    /// Shown in each second afterwards.
+    const EACH_SECOND: u64 = 4;
+
+    /// Asks for one message: how many were hidden before it, or `None` if it is to be hidden too.
+    fn take(&mut self, now: Ticks, frequency: u64) -> Option<u32> {
+        let interval = (frequency / Self::EACH_SECOND).max(1);
+        let intervals = now.0.saturating_sub(self.grown.0) / interval;
+        self.grown = Ticks(self.grown.0.saturating_add(intervals.saturating_mul(interval)));
+        let grown = u32::try_from(intervals).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(grown).min(Self::MOST);
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Some(core::mem::take(&mut self.hidden))
+            }
+            None => {
+                self.hidden = self.hidden.saturating_add(1);
+                None
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, message: Message) {
+        if self.waiting.push_back(message).is_err() {
+            self.lost = self.lost.saturating_add(1);
+        }
+    }
 }
 
 /// One line of text.
@@ -67,9 +131,16 @@ impl<M: Machine> Hypervisor<M> {
     /// Leaves a message.
     pub(crate) fn tell(&self, message: Message) {
         let mut queue = self.messages.queue.lock();
-        if queue.waiting.push_back(message).is_err() {
-            queue.lost = queue.lost.saturating_add(1);
+        if let Message::Request { domain, .. } = message
+            && let Some(allowance) = queue.allowances.get_mut(usize::from(domain.0))
+        {
+            match allowance.take(self.machine.now(), self.frequency) {
+                None => return,
+                Some(0) => {}
+                Some(count) => queue.push(Message::Hidden { domain, count }),
+            }
         }
+        queue.push(message);
         self.messages.any.store(true, Ordering::Release);
     }
 
@@ -117,6 +188,9 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
             Message::Focus(domain) => write!(line, "input goes to {}", name(domain)),
+            Message::Hidden { domain, count } => {
+                write!(line, "{count} more messages about servers of {}", name(domain))
+            }
             Message::Request { domain, event } => {
                 let name = name(domain);
                 match event {
@@ -147,5 +221,38 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allowance, Ticks};
+
+    #[test]
+    fn messages_come_in_a_burst_and_then_some_a_second_and_none_is_forgotten() {
+        const FREQUENCY: u64 = 1000;
+        let mut allowance = Allowance::default();
+        let (mut shown, mut hidden) = (0, 0);
+        // Ten seconds, a message each tick.
+        for now in 0..10 * FREQUENCY {
+            if let Some(before) = allowance.take(Ticks(now), FREQUENCY) {
+                shown += 1;
+                hidden += u64::from(before);
+            }
+        }
+        let expected = u64::from(Allowance::MOST) + 10 * Allowance::EACH_SECOND;
+        assert!(shown <= expected && shown + 1 >= expected, "{shown} shown");
+        assert_eq!(shown + hidden + u64::from(allowance.hidden), 10 * FREQUENCY);
+    }
+
+    #[test]
+    fn silence_saves_up_one_burst() {
+        let mut allowance = Allowance::default();
+        let burst = |allowance: &mut Allowance, now| {
+            (0..1000).filter(|_| allowance.take(Ticks(now), 1000).is_some()).count() as u32
+        };
+        assert_eq!(burst(&mut allowance, 1), Allowance::MOST);
+        assert_eq!(burst(&mut allowance, u64::MAX), Allowance::MOST);
+        assert_eq!(burst(&mut allowance, u64::MAX), 0);
     }
 }
