@@ -10,6 +10,10 @@ use crate::{device_tree, exceptions};
 
 const DR: usize = 0x00;
 const FR: usize = 0x18;
+const CR: usize = 0x30;
+/// Receive, transmit, enabled.
+const CR_ON: u32 = 0x301;
+const IMSC: usize = 0x38;
 const FR_RXFE: u32 = 1 << 4;
 const FR_TXFF: u32 = 1 << 5;
 
@@ -55,6 +59,14 @@ impl Uart {
             core::hint::spin_loop();
         }
         self.0.write(DR, byte.into());
+    }
+}
+
+/// Turns the UART on, with both directions: for tests that wrote to its registers.
+pub fn enable() {
+    if let Some(uart) = registers() {
+        uart.write(IMSC, 0);
+        uart.write(CR, CR_ON);
     }
 }
 

@@ -78,4 +78,10 @@ impl Events {
             }
         }
     }
+
+    /// Every word that the hypervisor changes with every event: for tests that change them too.
+    pub fn words(&self) -> impl Iterator<Item = &'static AtomicU64> {
+        let ports = SharedInfo::PENDING_OFFSET as usize / 8..(SharedInfo::MASK_OFFSET as usize + 512) / 8;
+        SHARED_INFO.0[ports].iter().chain([&VCPU_INFO.pending_selector])
+    }
 }

@@ -198,10 +198,12 @@ struct Measured {
 }
 
 impl Measured {
-    const NONE: Self = Self {
-        end: AtomicU64::new(0),
-        ticks: AtomicU64::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            end: AtomicU64::new(0),
+            ticks: AtomicU64::new(0),
+        }
+    }
 
     fn measure(&self, address: u64) {
         let start = timer::now();
@@ -230,8 +232,8 @@ impl Measured {
     }
 }
 
-static FATAL: [Measured; WORKERS] = [Measured::NONE; WORKERS];
-static NEXT: [Measured; WORKERS] = [Measured::NONE; WORKERS];
+static FATAL: [Measured; WORKERS] = [const { Measured::new() }; WORKERS];
+static NEXT: [Measured; WORKERS] = [const { Measured::new() }; WORKERS];
 
 /// Workers that came to the barrier, ever.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
