@@ -13,17 +13,12 @@
 extern crate alloc;
 
 use core::ops::Range;
-use core::ptr::NonNull;
 
 use alloc::vec;
 use alloc::vec::Vec;
-use guest_runtime::device_tree::Interrupt;
+use guest_runtime::disk::{Disk, SECTOR_SIZE};
 use guest_runtime::gic::Gic;
-use guest_runtime::virtio::IdentityHal;
-use guest_runtime::{device_tree, println, psci, wait_for_interrupt};
-use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
-use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use virtio_drivers::transport::{DeviceType, Transport};
+use guest_runtime::{device_tree, println, psci};
 
 guest_runtime::entry!(main);
 
@@ -32,54 +27,6 @@ const PATTERN: u64 = 0x506f_7274_756e_7573;
 /// Sectors of one request.
 const REQUEST: usize = 128;
 
-type Disk = VirtIOBlk<IdentityHal, MmioTransport<'static>>;
-
-/// A disk whose requests sleep until its interrupt.
-struct SleepyDisk {
-    disk: Disk,
-    gic: Gic,
-    interrupt: Interrupt,
-}
-
-impl SleepyDisk {
-    /// Sleeps until a request has ended. Interrupts stay masked at the CPU: a pending one still ends WFI, and nothing
-    /// can happen unnoticed between the look at the ring and the sleep.
-    fn wait(&mut self) -> u16 {
-        loop {
-            if let Some(token) = self.disk.peek_used() {
-                return token;
-            }
-            wait_for_interrupt();
-            while let Some(acknowledged) = self.gic.acknowledge() {
-                assert_eq!(
-                    acknowledged.intid, self.interrupt.intid,
-                    "an interrupt that was not enabled"
-                );
-                self.disk.ack_interrupt();
-                self.gic.end(acknowledged);
-            }
-        }
-    }
-
-    fn read(&mut self, sector: usize, into: &mut [u8]) -> virtio_drivers::Result {
-        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
-        // SAFETY: the buffers stay here and untouched until the request is complete.
-        let token = unsafe { self.disk.read_blocks_nb(sector, &mut request, into, &mut response) }?;
-        assert_eq!(self.wait(), token, "another request than the only one has ended");
-        // SAFETY: the same buffers.
-        unsafe { self.disk.complete_read_blocks(token, &request, into, &mut response) }
-    }
-
-    fn write(&mut self, sector: usize, from: &[u8]) -> virtio_drivers::Result {
-        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
-        // SAFETY: the buffers stay here and untouched until the request is complete.
-        let token = unsafe { self.disk.write_blocks_nb(sector, &mut request, from, &mut response) }?;
-        assert_eq!(self.wait(), token, "another request than the only one has ended");
-        // SAFETY: the same buffers.
-        unsafe { self.disk.complete_write_blocks(token, &request, from, &mut response) }
-    }
-}
-
 /// The word that belongs at byte `offset`.
 fn expected(offset: usize, inverted_from: usize) -> u64 {
     let word = offset as u64 ^ PATTERN;
@@ -87,7 +34,7 @@ fn expected(offset: usize, inverted_from: usize) -> u64 {
 }
 
 /// Reads sectors `range` and compares each word.
-fn verify(disk: &mut SleepyDisk, range: Range<usize>, inverted_from: usize) {
+fn verify(disk: &mut Disk, range: Range<usize>, inverted_from: usize) {
     let mut buffer = vec![0; REQUEST * SECTOR_SIZE];
     for sector in range.clone().step_by(REQUEST) {
         let sectors = REQUEST.min(range.end - sector);
@@ -109,7 +56,7 @@ fn verify(disk: &mut SleepyDisk, range: Range<usize>, inverted_from: usize) {
 }
 
 /// Writes the complement of the pattern to sectors `range`, and flushes.
-fn rewrite(disk: &mut SleepyDisk, range: Range<usize>) {
+fn rewrite(disk: &mut Disk, range: Range<usize>) {
     for sector in range.clone().step_by(REQUEST) {
         let count = REQUEST.min(range.end - sector);
         let words = (sector * SECTOR_SIZE..(sector + count) * SECTOR_SIZE).step_by(8);
@@ -119,7 +66,7 @@ fn rewrite(disk: &mut SleepyDisk, range: Range<usize>) {
         }
     }
     println!("demo: second half written");
-    if let Err(error) = disk.disk.flush() {
+    if let Err(error) = disk.driver.flush() {
         fail(format_args!("flushing: {error}"));
     }
     println!("demo: flushed");
@@ -130,41 +77,21 @@ fn fail(what: core::fmt::Arguments<'_>) -> ! {
     psci::system_off()
 }
 
-fn open(gic: Gic) -> Option<SleepyDisk> {
-    let mut found = None;
-    guest_runtime::virtio::each_mmio(|registers, interrupt| {
-        let header = NonNull::new(registers.start as *mut VirtIOHeader);
-        let (Some(header), None) = (header, &found) else { return };
-        let size = (registers.end - registers.start) as usize;
-        // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
-        let transport = unsafe { MmioTransport::new(header, size) };
-        // A transport without a device says so by device ID 0: not an error.
-        let Ok(transport) = transport else { return };
-        if transport.device_type() != DeviceType::Block {
-            return;
-        }
-        println!(
-            "demo: block device at {:#x}, interrupt {}",
-            registers.start, interrupt.intid
-        );
-        gic.enable(interrupt.intid, interrupt.edge);
-        match VirtIOBlk::new(transport) {
-            Ok(disk) => found = Some(SleepyDisk { disk, gic, interrupt }),
-            Err(error) => fail(format_args!("opening the disk: {error}")),
-        }
-    });
-    found
-}
-
 fn main() -> ! {
     println!("demo: hello");
-    let Some(mut disk) = open(Gic::init()) else {
-        fail(format_args!("no block device"))
+    let mut disk = match Disk::open(Gic::init()) {
+        Ok(Some(disk)) => disk,
+        Ok(None) => fail(format_args!("no block device")),
+        Err(error) => fail(format_args!("opening the disk: {error}")),
     };
-    let sectors = disk.disk.capacity() as usize;
-    let read_only = disk.disk.readonly();
+    println!(
+        "demo: block device at {:#x}, interrupt {}",
+        disk.base, disk.interrupt.intid
+    );
+    let sectors = disk.driver.capacity() as usize;
+    let read_only = disk.driver.readonly();
     let mut id = [0; 20];
-    let length = disk.disk.device_id(&mut id).unwrap_or(0);
+    let length = disk.driver.device_id(&mut id).unwrap_or(0);
     println!(
         "demo: {} KiB, {}, id \"{}\"",
         sectors / 2,

@@ -14,6 +14,7 @@ pub mod attempt;
 pub mod console;
 pub mod copy;
 pub mod device_tree;
+pub mod disk;
 mod entry;
 pub mod events;
 pub mod exceptions;

@@ -1,0 +1,104 @@
+//! A VirtIO disk whose requests sleep until its interrupt, driven by a driver that knows nothing of who serves it.
+
+use core::ptr::NonNull;
+
+use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, Transport};
+
+use crate::device_tree::Interrupt;
+use crate::gic::Gic;
+use crate::virtio::{IdentityHal, each_mmio};
+use crate::wait_for_interrupt;
+
+pub use virtio_drivers::device::blk::SECTOR_SIZE;
+
+/// A disk of one vCPU.
+pub struct Disk {
+    /// The driver.
+    pub driver: VirtIOBlk<IdentityHal, MmioTransport<'static>>,
+    /// Where its registers are.
+    pub base: u64,
+    /// Its interrupt.
+    pub interrupt: Interrupt,
+    gic: Gic,
+}
+
+impl Disk {
+    /// The first block device of the device tree; `None`: there is none. Its interrupt is enabled.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn open(gic: Gic) -> virtio_drivers::Result<Option<Self>> {
+        let mut found = Ok(None);
+        each_mmio(|registers, interrupt| {
+            let header = NonNull::new(registers.start as *mut VirtIOHeader);
+            let (Some(header), Ok(None)) = (header, &found) else {
+                return;
+            };
+            let size = (registers.end - registers.start) as usize;
+            // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
+            let transport = unsafe { MmioTransport::new(header, size) };
+            // A transport without a device says so by device ID 0: not an error.
+            let Ok(transport) = transport else { return };
+            if transport.device_type() != DeviceType::Block {
+                return;
+            }
+            gic.enable(interrupt.intid, interrupt.edge);
+            found = VirtIOBlk::new(transport).map(|driver| {
+                Some(Self {
+                    driver,
+                    base: registers.start,
+                    interrupt,
+                    gic,
+                })
+            });
+        });
+        found
+    }
+
+    /// Sleeps until a request has ended. Interrupts stay masked at the CPU: a pending one still ends WFI, and nothing
+    /// can happen unnoticed between the look at the ring and the sleep.
+    fn wait(&mut self) -> u16 {
+        loop {
+            if let Some(token) = self.driver.peek_used() {
+                return token;
+            }
+            wait_for_interrupt();
+            while let Some(acknowledged) = self.gic.acknowledge() {
+                assert_eq!(
+                    acknowledged.intid, self.interrupt.intid,
+                    "an interrupt that was not enabled"
+                );
+                self.driver.ack_interrupt();
+                self.gic.end(acknowledged);
+            }
+        }
+    }
+
+    /// Reads whole sectors.
+    ///
+    /// # Errors
+    /// The device's or the driver's.
+    pub fn read(&mut self, sector: usize, into: &mut [u8]) -> virtio_drivers::Result {
+        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
+        // SAFETY: the buffers stay here and untouched until the request is complete.
+        let token = unsafe { self.driver.read_blocks_nb(sector, &mut request, into, &mut response) }?;
+        assert_eq!(self.wait(), token, "another request than the only one has ended");
+        // SAFETY: the same buffers.
+        unsafe { self.driver.complete_read_blocks(token, &request, into, &mut response) }
+    }
+
+    /// Writes whole sectors.
+    ///
+    /// # Errors
+    /// The device's or the driver's.
+    pub fn write(&mut self, sector: usize, from: &[u8]) -> virtio_drivers::Result {
+        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
+        // SAFETY: the buffers stay here and untouched until the request is complete.
+        let token = unsafe { self.driver.write_blocks_nb(sector, &mut request, from, &mut response) }?;
+        assert_eq!(self.wait(), token, "another request than the only one has ended");
+        // SAFETY: the same buffers.
+        unsafe { self.driver.complete_write_blocks(token, &request, from, &mut response) }
+    }
+}
