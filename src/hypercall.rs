@@ -19,7 +19,6 @@ pub mod host;
 mod hvm_op;
 mod memory_op;
 mod multicall;
-pub mod routing;
 pub mod runstate;
 mod sched_op;
 mod vcpu_op;

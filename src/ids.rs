@@ -122,6 +122,10 @@ impl VcpuSet {
     pub fn insert(&mut self, index: u8) {
         self.0 |= Self::only(index).0;
     }
+    /// Takes one vCPU out.
+    pub fn remove(&mut self, index: u8) {
+        self.0 &= !Self::only(index).0;
+    }
     /// Adds every vCPU of `other`.
     pub fn merge(&mut self, other: Self) {
         self.0 |= other.0;

@@ -45,6 +45,8 @@ pub mod policy;
 #[cfg(feature = "hypervisor")]
 pub mod psci;
 #[cfg(feature = "hypervisor")]
+pub mod routing;
+#[cfg(feature = "hypervisor")]
 pub mod sched;
 #[cfg(feature = "hypervisor")]
 pub mod stage2;

@@ -161,6 +161,7 @@ impl RunQueue {
             .current
             .and_then(|current| self.entries.get(current))
             .is_some_and(|entry| entry.charged == Some(slot.0));
+        let alone = !self.contended;
         self.make_runnable(slot.0, now);
         match self.current {
             None => true,
@@ -168,7 +169,8 @@ impl RunQueue {
                 if served {
                     self.handoff = Some(slot.0);
                 }
-                served || self.is_idle_or_older(current, slot.0)
+                // One that had the pCPU to itself shares it from now on: its turn must end.
+                served || alone || self.is_idle_or_older(current, slot.0)
             }
         }
     }
@@ -315,16 +317,16 @@ impl RunQueue {
         Ticks(self.entries.get(slot.0).map_or(0, |entry| entry.ran))
     }
 
-    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them.
-    pub fn starved(&mut self, slot: Slot, now: Ticks) -> Ticks {
+    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. `None`
+    /// while it is off.
+    pub fn starved(&mut self, slot: Slot, now: Ticks) -> Option<Ticks> {
         self.charge(now);
-        Ticks(self.entries.get(slot.0).map_or(0, |entry| {
-            let open = if entry.waits.is_none() {
-                now.0.saturating_sub(entry.ready_since.0)
-            } else {
-                0
-            };
-            entry.ready.saturating_add(open).saturating_sub(entry.ran)
-        }))
+        let entry = self.entries.get(slot.0)?;
+        let open = match entry.waits {
+            Some(Wait::Power) => return None,
+            Some(_) => 0,
+            None => now.0.saturating_sub(entry.ready_since.0),
+        };
+        Some(Ticks(entry.ready.saturating_add(open).saturating_sub(entry.ran)))
     }
 }

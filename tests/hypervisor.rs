@@ -8,9 +8,17 @@ mod guest;
 mod machines;
 #[path = "hypervisor_support/memory.rs"]
 mod memory;
+#[path = "hypervisor_support/requests.rs"]
+mod requests;
 #[path = "hypervisor_support/sim.rs"]
 mod sim;
 #[path = "manifest_support/source.rs"]
 mod source;
+#[path = "hypervisor_support/terminal.rs"]
+mod terminal;
+#[path = "hypervisor_support/traps.rs"]
+mod traps;
+#[path = "hypervisor_support/wakeups.rs"]
+mod wakeups;
 #[path = "hypervisor_support/world.rs"]
 mod world;

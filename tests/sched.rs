@@ -177,7 +177,7 @@ fn time_without_the_processor_is_counted_as_starved() {
     run(&mut queue, 0, 100 * SLICE, 2);
     let starved: u64 = slots
         .iter()
-        .map(|slot| queue.starved(*slot, Ticks(100 * SLICE)).0)
+        .map(|slot| queue.starved(*slot, Ticks(100 * SLICE)).map_or(0, |ticks| ticks.0))
         .sum();
     assert_eq!(starved, 100 * SLICE, "each waits while the other runs");
     queue.block(slots[0], Wait::Request, None, Ticks(100 * SLICE));
@@ -240,4 +240,17 @@ fn a_vcpu_that_wakes_does_not_pay_for_the_small_share_of_another() {
     queue.wake(slots[2], Wait::Event, Ticks(3 * SLICE));
     let pause = longest_pause(&mut queue, 3 * SLICE, 50 * SLICE, 3);
     assert!(pause <= 3 * SLICE, "it waited for {pause} ticks");
+}
+
+#[test]
+fn a_turn_without_an_end_gets_one_when_somebody_else_wakes() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    queue.block(slots[1], Wait::Event, None, Ticks(0));
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    // It has not run at all yet, so it is not older than the one that wakes.
+    assert!(
+        queue.wake(slots[1], Wait::Event, Ticks(0)),
+        "somebody must set the timer"
+    );
+    assert_eq!(queue.pick(Ticks(0)).until, Some(Ticks(SLICE)));
 }

@@ -83,6 +83,11 @@ impl Vcpu {
         self.attention.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether a note is there, which stays.
+    pub fn has_note(&self, what: Attention) -> bool {
+        self.attention.load(Ordering::Acquire) & what as u32 != 0
+    }
+
     /// Takes all notes.
     pub fn take_notes(&self) -> Notes {
         if !self.has_notes() {

@@ -7,11 +7,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::{DomainInfo, Host, Right, remote};
-use super::routing::perform;
 use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
 use crate::ids::{DomainId, IntId, ServerId};
 use crate::ioreq::{Effects, Range, Resources, Servers, Surroundings};
+use crate::routing::{Domains, perform};
 
 pub(super) fn run<H: Host>(host: &mut H, domain: u16, count: u32, pointer: u64) -> Result<u64, HypercallError> {
     if count == 0 {
@@ -46,10 +46,14 @@ pub(super) fn run<H: Host>(host: &mut H, domain: u16, count: u32, pointer: u64) 
 fn change<H: Host>(
     host: &mut H,
     target: DomainId,
-    with: impl FnOnce(&mut Servers, &Surroundings<'_, H::Memory>, &mut dyn Resources) -> Result<Effects, HypercallError>,
+    with: impl FnOnce(
+        &mut Servers,
+        &Surroundings<'_, <H::Domains as Domains>::Memory>,
+        &mut dyn Resources,
+    ) -> Result<Effects, HypercallError>,
 ) -> Result<u64, HypercallError> {
-    let effects = host.servers(target, with).ok_or(HypercallError::NoDomain)??;
-    perform(host, target, &effects);
+    let effects = host.domains().servers(target, with).ok_or(HypercallError::NoDomain)??;
+    perform(host.domains(), target, &effects);
     Ok(0)
 }
 
@@ -117,7 +121,7 @@ impl Operation {
             return Err(HypercallError::Invalid);
         }
         let caller = host.caller().domain;
-        let created = host.servers(target.id, |servers, around, resources| {
+        let created = host.domains().servers(target.id, |servers, around, resources| {
             servers.create(caller, payload.handle_bufioreq, around.memory, resources)
         });
         let ServerId(id) = created.ok_or(HypercallError::NoDomain)??;
@@ -133,7 +137,7 @@ impl Operation {
             return Err(HypercallError::Invalid);
         }
         let caller = host.caller().domain;
-        let port = host.servers(target.id, |servers, _, _| {
+        let port = host.domains().servers(target.id, |servers, _, _| {
             servers.buffered_port(caller, ServerId(payload.id), payload.flags & no_gfns != 0)
         });
         payload.bufioreq_port = port.ok_or(HypercallError::NoDomain)??.0;

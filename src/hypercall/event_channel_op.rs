@@ -3,11 +3,11 @@
 use super::Done;
 use super::buffers::{read_for_update, read_value, write_value};
 use super::host::{Host, Right, own};
-use super::routing;
 use crate::abi::HypercallError;
 use crate::abi::evtchn as abi;
 use crate::evtchn::EventChannels;
 use crate::ids::{DomainId, EventPort};
+use crate::routing::{self, Domains};
 
 /// Ports that one execution of a reset closes.
 const RESET_LIMIT: u32 = 32;
@@ -28,11 +28,12 @@ pub(super) fn run<H: Host>(
         abi::CLOSE => {
             let request: abi::Port = read_value(host, pointer)?;
             let caller = host.caller().domain;
-            routing::close(host, caller, EventPort(request.port))?;
+            routing::close(host.domains(), caller, EventPort(request.port))?;
         }
         abi::SEND => {
             let request: abi::Port = read_value(host, pointer)?;
-            routing::send(host, EventPort(request.port))?;
+            let caller = host.caller().domain;
+            routing::send(host.domains(), caller, EventPort(request.port))?;
         }
         abi::STATUS => status(host, pointer)?,
         abi::ALLOC_UNBOUND => alloc_unbound(host, pointer)?,
@@ -49,14 +50,15 @@ pub(super) fn run<H: Host>(
             let request: abi::Port = read_value(host, pointer)?;
             let caller = host.caller().domain;
             let delivery = host
+                .domains()
                 .events(caller, |events, words| events.unmask(EventPort(request.port), words))
                 .ok_or(HypercallError::NoDomain)??;
-            host.deliver(caller, delivery);
+            host.domains().deliver(caller, delivery);
         }
         abi::RESET => {
             let request: abi::Reset = read_value(host, pointer)?;
             let domain = own(host, request.dom)?;
-            if routing::close_some(host, domain, RESET_LIMIT)? {
+            if routing::close_some(host.domains(), domain, RESET_LIMIT)? {
                 return Ok(Done::Continue(arguments));
             }
         }
@@ -71,7 +73,8 @@ fn table<H: Host, R>(
     with: impl FnOnce(&mut EventChannels) -> Result<R, HypercallError>,
 ) -> Result<R, HypercallError> {
     let caller = host.caller().domain;
-    host.events(caller, |events, _| with(events))
+    host.domains()
+        .events(caller, |events, _| with(events))
         .ok_or(HypercallError::NoDomain)?
 }
 
@@ -106,7 +109,7 @@ fn bind_interdomain<H: Host>(host: &mut H, pointer: u64) -> Result<(), Hypercall
     if !permitted {
         return Err(HypercallError::NotPermitted);
     }
-    request.local_port = routing::bind_interdomain(host, remote, EventPort(request.remote_port))?.0;
+    request.local_port = routing::bind_interdomain(host.domains(), caller, remote, EventPort(request.remote_port))?.0;
     write_value(host, pointer, &request)
 }
 

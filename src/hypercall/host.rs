@@ -1,18 +1,16 @@
 //! What hypercall handlers ask of the rest of the hypervisor.
 //!
 //! The glue implements [`Host`] for a caller that is loaded on this pCPU. Locks are taken inside each method and released
-//! before it returns; handlers call one method at a time, except that the closure of [`Host::servers`] may use
-//! [`Resources`], which takes event-channel locks inside the servers' lock, as the lock order allows.
+//! before it returns; handlers call one method at a time, except that the closure of [`Domains::servers`] may use
+//! [`crate::ioreq::Resources`], which takes event-channel locks inside the servers' lock, as the lock order allows.
 
 use super::buffers::GuestBuffers;
 use super::runstate::RunstateArea;
 use crate::abi::HypercallError;
 use crate::abi::sched::ShutdownReason;
-use crate::evtchn::{Delivery, EventChannels, Tables};
-use crate::ids::{DomainId, IntId, Pa, VcpuId, VcpuSet};
-use crate::ioreq::{Event, Range, Resources, Servers, Surroundings};
-use crate::memory::PhysicalMemory;
-use crate::memory::atomic::SharedWords;
+use crate::ids::{DomainId, IntId, Pa, VcpuId};
+use crate::ioreq::Range;
+use crate::routing::Domains;
 
 /// What hypercalls say about a domain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -92,8 +90,8 @@ pub struct ForeignPage {
 
 /// The hypervisor, as a hypercall of one vCPU sees it.
 pub trait Host: GuestBuffers {
-    /// Where shared pages are.
-    type Memory: PhysicalMemory + ?Sized;
+    /// See [`Self::domains`].
+    type Domains: Domains;
 
     /// Who calls.
     fn caller(&self) -> VcpuId;
@@ -104,34 +102,8 @@ pub trait Host: GuestBuffers {
     /// Whether the manifest gives the caller that right. The one place where authority is decided.
     fn permits(&self, right: Right) -> bool;
 
-    /// Calls `with` with a domain's event channels locked and the means to change its shared page; `None`: no such
-    /// domain.
-    fn events<R>(
-        &mut self,
-        domain: DomainId,
-        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, Self::Memory>) -> R,
-    ) -> Option<R>;
-    /// The same with two domains locked, lower number first; `local` and `remote` may be equal. The words are those of
-    /// `local`.
-    fn event_pair<R>(
-        &mut self,
-        local: DomainId,
-        remote: DomainId,
-        with: impl FnOnce(Tables<'_>, &SharedWords<'_, Self::Memory>) -> R,
-    ) -> Option<R>;
-    /// Injects the upcall and wakes the pollers that a delivery names.
-    fn deliver(&mut self, domain: DomainId, delivery: Delivery);
-
-    /// Calls `with` with a target's servers locked; `None`: no such domain, or one without devices.
-    fn servers<R>(
-        &mut self,
-        target: DomainId,
-        with: impl FnOnce(&mut Servers, &Surroundings<'_, Self::Memory>, &mut dyn Resources) -> R,
-    ) -> Option<R>;
-    /// Makes vCPUs that wait for a server look at their request again.
-    fn wake(&mut self, target: DomainId, vcpus: VcpuSet);
-    /// Traces what happened to a target's servers.
-    fn record(&mut self, target: DomainId, event: Event);
+    /// The channels and servers of all domains.
+    fn domains(&mut self) -> &mut Self::Domains;
     /// Sets the level of an SPI of `target`.
     ///
     /// # Errors
@@ -146,7 +118,7 @@ pub trait Host: GuestBuffers {
     /// Maps RAM of `foreign` into the caller, replacing what is there; each page has its own result (EINVAL: not RAM of
     /// that domain; EPERM: not in the caller's window; ENOMEM: the caller's pool is used up).
     fn map_foreign(&mut self, foreign: DomainId, pages: &mut [ForeignPage]);
-    /// Maps a frame of a server into the caller, replacing what is there. The reference that [`Resources::share_frame`]
+    /// Maps a frame of a server into the caller, replacing what is there. The reference that [`crate::ioreq::Resources::share_frame`]
     /// took becomes the mapping's; after an error it is given back.
     ///
     /// # Errors

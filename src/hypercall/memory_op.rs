@@ -6,6 +6,7 @@ use super::host::{ForeignPage, Host, Right, own, remote};
 use crate::abi::HypercallError;
 use crate::abi::memory as abi;
 use crate::ids::DomainId;
+use crate::routing::Domains;
 
 /// Entries that one execution handles.
 pub(super) const LIMIT: u64 = 64;
@@ -196,7 +197,7 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
     let mut gfns = [0; IOREQ_FRAMES as usize];
     let gfns = gfns.get_mut(..count as usize).ok_or(HypercallError::Invalid)?;
     for (index, gfn) in (0..).zip(gfns.iter_mut()) {
-        let found = host.servers(target, |servers, _, _| {
+        let found = host.domains().servers(target, |servers, _, _| {
             servers.frame(caller, request.id, request.frame + index)
         });
         found.ok_or(HypercallError::NoDomain)??;
@@ -204,7 +205,7 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
     }
     for (index, gfn) in (0..).zip(gfns.iter()) {
         // The server may be gone by now; while it is locked, its frame is its own.
-        let shared = host.servers(target, |servers, _, resources| {
+        let shared = host.domains().servers(target, |servers, _, resources| {
             let frame = servers.frame(caller, request.id, request.frame + index)?;
             resources.share_frame(frame).map(|()| frame)
         });

@@ -6,6 +6,7 @@ use super::host::Host;
 use crate::abi::HypercallError;
 use crate::abi::sched as abi;
 use crate::evtchn::PollOutcome;
+use crate::routing::Domains;
 
 pub(super) fn run<H: Host>(host: &mut H, command: u32, pointer: u64) -> Result<Done, HypercallError> {
     match u64::from(command) {
@@ -46,6 +47,7 @@ fn poll<H: Host>(host: &mut H, pointer: u64) -> Result<Done, HypercallError> {
     }
     let caller = host.caller();
     let outcome = host
+        .domains()
         .events(caller.domain, |events, words| {
             events.poll(caller.index, ports, words.memory)
         })

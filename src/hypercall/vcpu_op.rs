@@ -7,6 +7,7 @@ use crate::abi::HypercallError;
 use crate::abi::shared_info::VcpuInfo;
 use crate::abi::vcpu as abi;
 use crate::ids::{PAGE_SIZE, Pa};
+use crate::routing::Domains;
 
 pub(super) fn run<H: Host>(host: &mut H, command: u32, vcpu: u32, pointer: u64) -> Result<u64, HypercallError> {
     let command = u64::from(command);
@@ -39,16 +40,17 @@ fn register_vcpu_info<H: Host>(host: &mut H, vcpu: u8, pointer: u64) -> Result<(
         return Err(HypercallError::NoAddress);
     }
     let caller = host.caller().domain;
-    let registered = host.events(caller, |events, _| events.has_registered(vcpu));
+    let registered = host.domains().events(caller, |events, _| events.has_registered(vcpu));
     if registered.ok_or(HypercallError::NoDomain)? {
         return Err(HypercallError::Busy);
     }
     let frame = host.pin_frame(request.mfn)?;
     let delivery = host
+        .domains()
         .events(caller, |events, words| {
             events.register_vcpu_info(vcpu.into(), Pa(frame.0 + offset), words)
         })
         .ok_or(HypercallError::NoDomain)??;
-    host.deliver(caller, delivery);
+    host.domains().deliver(caller, delivery);
     Ok(())
 }

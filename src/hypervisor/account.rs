@@ -1,9 +1,10 @@
 //! How each vCPU spends its time, as its guest reads it (VCPUOP_register_runstate_memory_area).
 
-use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
+use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::machine::Machine;
+use crate::sched::Wait;
 
 impl<M: Machine> Hypervisor<M> {
     /// The vCPU runs from now on.
@@ -16,10 +17,10 @@ impl<M: Machine> Hypervisor<M> {
     /// The vCPU is unloaded: it waits, or others run before it.
     pub(crate) fn account_stopped(&self, vcpu: &Vcpu, state: &mut VcpuState) {
         let waits = self.pcpu(vcpu.pcpu).and_then(|pcpu| pcpu.queue.lock().waits(vcpu.slot));
-        let new = if waits.is_some() {
-            RUNSTATE_BLOCKED
-        } else {
-            RUNSTATE_RUNNABLE
+        let new = match waits {
+            Some(Wait::Power) => RUNSTATE_OFFLINE,
+            Some(_) => RUNSTATE_BLOCKED,
+            None => RUNSTATE_RUNNABLE,
         };
         self.account(vcpu, &mut state.account, new);
     }

@@ -7,16 +7,11 @@ use crate::abi::HypercallError;
 use crate::cpu::{Access, Cpu};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory};
-use crate::evtchn::{Consumer, Delivery, EventChannels, Tables};
 use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, RunstateArea, dispatch};
-use crate::hypervisor::clock::CoreClock;
-use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Hypervisor, VcpuState};
-use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId, VcpuSet};
-use crate::ioreq::{Event, Resources, Servers, Surroundings};
+use crate::ids::{DomainId, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId};
 use crate::machine::Machine;
 use crate::manifest::IpaRange;
-use crate::memory::atomic::SharedWords;
 use crate::policy::Permission;
 use crate::stage2::{BATCH, NewPage, PageUse, Previous, Stage2Error};
 
@@ -129,42 +124,6 @@ impl<M: Machine> Hypervisor<M> {
             PageUse::Uncached { .. } | PageUse::Device => {}
         }
     }
-
-    /// Calls `with` with two domains' channels locked, the lower number first; they may be the same domain's. The words
-    /// are those of `local`.
-    pub(crate) fn with_event_pair<R>(
-        &self,
-        local: DomainId,
-        remote: DomainId,
-        with: impl FnOnce(Tables<'_>, &SharedWords<'_, M>) -> R,
-    ) -> Option<R> {
-        let (own, peer) = (self.domain(local)?, self.domain(remote)?);
-        Some(self.with_words(|words| {
-            if local == remote {
-                with(Tables::Loopback(&mut own.events.lock()), words)
-            } else if local < remote {
-                let mut own = own.events.lock();
-                let mut peer = peer.events.lock();
-                with(
-                    Tables::Pair {
-                        local: &mut own,
-                        remote: &mut peer,
-                    },
-                    words,
-                )
-            } else {
-                let mut peer = peer.events.lock();
-                let mut own = own.events.lock();
-                with(
-                    Tables::Pair {
-                        local: &mut own,
-                        remote: &mut peer,
-                    },
-                    words,
-                )
-            }
-        }))
-    }
 }
 
 /// The error of a caller that names a bad page of its own, or has none left for tables.
@@ -179,48 +138,6 @@ fn own_error(error: Stage2Error) -> HypercallError {
 /// Where guest frame `gfn` is.
 fn address(gfn: u64) -> Result<Ipa, HypercallError> {
     Ipa::from_frame(gfn).ok_or(HypercallError::Invalid)
-}
-
-/// A target's frames and ports, while its servers are locked.
-struct TargetResources<'a, M: Machine> {
-    hypervisor: &'a Hypervisor<M>,
-    target: &'a Domain,
-}
-
-impl<M: Machine> Resources for TargetResources<'_, M> {
-    fn allocate_frame(&mut self) -> Option<Pa> {
-        self.target.memory.lock().pool.allocate(&self.hypervisor.machine).ok()
-    }
-
-    fn share_frame(&mut self, frame: Pa) -> Result<(), HypercallError> {
-        let mut references = self.hypervisor.references.lock();
-        let taken = references.get(&self.hypervisor.machine, frame, self.target.id);
-        taken.map_err(|_| HypercallError::Invalid)
-    }
-
-    fn release_frame(&mut self, frame: Pa) {
-        let mut memory = self.target.memory.lock();
-        let references = self
-            .hypervisor
-            .references
-            .lock()
-            .count(&self.hypervisor.machine, frame)
-            .unwrap_or(0);
-        // The frame came from this pool and is released once.
-        let _ = memory.pool.retire(frame, references);
-    }
-
-    fn allocate_port(&mut self, remote: DomainId, consumer: Consumer) -> Result<EventPort, HypercallError> {
-        self.target.events.lock().alloc_attached(remote, consumer)
-    }
-
-    fn release_port(&mut self, port: EventPort) {
-        let peer = self.target.events.lock().attached_peer(port);
-        if let Some(peer) = peer {
-            self.hypervisor
-                .with_event_pair(self.target.id, peer, |mut tables, _| tables.close_attached(port));
-        }
-    }
 }
 
 impl<M: Machine, C: Cpu> Caller<'_, M, C> {
@@ -312,8 +229,8 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     }
 }
 
-impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
-    type Memory = M;
+impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
+    type Domains = &'a Hypervisor<M>;
 
     fn caller(&self) -> VcpuId {
         self.vcpu.id
@@ -347,59 +264,8 @@ impl<M: Machine, C: Cpu> Host for Caller<'_, M, C> {
             .is_ok()
     }
 
-    fn events<R>(
-        &mut self,
-        domain: DomainId,
-        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, M>) -> R,
-    ) -> Option<R> {
-        let domain = self.hypervisor.domain(domain)?;
-        Some(
-            self.hypervisor
-                .with_words(|words| with(&mut domain.events.lock(), words)),
-        )
-    }
-
-    fn event_pair<R>(
-        &mut self,
-        local: DomainId,
-        remote: DomainId,
-        with: impl FnOnce(Tables<'_>, &SharedWords<'_, M>) -> R,
-    ) -> Option<R> {
-        self.hypervisor.with_event_pair(local, remote, with)
-    }
-
-    fn deliver(&mut self, domain: DomainId, delivery: Delivery) {
-        if let Some(domain) = self.hypervisor.domain(domain) {
-            self.hypervisor.announce(domain, delivery);
-        }
-    }
-
-    fn servers<R>(
-        &mut self,
-        target: DomainId,
-        with: impl FnOnce(&mut Servers, &Surroundings<'_, M>, &mut dyn Resources) -> R,
-    ) -> Option<R> {
-        let target = self.hypervisor.domain(target)?;
-        let clock = CoreClock::new(self.hypervisor);
-        let around = Surroundings {
-            memory: &self.hypervisor.machine,
-            clock: &clock,
-        };
-        let mut resources = TargetResources {
-            hypervisor: self.hypervisor,
-            target,
-        };
-        Some(with(&mut target.servers.lock(), &around, &mut resources))
-    }
-
-    fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
-        if let Some(target) = self.hypervisor.domain(target) {
-            self.hypervisor.wake_requests(target, vcpus);
-        }
-    }
-
-    fn record(&mut self, target: DomainId, event: Event) {
-        self.hypervisor.tell(Message::Request { domain: target, event });
+    fn domains(&mut self) -> &mut &'a Hypervisor<M> {
+        &mut self.hypervisor
     }
 
     fn set_interrupt_level(&mut self, target: DomainId, interrupt: IntId, level: bool) -> Result<(), HypercallError> {

@@ -80,7 +80,7 @@ impl<M: Machine> Clock for CoreClock<'_, M> {
         let starved = self.hypervisor.domain(domain).and_then(|domain| {
             let starved = |vcpu: &Vcpu| {
                 let pcpu = self.hypervisor.pcpu(vcpu.pcpu)?;
-                Some(pcpu.queue.lock().starved(vcpu.slot, now).0)
+                Some(pcpu.queue.lock().starved(vcpu.slot, now)?.0)
             };
             domain.vcpus.iter().filter_map(starved).min()
         });

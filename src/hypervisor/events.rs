@@ -1,18 +1,20 @@
 //! Event channels across domains, and what IOREQ servers cause.
 //!
-//! Each step takes one domain's lock, decides, releases it, and hands a value to the next step.
+//! Each step takes one domain's lock, decides, releases it, and hands a value to the next step ([`crate::routing`]).
 
+use crate::abi::HypercallError;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::evtchn::{Consumer, Delivery, Received, Sent, UPCALL};
+use crate::evtchn::{Consumer, Delivery, EventChannels, Tables, UPCALL};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::stop::StopPcpus;
-use crate::ids::{DomainId, VcpuSet};
-use crate::ioreq::{Effects, Surroundings};
+use crate::ids::{DomainId, EventPort, Pa, VcpuSet};
+use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
 use crate::machine::Machine;
 use crate::memory::atomic::SharedWords;
+use crate::routing::{self, Domains};
 use crate::sched::Wait;
 
 impl<M: Machine> Hypervisor<M> {
@@ -23,23 +25,6 @@ impl<M: Machine> Hypervisor<M> {
             memory: &self.machine,
             others: &others,
         })
-    }
-
-    /// An event was sent: brings it to whoever gets it.
-    pub(crate) fn deliver(&self, sender: &Domain, sent: Sent) {
-        match sent {
-            Sent::Nobody => {}
-            Sent::Own(delivery) => self.announce(sender, delivery),
-            Sent::Peer(from, to, port) => {
-                let Some(receiver) = self.domain(to) else { return };
-                let received = self.with_words(|words| receiver.events.lock().receive(port, from, words));
-                match received {
-                    Received::Nothing => {}
-                    Received::Delivered(delivery) => self.announce(receiver, delivery),
-                    Received::Consumed(consumer) => self.consume(receiver, consumer),
-                }
-            }
-        }
     }
 
     /// A domain's guest has an event.
@@ -56,22 +41,6 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The hypervisor itself has an event, in the name of `domain`.
-    fn consume(&self, domain: &Domain, consumer: Consumer) {
-        match consumer {
-            Consumer::Request { server, vcpu } => {
-                let clock = CoreClock::new(self);
-                let around = Surroundings {
-                    memory: &self.machine,
-                    clock: &clock,
-                };
-                let effects = domain.servers.lock().notified(server, vcpu, &around);
-                self.perform(domain, &effects);
-            }
-            Consumer::Buffered { .. } => {}
-        }
-    }
-
     /// vCPUs of `target` that wait for a server must look at their requests.
     pub(crate) fn wake_requests(&self, target: &Domain, vcpus: VcpuSet) {
         for vcpu in vcpus.iter().filter_map(|index| target.vcpus.get(usize::from(index))) {
@@ -81,17 +50,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Does what an operation on `target`'s servers asks for.
     pub(crate) fn perform(&self, target: &Domain, effects: &Effects) {
-        for port in &effects.notify {
-            let sent = target.events.lock().notify_attached(*port);
-            self.deliver(target, sent);
-        }
-        self.wake_requests(target, effects.wake);
-        for event in &effects.events {
-            self.tell(Message::Request {
-                domain: target.id,
-                event: *event,
-            });
-        }
+        let mut domains = self;
+        routing::perform(&mut domains, target.id, effects);
     }
 
     /// The loaded vCPU waits for `server`: if one of its vCPUs is ready on the same pCPU, that one runs next.
@@ -111,6 +71,115 @@ impl<M: Machine> Hypervisor<M> {
             };
             let effects = target.servers.lock().owner_gone(owner, &around);
             self.perform(target, &effects);
+        }
+    }
+}
+
+impl<M: Machine> Domains for &Hypervisor<M> {
+    type Memory = M;
+
+    fn events<R>(
+        &mut self,
+        domain: DomainId,
+        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, M>) -> R,
+    ) -> Option<R> {
+        let domain = self.domain(domain)?;
+        Some(self.with_words(|words| with(&mut domain.events.lock(), words)))
+    }
+
+    fn event_pair<R>(
+        &mut self,
+        local: DomainId,
+        remote: DomainId,
+        with: impl FnOnce(Tables<'_>, &SharedWords<'_, M>) -> R,
+    ) -> Option<R> {
+        let (own, peer) = (self.domain(local)?, self.domain(remote)?);
+        if local == remote {
+            return Some(self.with_words(|words| with(Tables::Loopback(&mut own.events.lock()), words)));
+        }
+        let (lower, higher) = if local < remote { (own, peer) } else { (peer, own) };
+        let (mut lower, mut higher) = (lower.events.lock(), higher.events.lock());
+        let (local, remote) = if local < remote {
+            (&mut *lower, &mut *higher)
+        } else {
+            (&mut *higher, &mut *lower)
+        };
+        Some(self.with_words(|words| with(Tables::Pair { local, remote }, words)))
+    }
+
+    fn deliver(&mut self, domain: DomainId, delivery: Delivery) {
+        if let Some(domain) = self.domain(domain) {
+            self.announce(domain, delivery);
+        }
+    }
+
+    fn servers<R>(
+        &mut self,
+        target: DomainId,
+        with: impl FnOnce(&mut Servers, &Surroundings<'_, M>, &mut dyn Resources) -> R,
+    ) -> Option<R> {
+        let target = self.domain(target)?;
+        let clock = CoreClock::new(self);
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
+        let mut resources = TargetResources {
+            hypervisor: self,
+            target,
+        };
+        Some(with(&mut target.servers.lock(), &around, &mut resources))
+    }
+
+    fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
+        if let Some(target) = self.domain(target) {
+            self.wake_requests(target, vcpus);
+        }
+    }
+
+    fn record(&mut self, target: DomainId, event: Event) {
+        self.tell(Message::Request { domain: target, event });
+    }
+}
+
+/// A target's frames and ports, while its servers are locked.
+struct TargetResources<'a, M: Machine> {
+    hypervisor: &'a Hypervisor<M>,
+    target: &'a Domain,
+}
+
+impl<M: Machine> Resources for TargetResources<'_, M> {
+    fn allocate_frame(&mut self) -> Option<Pa> {
+        self.target.memory.lock().pool.allocate(&self.hypervisor.machine).ok()
+    }
+
+    fn share_frame(&mut self, frame: Pa) -> Result<(), HypercallError> {
+        let mut references = self.hypervisor.references.lock();
+        let taken = references.get(&self.hypervisor.machine, frame, self.target.id);
+        taken.map_err(|_| HypercallError::Invalid)
+    }
+
+    fn release_frame(&mut self, frame: Pa) {
+        let mut memory = self.target.memory.lock();
+        let references = self
+            .hypervisor
+            .references
+            .lock()
+            .count(&self.hypervisor.machine, frame)
+            .unwrap_or(0);
+        // The frame came from this pool and is released once.
+        let _ = memory.pool.retire(frame, references);
+    }
+
+    fn allocate_port(&mut self, remote: DomainId, consumer: Consumer) -> Result<EventPort, HypercallError> {
+        self.target.events.lock().alloc_attached(remote, consumer)
+    }
+
+    fn release_port(&mut self, port: EventPort) {
+        let peer = self.target.events.lock().attached_peer(port);
+        if let Some(peer) = peer {
+            let mut domains = self.hypervisor;
+            domains.event_pair(self.target.id, peer, |mut tables, _| tables.close_attached(port));
         }
     }
 }

@@ -142,7 +142,8 @@ impl<M: Machine> Hypervisor<M> {
         drop(vgic);
         state.flush_due = true;
         self.interrupt_vcpus(domain, kick);
-        if deliverable {
+        // An event for SCHEDOP_poll that came before the vCPU was marked as waiting woke nobody.
+        if deliverable || vcpu.has_note(Attention::Poll) {
             self.wake(vcpu, Wait::Event);
         }
     }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::hypervisor::Hypervisor;
-use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
+use crate::ids::{DomainId, MAX_DOMAINS, PcpuId, Ticks};
 use crate::ioreq::{Event, Failure};
 use crate::machine::Machine;
 use crate::sync::Mutex;
@@ -31,8 +31,6 @@ pub(crate) enum Message {
         /// What.
         event: Event,
     },
-    /// Input goes to another domain.
-    Focus(DomainId),
     /// There were more messages about a domain's requests than are shown.
     Hidden {
         /// The target.
@@ -141,13 +139,23 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         queue.push(message);
-        self.messages.any.store(true, Ordering::Release);
+        drop(queue);
+        if !self.messages.any.swap(true, Ordering::AcqRel) {
+            // The boot pCPU makes a line of it, whatever the others do.
+            self.on_deadline(PcpuId(0));
+            self.machine.kick(PcpuId(0));
+        }
     }
 
-    /// Makes a line of the oldest message; whether there was one.
-    pub(crate) fn print_message(&self) -> bool {
-        if !self.messages.any.load(Ordering::Acquire) {
-            return false;
+    /// Whether a message waits: one load.
+    pub(crate) fn has_message(&self) -> bool {
+        self.messages.any.load(Ordering::Acquire)
+    }
+
+    /// Makes a line of the oldest message, if there is one.
+    pub(crate) fn print_message(&self) {
+        if !self.has_message() {
+            return;
         }
         let mut queue = self.messages.queue.lock();
         let next = queue.waiting.pop_front();
@@ -165,11 +173,10 @@ impl<M: Machine> Hypervisor<M> {
         let _ = match next {
             Some(message) => self.write_message(&mut line, message),
             None if lost > 0 => write!(line, "{lost} more messages"),
-            None => return false,
+            None => return,
         };
         let _ = line.push('\n');
         self.console.lock().print(line.as_bytes());
-        true
     }
 
     fn write_message(&self, line: &mut Line, message: Message) -> fmt::Result {
@@ -187,7 +194,6 @@ impl<M: Machine> Hypervisor<M> {
                     ShutdownReason::Watchdog => write!(line, "{name} stopped by its watchdog"),
                 }
             }
-            Message::Focus(domain) => write!(line, "input goes to {}", name(domain)),
             Message::Hidden { domain, count } => {
                 write!(line, "{count} more messages about servers of {}", name(domain))
             }

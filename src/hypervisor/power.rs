@@ -113,7 +113,12 @@ impl<M: Machine> Hypervisor<M> {
         if let Power::Starting { entry, context } = *power {
             *power = Power::On;
             drop(power);
-            *state = VcpuState::new(state.id);
+            *state = VcpuState {
+                // The vGIC still has the line as the old timer left it, and time spent is spent.
+                physical_timer_line: state.physical_timer_line,
+                account: state.account,
+                ..VcpuState::new(state.id)
+            };
             state.frame = GuestFrame {
                 pc: entry.0,
                 pstate: START_PSTATE,

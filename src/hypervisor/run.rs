@@ -127,16 +127,21 @@ impl<M: Machine> Hypervisor<M> {
             };
         };
         pcpu.must_schedule.store(false, Ordering::Release);
-        let printed = self.print_message();
-        let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
-        if printed || shows.is_some_and(|due| due <= now) {
+        let shows = || {
+            let next_message = self.has_message().then_some(Ticks(now.0.saturating_add(1)));
+            if id == PcpuId(0) {
+                self.console_deadline().into_iter().chain(next_message).min()
+            } else {
+                None
+            }
+        };
+        if self.has_message() || shows().is_some_and(|due| due <= now) {
             self.on_console_ready();
         }
-        let shows = if id == PcpuId(0) { self.console_deadline() } else { None };
         let pick = pcpu.queue.lock().pick(now);
         Schedule {
             run: pick.run,
-            deadline: pick.until.into_iter().chain(shows).min(),
+            deadline: pick.until.into_iter().chain(shows()).min(),
         }
     }
 }

@@ -8,8 +8,7 @@ use core::sync::atomic::Ordering;
 use crate::console::{Console, InputEffect, LineChange};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::messages::Message;
-use crate::ids::{MAX_DOMAINS, Ticks};
+use crate::ids::{MAX_DOMAINS, PcpuId, Ticks};
 use crate::machine::Machine;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
@@ -48,9 +47,9 @@ impl<M: Machine> Hypervisor<M> {
         let mut console = self.console.lock();
         for byte in bytes {
             match console.input(*byte) {
-                InputEffect::None => {}
+                // The console itself says where input goes.
+                InputEffect::None | InputEffect::Focus(_) => {}
                 InputEffect::Line(change) => self.set_console_line(change),
-                InputEffect::Focus(domain) => self.tell(Message::Focus(domain)),
                 InputEffect::Quit => self.finished.store(true, Ordering::Release),
                 InputEffect::Help => {
                     console.print(HELP);
@@ -60,8 +59,10 @@ impl<M: Machine> Hypervisor<M> {
         self.pump(&mut console);
     }
 
-    /// The machine's console has room again, or time has passed: shows what waits.
+    /// The machine's console has room again, or time has passed: shows what waits. Of the hypervisor's own messages one
+    /// becomes a line each time.
     pub fn on_console_ready(&self) {
+        self.print_message();
         self.pump(&mut self.console.lock());
     }
 
@@ -87,8 +88,8 @@ impl<M: Machine> Hypervisor<M> {
             .map_or(u64::MAX, |deadline| deadline.0.max(now.0 + 1));
         if self.console_due.swap(due, Ordering::Relaxed) > due {
             // The boot pCPU shows it in time.
-            self.on_deadline(crate::ids::PcpuId(0));
-            self.machine.kick(crate::ids::PcpuId(0));
+            self.on_deadline(PcpuId(0));
+            self.machine.kick(PcpuId(0));
         }
     }
 

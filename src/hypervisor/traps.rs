@@ -44,24 +44,15 @@ impl<M: Machine> Hypervisor<M> {
                     WaitInstruction::Event | WaitInstruction::EventWithTimeout => self.yield_now(vcpu),
                 }
             }
-            Exception::IllegalState | Exception::Debug { .. } | Exception::PcAlignment | Exception::SpAlignment => {
-                let exception = GuestException::Reflected {
-                    esr: syndrome.esr,
-                    virtual_address: Some(syndrome.far),
-                };
-                self.inject(cpu, state, exception);
+            // Features that guests do not have: `arch` keeps floating point to itself.
+            Exception::FloatingPoint | Exception::SecureCall { .. } => {
+                self.inject(cpu, state, GuestException::Undefined);
             }
-            // Features that guests do not have, and AArch32 at EL1, which does not exist.
-            Exception::Unknown
-            | Exception::SecureCall { .. }
-            | Exception::FloatingPoint
-            | Exception::ScalableVector
-            | Exception::ScalableMatrix
-            | Exception::PointerAuthentication
-            | Exception::LoadStore64Bytes
-            | Exception::Aarch32 { .. }
-            | Exception::Other { .. }
-            | Exception::SystemError { .. } => self.inject(cpu, state, GuestException::Undefined),
+            other => {
+                if let Some(exception) = GuestException::of_trap(&other, &syndrome) {
+                    self.inject(cpu, state, exception);
+                }
+            }
         }
     }
 

@@ -170,7 +170,7 @@ impl Servers {
         let Some(server) = self.server_mut(id).filter(|server| server.bound.contains(vcpu)) else {
             return effects;
         };
-        server.bound.0 &= !VcpuSet::only(vcpu).0;
+        server.bound.remove(vcpu);
         let last = server.bound.is_empty();
         let serving = matches!(server.stage, Stage::Enabled | Stage::Suspended);
         if server.stage == Stage::Tombstone {
@@ -197,11 +197,14 @@ impl Servers {
         for index in 0..MAX_SERVERS {
             let id = ServerId(index as u16);
             let alive = |server: &&Server| server.owner == owner && server.stage != Stage::Tombstone;
-            if self.server(id).filter(alive).is_some() {
-                effects.record(Event::Failed {
-                    server: id,
-                    failure: Failure::Gone,
-                });
+            if let Some(stage) = self.server(id).filter(alive).map(|server| server.stage) {
+                // Of one that has closed a port it was said then.
+                if stage != Stage::Closing {
+                    effects.record(Event::Failed {
+                        server: id,
+                        failure: Failure::Gone,
+                    });
+                }
                 self.bury(id, around, &mut effects);
             }
         }

@@ -45,7 +45,12 @@ impl Servers {
         {
             server.stale.insert(vcpu);
         }
-        if matches!(after, Request::Finished { .. }) {
+        // It has its answer, or another limit from now on.
+        let limit_changed = matches!(
+            (before, after),
+            (Request::Waiting { .. }, Request::InFlight { .. }) | (Request::InFlight { .. }, Request::Waiting { .. })
+        );
+        if limit_changed || matches!(after, Request::Finished { .. }) {
             effects.wake.insert(vcpu);
         }
     }
@@ -82,6 +87,8 @@ impl Servers {
         let after = before.after(cause)?;
         self.replace(vcpu, before, cause, after, &mut effects);
         self.offer(vcpu, around, &mut effects);
+        // It looks itself.
+        effects.wake.remove(vcpu);
         if matches!(self.request(vcpu), Request::Waiting { .. }) {
             effects.record(Event::Waits { vcpu, ipa: access.ipa });
         }
@@ -166,7 +173,7 @@ impl Servers {
                 // The answer to a request that nobody waits for, or a slot that the server emptied itself.
                 Reading::Answered(_) | Reading::Nonsense(0) => {
                     if let Some(server) = self.server_mut(id) {
-                        server.stale.0 &= !crate::ids::VcpuSet::only(vcpu).0;
+                        server.stale.remove(vcpu);
                     }
                     self.readmit(id, around, &mut effects);
                 }

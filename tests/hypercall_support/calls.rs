@@ -3,9 +3,10 @@
 use crate::host::{Action, DEVICE, FakeHost, GUEST, VA};
 use portunus::abi::{dm_op, evtchn, hypercall, memory};
 use portunus::evtchn::Delivery;
-use portunus::hypercall::{Outcome, routing};
+use portunus::hypercall::Outcome;
 use portunus::ids::{DomainId, Ipa, Pa, VcpuSet};
 use portunus::ioreq::Begun;
+use portunus::routing;
 use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -95,7 +96,7 @@ pub(crate) fn attach(host: &mut FakeHost) -> (u16, Pa, [u32; 2]) {
 
 /// The guest's vCPU reads a register of the device.
 pub(crate) fn guest_reads(host: &mut FakeHost, vcpu: u8) -> Begun {
-    use portunus::hypercall::Host;
+    use portunus::routing::Domains;
     let access = MmioAccess {
         ipa: Ipa(DEVICE + 4),
         width: AccessWidth::Word,

@@ -16,6 +16,7 @@ use portunus::ioreq::{
     Clock, DeviceRange, Event, OnFailure, Policy, Range, Resources, ServerLimits, Servers, Surroundings,
 };
 use portunus::memory::atomic::{SharedWords, StopOthers};
+use portunus::routing::Domains;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub(crate) const GUEST: DomainId = DomainId(1);
@@ -264,7 +265,7 @@ impl GuestBuffers for FakeHost {
 }
 
 impl Host for FakeHost {
-    type Memory = FakeMachine;
+    type Domains = Self;
 
     fn caller(&self) -> VcpuId {
         self.caller
@@ -308,72 +309,8 @@ impl Host for FakeHost {
         }
     }
 
-    fn events<R>(
-        &mut self,
-        domain: DomainId,
-        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, FakeMachine>) -> R,
-    ) -> Option<R> {
-        let words = SharedWords {
-            memory: &self.machine,
-            others: &NoOthers,
-        };
-        Some(with(&mut self.channels.get(&domain)?.borrow_mut(), &words))
-    }
-    fn event_pair<R>(
-        &mut self,
-        local: DomainId,
-        remote: DomainId,
-        with: impl FnOnce(Tables<'_>, &SharedWords<'_, FakeMachine>) -> R,
-    ) -> Option<R> {
-        let words = SharedWords {
-            memory: &self.machine,
-            others: &NoOthers,
-        };
-        let mut own = self.channels.get(&local)?.borrow_mut();
-        if local == remote {
-            return Some(with(Tables::Loopback(&mut own), &words));
-        }
-        let mut other = self.channels.get(&remote)?.borrow_mut();
-        Some(with(
-            Tables::Pair {
-                local: &mut own,
-                remote: &mut other,
-            },
-            &words,
-        ))
-    }
-    fn deliver(&mut self, domain: DomainId, delivery: Delivery) {
-        if delivery != Delivery::default() {
-            self.actions.push(Action::Deliver(domain, delivery));
-        }
-    }
-
-    fn servers<R>(
-        &mut self,
-        target: DomainId,
-        with: impl FnOnce(&mut Servers, &Surroundings<'_, FakeMachine>, &mut dyn Resources) -> R,
-    ) -> Option<R> {
-        if target != GUEST {
-            return None;
-        }
-        let mut resources = FakeResources {
-            target,
-            channels: &self.channels,
-            machine: &self.machine,
-            next_frame: &mut self.next_frame,
-            live: &mut self.live_frames,
-        };
-        let around = Surroundings {
-            memory: &self.machine,
-            clock: &ZeroClock,
-        };
-        Some(with(&mut self.servers, &around, &mut resources))
-    }
-    fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
-        self.actions.push(Action::Wake(target, vcpus));
-    }
-    fn record(&mut self, target: DomainId, event: Event) {
-        self.actions.push(Action::Record(target, event));
+    fn domains(&mut self) -> &mut Self {
+        self
     }
     fn set_interrupt_level(&mut self, target: DomainId, interrupt: IntId, level: bool) -> Result<(), HypercallError> {
         self.actions.push(Action::Interrupt(target, interrupt.0, level));
@@ -447,5 +384,77 @@ impl Host for FakeHost {
     }
     fn console_write(&mut self, bytes: &[u8]) {
         self.actions.push(Action::Console(bytes.to_vec()));
+    }
+}
+
+impl Domains for FakeHost {
+    type Memory = FakeMachine;
+
+    fn events<R>(
+        &mut self,
+        domain: DomainId,
+        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, FakeMachine>) -> R,
+    ) -> Option<R> {
+        let words = SharedWords {
+            memory: &self.machine,
+            others: &NoOthers,
+        };
+        Some(with(&mut self.channels.get(&domain)?.borrow_mut(), &words))
+    }
+    fn event_pair<R>(
+        &mut self,
+        local: DomainId,
+        remote: DomainId,
+        with: impl FnOnce(Tables<'_>, &SharedWords<'_, FakeMachine>) -> R,
+    ) -> Option<R> {
+        let words = SharedWords {
+            memory: &self.machine,
+            others: &NoOthers,
+        };
+        let mut own = self.channels.get(&local)?.borrow_mut();
+        if local == remote {
+            return Some(with(Tables::Loopback(&mut own), &words));
+        }
+        let mut other = self.channels.get(&remote)?.borrow_mut();
+        Some(with(
+            Tables::Pair {
+                local: &mut own,
+                remote: &mut other,
+            },
+            &words,
+        ))
+    }
+    fn deliver(&mut self, domain: DomainId, delivery: Delivery) {
+        if delivery != Delivery::default() {
+            self.actions.push(Action::Deliver(domain, delivery));
+        }
+    }
+
+    fn servers<R>(
+        &mut self,
+        target: DomainId,
+        with: impl FnOnce(&mut Servers, &Surroundings<'_, FakeMachine>, &mut dyn Resources) -> R,
+    ) -> Option<R> {
+        if target != GUEST {
+            return None;
+        }
+        let mut resources = FakeResources {
+            target,
+            channels: &self.channels,
+            machine: &self.machine,
+            next_frame: &mut self.next_frame,
+            live: &mut self.live_frames,
+        };
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &ZeroClock,
+        };
+        Some(with(&mut self.servers, &around, &mut resources))
+    }
+    fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
+        self.actions.push(Action::Wake(target, vcpus));
+    }
+    fn record(&mut self, target: DomainId, event: Event) {
+        self.actions.push(Action::Record(target, event));
     }
 }

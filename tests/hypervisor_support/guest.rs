@@ -1,7 +1,9 @@
 //! What guests do: instructions that trap, as ESR, FAR and HPFAR tell of them.
 
 use portunus::abi::hypercall::{self, HVC_IMMEDIATE};
+use portunus::abi::shared_info::SharedInfo;
 use portunus::abi::{HypercallError, evtchn, memory, sched};
+use portunus::cpu::Cpu;
 use portunus::hypervisor::Syndrome;
 use portunus::ids::{DomainId, VcpuId};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -59,6 +61,11 @@ impl Sim {
     /// LDR of 1 << `size` bytes into `rt`; what it loaded if it is done.
     pub(crate) fn load_from(&self, vcpu: VcpuId, address: u64, size: u64, rt: u8) -> Option<u64> {
         let pc = self.pc(vcpu);
+        self.will_execute(
+            vcpu,
+            0x3940_0000 | (size as u32) << 30 | 8 << 5 | u32::from(rt),
+            address,
+        );
         self.trap(vcpu, data_abort(transfer(size, rt.into()) | TRANSLATION, address));
         (self.pc(vcpu) == pc + 4).then(|| self.x(vcpu, rt))
     }
@@ -67,8 +74,15 @@ impl Sim {
     pub(crate) fn store_to(&self, vcpu: VcpuId, address: u64, size: u64, value: u64) -> bool {
         let pc = self.pc(vcpu);
         self.set_x(vcpu, 9, value);
+        self.will_execute(vcpu, 0x3900_0000 | (size as u32) << 30 | 8 << 5 | 9, address);
         self.trap(vcpu, data_abort(transfer(size, 9) | WNR | TRANSLATION, address));
         self.pc(vcpu) == pc + 4
+    }
+
+    /// The instruction at PC, a load or store with the base X8.
+    fn will_execute(&self, vcpu: VcpuId, instruction: u32, base: u64) {
+        self.set_x(vcpu, 8, base);
+        self.put(vcpu.domain, self.pc(vcpu), &instruction);
     }
 
     pub(crate) fn wfi(&self, vcpu: VcpuId) {
@@ -199,6 +213,39 @@ impl Sim {
     pub(crate) fn shutdown(&self, vcpu: VcpuId, reason: u32) {
         self.put(vcpu.domain, SCRATCH, &sched::Shutdown { reason });
         self.hypercall(vcpu, hypercall::SCHED_OP, &[sched::SHUTDOWN, SCRATCH]);
+    }
+
+    /// The guest reads its acknowledge register, and ends what it got.
+    pub(crate) fn take_interrupt(&self, vcpu: VcpuId) -> Option<u32> {
+        self.with(vcpu, |context| {
+            let interface = context.cpu.virtual_interface();
+            let interrupt = interface.acknowledge()?;
+            interface.end(interrupt);
+            Some(interrupt.0)
+        })
+    }
+
+    /// The vCPU's handler of the upcall, for vCPU 0: the ports that have news, by the shared page at `shared`.
+    pub(crate) fn take_events(&self, vcpu: VcpuId, shared: u64) -> Vec<u32> {
+        let mut page: SharedInfo = self.get(vcpu.domain, shared);
+        let mut ports = Vec::new();
+        if page.vcpu_info[0].upcall_pending != 0 {
+            for (word, pending) in page.evtchn_pending.iter_mut().enumerate() {
+                let selected = page.vcpu_info[0].pending_sel >> word & 1 != 0;
+                let masked = page.evtchn_mask[word];
+                let news = if selected { *pending & !masked } else { 0 };
+                ports.extend(
+                    (0..64)
+                        .filter(|bit| news >> bit & 1 != 0)
+                        .map(|bit| word as u32 * 64 + bit),
+                );
+                *pending &= !news;
+            }
+            page.vcpu_info[0].upcall_pending = 0;
+            page.vcpu_info[0].pending_sel = 0;
+        }
+        self.put(vcpu.domain, shared, &page);
+        ports
     }
 
     /// The vCPU lets every private interrupt through, and every group.

@@ -82,6 +82,8 @@ struct SimPcpu {
     reschedule: bool,
     deadline: Option<Ticks>,
     kicked: bool,
+    /// It is in EL2, where it notices nothing until it comes to its end.
+    busy: bool,
 }
 
 /// The machine, the core, the vCPUs.
@@ -240,7 +242,9 @@ impl Sim {
                     state.deadline = schedule.deadline;
                     state.reschedule = schedule.run.is_none();
                 });
-                let Some(next) = schedule.run else { return };
+                let Some(next) = schedule.run else {
+                    return self.rest(pcpu);
+                };
                 self.load(pcpu, next);
             }
             let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
@@ -258,6 +262,16 @@ impl Sim {
             }
         }
         panic!("{pcpu:?} neither runs nor sleeps");
+    }
+
+    /// `pcpu` sleeps until something wakes it.
+    fn rest(&self, pcpu: PcpuId) {
+        if let Some(vcpu) = self.update(pcpu, |state| state.loaded) {
+            self.with(vcpu, |context| {
+                let Context { cpu, state, .. } = context;
+                self.on(pcpu, |hypervisor| hypervisor.rest(cpu, state));
+            });
+        }
     }
 
     fn load(&self, pcpu: PcpuId, next: VcpuId) {
@@ -283,16 +297,19 @@ impl Sim {
         if self.update(pcpu, |state| std::mem::take(&mut state.in_guest)) {
             self.hypervisor.left_guest(pcpu);
         }
+        self.update(pcpu, |state| state.busy = true);
         handle(self);
         self.resume(pcpu);
+        self.update(pcpu, |state| state.busy = false);
     }
 
     /// Every pCPU that was kicked comes out of its guest.
     pub(crate) fn settle(&self) {
         for _ in 0..PATIENCE {
-            let kicked = (0..PCPUS)
-                .map(PcpuId)
-                .find(|pcpu| self.pcpus[usize::from(pcpu.0)].get().kicked);
+            let kicked = (0..PCPUS).map(PcpuId).find(|pcpu| {
+                let state = self.pcpus[usize::from(pcpu.0)].get();
+                state.kicked && !state.busy
+            });
             let Some(pcpu) = kicked else { return };
             self.update(pcpu, |state| state.kicked = false);
             self.exit(pcpu, |_| {});
@@ -316,6 +333,17 @@ impl Sim {
     pub(crate) fn trap(&self, vcpu: VcpuId, syndrome: Syndrome) {
         self.trap_only(vcpu, syndrome);
         self.settle();
+    }
+
+    /// Slices pass until `vcpu` runs.
+    pub(crate) fn run_until(&self, vcpu: VcpuId) {
+        for _ in 0..PATIENCE {
+            if self.runs(vcpu) {
+                return;
+            }
+            self.advance(world::MS);
+        }
+        panic!("{vcpu:?} does not run");
     }
 
     /// Time passes; timers fire.
@@ -395,7 +423,9 @@ impl Sim {
     /// What the terminal shows since the last call. When all is over, what `arch` shows before it ends.
     pub(crate) fn shown(&self) -> String {
         if self.hypervisor.is_finished() {
-            self.on(PcpuId(0), |hypervisor| hypervisor.on_console_ready());
+            for _ in 0..256 {
+                self.on(PcpuId(0), |hypervisor| hypervisor.on_console_ready());
+            }
         }
         String::from_utf8(self.machine().take_console()).expect("text")
     }

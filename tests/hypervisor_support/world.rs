@@ -113,7 +113,8 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
     let more_cpus = format!("{last_cpu}\n{}", last_cpu.replace('3', "4"));
     let blob = machines::machine(&machines::VIRT.replace(last_cpu, &more_cpus), &chosen(options));
     let tree = Tree::new(&blob).expect("a tree");
-    let host = Host::parse(&tree).expect("a machine");
+    let mut host = Host::parse(&tree).expect("a machine");
+    host.reserved.push(HYPERVISOR);
     let manifest = Manifest::parse(&tree, &host, &NoModules).expect("a manifest");
     let machine = FakeMachine::new();
     for bank in &host.memory {
@@ -126,9 +127,7 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
         physical_bits: 40,
         vmid_16_bits: false,
     };
-    let built = builder::build(&machine, &host, &manifest, &[HYPERVISOR], limits, |_, _| {
-        Ok(vec![0xdb; 64])
-    });
+    let built = builder::build(&machine, &host, &manifest, limits, |_, _| Ok(vec![0xdb; 64]));
     let built = built.expect("room");
     assert_eq!(built.failed, []);
     let facts = MachineFacts {

@@ -1,0 +1,159 @@
+//! Carrying events and effects between domains: who hears of what, one lock at a time.
+//!
+//! [`Domains`] is what that needs of the hypervisor: each method locks, does one thing and releases. The chain is short:
+//! an event of a server's owner reaches the target's request; the effect of that can be an event to an owner, which is
+//! always a guest's port, so it ends there.
+
+use crate::abi::HypercallError;
+use crate::evtchn::{Consumer, Delivery, EventChannels, Received, Sent, Tables};
+use crate::ids::{DomainId, EventPort, VcpuSet};
+use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
+use crate::memory::PhysicalMemory;
+use crate::memory::atomic::SharedWords;
+
+/// Every domain's channels and servers, and the means to tell vCPUs of news.
+pub trait Domains {
+    /// Where shared pages are.
+    type Memory: PhysicalMemory + ?Sized;
+
+    /// Calls `with` with a domain's event channels locked and the means to change its shared page; `None`: no such
+    /// domain.
+    fn events<R>(
+        &mut self,
+        domain: DomainId,
+        with: impl FnOnce(&mut EventChannels, &SharedWords<'_, Self::Memory>) -> R,
+    ) -> Option<R>;
+    /// The same with two domains locked, lower number first; `local` and `remote` may be equal. The words are those of
+    /// `local`.
+    fn event_pair<R>(
+        &mut self,
+        local: DomainId,
+        remote: DomainId,
+        with: impl FnOnce(Tables<'_>, &SharedWords<'_, Self::Memory>) -> R,
+    ) -> Option<R>;
+    /// Injects the upcall and wakes the pollers that a delivery names.
+    fn deliver(&mut self, domain: DomainId, delivery: Delivery);
+
+    /// Calls `with` with a target's servers locked; `None`: no such domain, or one without devices.
+    fn servers<R>(
+        &mut self,
+        target: DomainId,
+        with: impl FnOnce(&mut Servers, &Surroundings<'_, Self::Memory>, &mut dyn Resources) -> R,
+    ) -> Option<R>;
+    /// Makes vCPUs that wait for a server look at their request again.
+    fn wake(&mut self, target: DomainId, vcpus: VcpuSet);
+    /// Traces what happened to a target's servers.
+    fn record(&mut self, target: DomainId, event: Event);
+}
+
+/// Tries to close a port whose peer changes under it before giving up with EAGAIN.
+const CLOSE_ATTEMPTS: u32 = 4;
+
+/// EVTCHNOP_send by `caller`.
+///
+/// # Errors
+/// EINVAL.
+pub fn send<D: Domains>(domains: &mut D, caller: DomainId, port: EventPort) -> Result<(), HypercallError> {
+    let sent = domains
+        .events(caller, |events, words| events.send(port, words))
+        .ok_or(HypercallError::NoDomain)??;
+    carry(domains, caller, sent);
+    Ok(())
+}
+
+/// Brings what `from` sent to whoever hears it.
+pub fn carry<D: Domains>(domains: &mut D, from: DomainId, sent: Sent) {
+    match sent {
+        Sent::Nobody => {}
+        Sent::Own(delivery) => domains.deliver(from, delivery),
+        Sent::Peer(sender, domain, port) => {
+            let received = domains.events(domain, |events, words| events.receive(port, sender, words));
+            match received {
+                Some(Received::Delivered(delivery)) => domains.deliver(domain, delivery),
+                Some(Received::Consumed(Consumer::Request { server, vcpu })) => {
+                    let effects = domains.servers(domain, |servers, around, _| servers.notified(server, vcpu, around));
+                    perform(domains, domain, &effects.unwrap_or_default());
+                }
+                Some(Received::Consumed(Consumer::Buffered { .. }) | Received::Nothing) | None => {}
+            }
+        }
+    }
+}
+
+/// Does what an operation on the servers of `target` asks for.
+pub fn perform<D: Domains>(domains: &mut D, target: DomainId, effects: &Effects) {
+    for port in &effects.notify {
+        let sent = domains.events(target, |events, _| events.notify_attached(*port));
+        carry(domains, target, sent.unwrap_or(Sent::Nobody));
+    }
+    if !effects.wake.is_empty() {
+        domains.wake(target, effects.wake);
+    }
+    for event in &effects.events {
+        domains.record(target, *event);
+    }
+}
+
+/// Binds a new port of `caller` to `remote_port` of `remote`.
+///
+/// # Errors
+/// ENOSPC, EINVAL.
+pub fn bind_interdomain<D: Domains>(
+    domains: &mut D,
+    caller: DomainId,
+    remote: DomainId,
+    remote_port: EventPort,
+) -> Result<EventPort, HypercallError> {
+    let bound = domains
+        .event_pair(caller, remote, |mut tables, words| {
+            tables.bind_interdomain(remote_port, words)
+        })
+        .ok_or(HypercallError::NoDomain)??;
+    if let Some(Consumer::Request { server, vcpu }) = bound.consumer {
+        let _ = domains.servers(remote, |servers, _, _| servers.port_bound(server, vcpu));
+    }
+    domains.deliver(caller, bound.delivery);
+    Ok(bound.port)
+}
+
+/// Closes a guest's port of `domain`: by EVTCHNOP_close, by EVTCHNOP_reset, or because the domain stops.
+///
+/// # Errors
+/// EINVAL; EAGAIN when the peer keeps changing.
+pub fn close<D: Domains>(domains: &mut D, domain: DomainId, port: EventPort) -> Result<(), HypercallError> {
+    for _ in 0..CLOSE_ATTEMPTS {
+        let peer = domains
+            .events(domain, |events, _| events.peer(port))
+            .ok_or(HypercallError::NoDomain)??;
+        let closed = domains
+            .event_pair(domain, peer, |mut tables, words| tables.close(port, words))
+            .ok_or(HypercallError::NoDomain)?;
+        match closed {
+            Ok(closed) => {
+                if let Some(Consumer::Request { server, vcpu }) = closed.consumer {
+                    let effects = domains.servers(peer, |servers, around, _| servers.port_closed(server, vcpu, around));
+                    perform(domains, peer, &effects.unwrap_or_default());
+                }
+                return Ok(());
+            }
+            Err(HypercallError::TryAgain) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(HypercallError::TryAgain)
+}
+
+/// Closes at most `limit` guest's ports of `domain`, lowest first. `Ok(true)`: there are more.
+///
+/// # Errors
+/// EAGAIN.
+pub fn close_some<D: Domains>(domains: &mut D, domain: DomainId, limit: u32) -> Result<bool, HypercallError> {
+    let next = |domains: &mut D| domains.events(domain, |events: &mut EventChannels, _| events.next_open(EventPort(1)));
+    for _ in 0..limit {
+        match next(domains).flatten() {
+            Some(port) => close(domains, domain, port)?,
+            None => return Ok(false),
+        }
+    }
+    Ok(next(domains).flatten().is_some())
+}
