@@ -4,6 +4,8 @@
 mod backend;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
+#[path = "hypervisor_support/hostile.rs"]
+mod hostile;
 #[path = "manifest_support/machines.rs"]
 mod machines;
 #[path = "hypervisor_support/memory.rs"]

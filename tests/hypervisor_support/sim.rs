@@ -228,8 +228,15 @@ impl Sim {
         self.log.take();
     }
 
-    /// What a pCPU does after an exception: runs whom the core names, or sleeps.
+    /// What a pCPU does after an exception: goes on, runs whom the core names, or sleeps.
     fn resume(&self, pcpu: PcpuId) {
+        let state = self.pcpus[usize::from(pcpu.0)].get();
+        if let (Some(vcpu), false) = (state.loaded, state.reschedule)
+            && self.with(vcpu, |context| self.hypervisor.goes_on(&context.state))
+        {
+            self.update(pcpu, |state| state.in_guest = true);
+            return self.fire_virtual_timer(pcpu);
+        }
         for _ in 0..PATIENCE {
             if self.hypervisor.is_finished() {
                 return;
