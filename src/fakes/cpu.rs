@@ -13,6 +13,8 @@ use crate::vgic::list_register::{Backing, ListRegister, LrState, PriorityMask, V
 #[derive(Clone, Debug)]
 pub struct FakeVirtualInterface {
     registers: Vec<Option<ListRegister>>,
+    /// Whose interrupt ended and asked for maintenance (ICH_EISR_EL2): not free until written.
+    ended: u16,
     maintenance_wanted: bool,
     /// Interrupts with a priority number below this one get through (ICH_VMCR_EL2.VPMR).
     pub priority_mask: u8,
@@ -31,6 +33,7 @@ impl FakeVirtualInterface {
         assert!((1..=16).contains(&count), "{count} list registers");
         Self {
             registers: alloc::vec![None; count],
+            ended: 0,
             maintenance_wanted: false,
             priority_mask: 0xff,
             group0: true,
@@ -48,6 +51,11 @@ impl FakeVirtualInterface {
     /// Whether a maintenance interrupt is signalled now because no list register is pending.
     pub fn no_pending_fires(&self) -> bool {
         self.maintenance_wanted && !self.used().any(|register| register.state == LrState::Pending)
+    }
+
+    /// Whether a maintenance interrupt is signalled now because an interrupt has ended.
+    pub const fn end_fires(&self) -> bool {
+        self.ended != 0
     }
 
     /// The list registers in use.
@@ -85,7 +93,7 @@ impl FakeVirtualInterface {
     /// maintenance interrupt.
     pub fn end(&mut self, interrupt: IntId) -> Option<bool> {
         self.active_priorities.retain(|(active, _)| *active != interrupt);
-        let slot = self.registers.iter_mut().find(|slot| {
+        let (index, slot) = self.registers.iter_mut().enumerate().find(|(_, slot)| {
             slot.is_some_and(|register| {
                 register.interrupt == interrupt && matches!(register.state, LrState::Active | LrState::PendingAndActive)
             })
@@ -102,6 +110,7 @@ impl FakeVirtualInterface {
             register.state = LrState::Pending;
         } else {
             *slot = None;
+            self.ended |= u16::from(maintenance) << index;
         }
         Some(maintenance)
     }
@@ -167,10 +176,11 @@ impl VirtualInterface for FakeVirtualInterface {
             self.check(index, register);
         }
         self.registers[index] = value;
+        self.ended &= !(1 << index);
     }
     fn free(&self) -> u16 {
         (0..self.registers.len())
-            .filter(|index| self.registers[*index].is_none())
+            .filter(|index| self.registers[*index].is_none() && self.ended & 1 << index == 0)
             .fold(0, |set, index| set | 1 << index)
     }
     fn set_no_pending(&mut self, wanted: bool) {

@@ -237,6 +237,10 @@ impl Vgic {
                 register => self.write_register(register, scope, vcpu, value as u32),
             },
         }
+        // Its list registers were read back, so what they hold is stale.
+        if self.cpu(vcpu).is_some_and(|cpu| cpu.interface.dirty) {
+            self.kick.insert(vcpu);
+        }
         result.kick = self.take_kick();
         result
     }

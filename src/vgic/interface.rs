@@ -272,7 +272,13 @@ impl Vgic {
             let (slot, written) = (own.slots[at(index)], own.contents[at(index)]);
             match now {
                 Some(register) => own.contents[at(index)] = register,
-                None => own.used &= !(1 << index),
+                None => {
+                    own.used &= !(1 << index);
+                    // It asks for maintenance until it is written, and another one may be used next.
+                    if matches!(written.backing, Backing::Software { maintenance: true, .. }) {
+                        interface.write(at(index), None);
+                    }
+                }
             }
             self.retire(vcpu, slot, written, now, interface);
         }

@@ -70,6 +70,10 @@ impl Guest {
             !self.interfaces[usize::from(vcpu)].no_pending_fires(),
             "maintenance storm"
         );
+        assert!(
+            !self.interfaces[usize::from(vcpu)].end_fires(),
+            "the end of an interrupt that was dealt with asks for maintenance"
+        );
         self.serve(kick);
     }
 
@@ -109,9 +113,10 @@ impl Guest {
                 .physical
                 .map_or(Vec::new(), |changes| self.vgic.physical_changes(changes).collect());
             self.serve(result.kick);
-            if self.vgic.needs_flush(vcpu) && self.serve {
-                self.flush(vcpu);
-            }
+            assert!(
+                !self.serve || !self.vgic.needs_flush(vcpu),
+                "vCPU {vcpu} is not told to flush before it runs on"
+            );
             match (result.answer, direction) {
                 (Answer::Value(value), Direction::Read) => {
                     assert_eq!(value & !width.mask(), 0, "zero-extended");

@@ -36,6 +36,13 @@ pub struct Acknowledged {
     raw: u32,
 }
 
+impl Acknowledged {
+    /// GICv2: the interface that sent this SGI.
+    pub const fn sender(&self) -> u32 {
+        self.raw >> 10 & 7
+    }
+}
+
 /// The controller as seen from the vCPU that made this value.
 #[derive(Copy, Clone, Debug)]
 pub enum Gic {
