@@ -246,6 +246,48 @@ impl RunQueue {
     /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest.
     pub fn pick(&mut self, now: Ticks) -> Pick {
         self.charge(now);
+        let is_due = |entry: &Entry| entry.deadline.is_some_and(|deadline| deadline <= now);
+        if self.entries.iter().any(is_due) {
+            self.end_waits(now);
+        }
+        let mut youngest: Option<(usize, u64)> = None;
+        let mut runnable = 0;
+        let mut first_deadline: Option<Ticks> = None;
+        for (index, entry) in self.entries.iter().enumerate() {
+            if entry.waits.is_none() {
+                runnable += 1;
+                let age = self.payer_age(entry);
+                if youngest.is_none_or(|(_, least)| age < least) {
+                    youngest = Some((index, age));
+                }
+            } else if entry.waits != Some(Wait::Power) {
+                first_deadline = first_deadline.into_iter().chain(entry.deadline).min();
+            }
+        }
+        if let Some((_, age)) = youngest {
+            self.floor = self.floor.max(age.saturating_sub(self.slice));
+        }
+        let favoured = self.handoff.take().filter(|index| {
+            let limit = youngest.map_or(u64::MAX, |(_, age)| age.saturating_add(self.slice));
+            self.entries
+                .get(*index)
+                .is_some_and(|entry| entry.waits.is_none() && self.payer_age(entry) <= limit)
+        });
+        self.current = favoured.or(youngest.map(|(index, _)| index));
+
+        self.contended = runnable > 1;
+        let slice_end = self.contended.then(|| Ticks(now.0.saturating_add(self.slice)));
+        let current = self.current.and_then(|index| self.entries.get(index));
+        // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
+        let own_deadline = current.and_then(|entry| entry.deadline);
+        Pick {
+            run: current.map(|entry| entry.vcpu),
+            until: slice_end.into_iter().chain(own_deadline).chain(first_deadline).min(),
+        }
+    }
+
+    /// Ends every wait whose deadline has passed.
+    fn end_waits(&mut self, now: Ticks) {
         for index in 0..self.entries.len() {
             let due = self.entries.get(index).is_some_and(|entry| {
                 matches!(entry.waits, Some(Wait::Event | Wait::Request))
@@ -260,45 +302,6 @@ impl RunQueue {
             {
                 entry.deadline = None;
             }
-        }
-        let youngest = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.waits.is_none())
-            .min_by_key(|(_, entry)| self.payer_age(entry))
-            .map(|(index, _)| index);
-        if let Some(entry) = youngest.and_then(|index| self.entries.get(index)) {
-            self.floor = self.floor.max(self.payer_age(entry).saturating_sub(self.slice));
-        }
-        let favoured = self.handoff.take().filter(|index| {
-            let limit = youngest
-                .and_then(|index| self.entries.get(index))
-                .map_or(u64::MAX, |entry| self.payer_age(entry).saturating_add(self.slice));
-            self.entries
-                .get(*index)
-                .is_some_and(|entry| entry.waits.is_none() && self.payer_age(entry) <= limit)
-        });
-        self.current = favoured.or(youngest);
-
-        self.contended = self.entries.iter().filter(|entry| entry.waits.is_none()).count() > 1;
-        let slice_end = self.contended.then(|| Ticks(now.0.saturating_add(self.slice)));
-        let first_deadline = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(index, entry)| {
-                // A runnable vCPU that does not run looks at its own timers when it does.
-                Some(*index) == self.current || matches!(entry.waits, Some(Wait::Event | Wait::Request))
-            })
-            .filter_map(|(_, entry)| entry.deadline)
-            .min();
-        Pick {
-            run: self
-                .current
-                .and_then(|index| self.entries.get(index))
-                .map(|entry| entry.vcpu),
-            until: slice_end.into_iter().chain(first_deadline).min(),
         }
     }
 

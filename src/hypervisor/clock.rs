@@ -38,7 +38,7 @@ impl TickLength {
     }
 
     fn nanoseconds(self, ticks: u64) -> u64 {
-        let parts = u128::from(ticks) * u128::from(self.fraction) >> 64;
+        let parts = (u128::from(ticks) * u128::from(self.fraction)) >> 64;
         ticks.wrapping_mul(self.whole).wrapping_add(parts as u64)
     }
 }

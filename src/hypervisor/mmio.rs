@@ -10,7 +10,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
-use crate::ioreq::{Answer, Begun, Surroundings};
+use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trap::access::{DataAbortPlan, Direction, MmioAccess, PendingPlan, plan_from_syndrome};
@@ -253,16 +253,15 @@ impl<M: Machine> Hypervisor<M> {
             memory: &self.machine,
             clock: &clock,
         };
-        let begun = domain.servers.lock().begin(vcpu.id.index, *access, &around);
+        let mut effects = Effects::default();
+        let begun = domain
+            .servers
+            .lock()
+            .begin(vcpu.id.index, *access, &around, &mut effects);
+        self.perform(domain, &effects);
         match begun {
-            Ok((Begun::Unclaimed, effects)) => {
-                self.perform(domain, &effects);
-                Routed::Unclaimed
-            }
-            Ok((Begun::Accepted, effects)) => {
-                self.perform(domain, &effects);
-                Routed::Waits
-            }
+            Ok(Begun::Unclaimed) => Routed::Unclaimed,
+            Ok(Begun::Accepted) => Routed::Waits,
             // A vCPU with a request does not run, so it makes no other.
             Err(_) => Routed::Again,
         }

@@ -55,7 +55,7 @@ impl Servers {
         }
     }
 
-    /// The guest accesses memory that nothing in the hypervisor emulates.
+    /// The guest accesses memory that nothing in the hypervisor emulates. What must happen is added to `effects`.
     ///
     /// # Errors
     /// [`IllegalMove`] when the vCPU has a request already.
@@ -64,11 +64,11 @@ impl Servers {
         vcpu: u8,
         access: MmioAccess,
         around: &Surroundings<'_, M>,
-    ) -> Result<(Begun, Effects), IllegalMove> {
-        let mut effects = Effects::default();
+        effects: &mut Effects,
+    ) -> Result<Begun, IllegalMove> {
         let range = Range::from_length(access.ipa.0, access.width.bytes()).filter(|_| vcpu < self.vcpus);
         let Some(range) = range else {
-            return Ok((Begun::Unclaimed, effects));
+            return Ok(Begun::Unclaimed);
         };
         let device = self.device_policy(range);
         let server = self.memory.find(range);
@@ -76,7 +76,7 @@ impl Servers {
             .and_then(|id| self.server(id))
             .is_some_and(|server| server.accepts(vcpu));
         if device.is_none() && !serving {
-            return Ok((Begun::Unclaimed, effects));
+            return Ok(Begun::Unclaimed);
         }
         let policy = device.unwrap_or(self.fallback());
         let cause = Move::Start {
@@ -85,14 +85,14 @@ impl Servers {
         };
         let before = self.request(vcpu);
         let after = before.after(cause)?;
-        self.replace(vcpu, before, cause, after, &mut effects);
-        self.offer(vcpu, around, &mut effects);
+        self.replace(vcpu, before, cause, after, effects);
+        self.offer(vcpu, around, effects);
         // It looks itself.
         effects.wake.remove(vcpu);
         if matches!(self.request(vcpu), Request::Waiting { .. }) {
             effects.record(Event::Waits { vcpu, ipa: access.ipa });
         }
-        Ok((Begun::Accepted, effects))
+        Ok(Begun::Accepted)
     }
 
     /// Offers every waiting request to whoever serves its address now.

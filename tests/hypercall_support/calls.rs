@@ -5,7 +5,7 @@ use portunus::abi::{dm_op, evtchn, hypercall, memory};
 use portunus::evtchn::Delivery;
 use portunus::hypercall::Outcome;
 use portunus::ids::{DomainId, Ipa, Pa, VcpuSet};
-use portunus::ioreq::Begun;
+use portunus::ioreq::{Begun, Effects};
 use portunus::routing;
 use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -102,8 +102,11 @@ pub(crate) fn guest_reads(host: &mut FakeHost, vcpu: u8) -> Begun {
         width: AccessWidth::Word,
         direction: Direction::Read,
     };
-    let begun = host.servers(GUEST, |servers, around, _| servers.begin(vcpu, access, around));
-    let (begun, effects) = begun.unwrap().unwrap();
+    let mut effects = Effects::default();
+    let begun = host.servers(GUEST, |servers, around, _| {
+        servers.begin(vcpu, access, around, &mut effects)
+    });
+    let begun = begun.unwrap().unwrap();
     routing::perform(host, GUEST, &effects);
     begun
 }

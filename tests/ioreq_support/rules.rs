@@ -69,7 +69,9 @@ fn a_vcpu_has_one_request_at_a_time() {
     let mut world = World::new(1, OnFailure::Wait);
     world.begin(0, load(DEVICE, WORD));
     let (servers, around, _) = world.parts();
-    let error = servers.begin(0, load(DEVICE, WORD), &around).unwrap_err();
+    let error = servers
+        .begin(0, load(DEVICE, WORD), &around, &mut Default::default())
+        .unwrap_err();
     assert_eq!((error.state, error.cause), ("waiting", "start"));
 }
 

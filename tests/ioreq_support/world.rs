@@ -202,7 +202,9 @@ impl World {
         access: MmioAccess,
     ) -> (portunus::ioreq::Begun, portunus::ioreq::Effects) {
         let (servers, around, _) = self.parts();
-        servers.begin(vcpu, access, &around).unwrap()
+        let mut effects = portunus::ioreq::Effects::default();
+        let begun = servers.begin(vcpu, access, &around, &mut effects).unwrap();
+        (begun, effects)
     }
 
     pub(crate) fn expire(&mut self) -> portunus::ioreq::Effects {

@@ -2,7 +2,8 @@
 //!
 //! Each row is measured [`SAMPLES`] times between two `isb; mrs cntvct_el0`, and printed as `BENCH NAME MIN MEDIAN P90`. On
 //! a machine where a tick is an instruction (`-icount shift=0,sleep=off -cpu ...,cntfrq=1000000000`) those are
-//! instructions, of the guest, the hypervisor and other domains alike; an empty pair costs 2. A row that needs what this
+//! instructions, of the guest, the hypervisor and other domains alike; an empty pair costs 2. `entry_to_guest` is the
+//! physical counter at this guest's first instruction: what was executed since the machine's reset. A row that needs what this
 //! domain does not have (a served device, a channel to another domain) is left out.
 #![no_std]
 #![no_main]
@@ -56,6 +57,9 @@ fn main() -> ! {
     let machine = Machine { gic, events };
     let distributor = gic.distributor().base() as u64;
 
+    // The machine's counter was 0 at its reset.
+    let started = timer::started();
+    println!("BENCH entry_to_guest {started} {started} {started}");
     row("empty_pair", operations::empty);
     row("null_hypercall", operations::null_hypercall);
     row("unknown_hypercall", operations::unknown_hypercall);

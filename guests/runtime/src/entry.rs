@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 
-use crate::{console, device_tree, heap, mmu, psci};
+use crate::{console, device_tree, heap, mmu, psci, timer};
 
 global_asm!(
     r#"
@@ -20,6 +20,7 @@ image_header:
     .word   0
 
 start:
+    mrs     x22, cntpct_el0
     msr     daifset, #0xf
     msr     spsel, #1
     mov     x19, x0
@@ -62,6 +63,7 @@ start:
     mov     x30, xzr
 
     mov     x0, x19
+    mov     x1, x22
     bl      prepare_translation
 
     // What was written with the MMU off went past the caches: drop what they may hold of the image.
@@ -148,8 +150,9 @@ unsafe extern "Rust" {
 
 /// Runs with the MMU off, before anything else: no locks, no heap, no console.
 #[unsafe(no_mangle)]
-extern "C" fn prepare_translation(device_tree: usize) {
+extern "C" fn prepare_translation(device_tree: usize, started: u64) {
     device_tree::set_address(device_tree);
+    timer::set_started(started);
     mmu::prepare();
 }
 

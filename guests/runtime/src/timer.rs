@@ -1,12 +1,24 @@
 //! The virtual timer (CNTV).
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, Readable, Writeable};
 
 use crate::device_tree;
 use crate::gic::Gic;
 use crate::wait_for_interrupt;
+
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn set_started(counter: u64) {
+    STARTED.store(counter, Ordering::Relaxed);
+}
+
+/// The physical counter at this guest's first instruction.
+pub fn started() -> u64 {
+    STARTED.load(Ordering::Relaxed)
+}
 
 /// The counter now.
 pub fn now() -> u64 {
