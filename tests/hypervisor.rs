@@ -6,10 +6,14 @@ mod backend;
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]
 mod hostile;
+#[path = "hypervisor_support/hostile_calls.rs"]
+mod hostile_calls;
 #[path = "manifest_support/machines.rs"]
 mod machines;
 #[path = "hypervisor_support/memory.rs"]
 mod memory;
+#[path = "hypervisor_support/random.rs"]
+mod random;
 #[path = "hypervisor_support/requests.rs"]
 mod requests;
 #[path = "hypervisor_support/sim.rs"]

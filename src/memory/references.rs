@@ -191,7 +191,7 @@ impl FrameReferences {
         *first = memory.load_u32(counter) & !PARKED;
         memory.store_u32(counter, 0);
         Some(Pa(
-            owned.range.start.0 + ((counter.0 - owned.counters.0) / COUNTER << PAGE_SHIFT)
+            owned.range.start.0 + (((counter.0 - owned.counters.0) / COUNTER) << PAGE_SHIFT)
         ))
     }
 

@@ -263,7 +263,7 @@ fn an_access_that_the_syndrome_does_not_describe_is_decoded_from_the_guests_code
                 0x2900_0861,
                 WNR | TRANSLATION,
                 UART + 0x34,
-                { Pair(0x1111_2222_3333_4444, 0x5555_6666_7777_8888) },
+                Pair(0x1111_2222_3333_4444, 0x5555_6666_7777_8888),
             ),
         ],
     );
@@ -302,21 +302,21 @@ fn an_access_that_the_syndrome_does_not_describe_is_decoded_from_the_guests_code
                 0x885f_7c61,
                 TRANSLATION,
                 ids,
-                { Taken(external(0), Some(ids)) },
+                Taken(external(0), Some(ids)),
             ),
             decoded(
                 "an atomic addition to a device aborts",
                 0xb821_0062,
                 WNR | TRANSLATION,
                 ids,
-                { Taken(external(WNR), Some(ids)) },
+                Taken(external(WNR), Some(ids)),
             ),
             decoded(
                 "a pair of which nobody has the second half aborts",
                 0x2940_0861,
                 TRANSLATION,
                 UART + 0xffc,
-                { Taken(external(0), Some(UART + 0xffc)) },
+                Taken(external(0), Some(UART + 0xffc)),
             ),
         ],
     );
@@ -365,7 +365,7 @@ fn an_access_in_two_pages_is_whole_or_none() {
         ..case(
             "one that begins in memory",
             data_abort(transfer(2, 1) | TRANSLATION, RAM + RAM_SIZE),
-            { Taken(external(0), Some(RAM + RAM_SIZE)) },
+            Taken(external(0), Some(RAM + RAM_SIZE)),
         )
     };
     prepare(&sim, &begins_in_memory);
@@ -386,14 +386,14 @@ fn an_access_in_two_pages_is_whole_or_none() {
             case(
                 "pages that are not neighbours",
                 data_abort(transfer(2, 1) | TRANSLATION, split),
-                { Taken(external(0), Some(split)) },
+                Taken(external(0), Some(split)),
             ),
             decoded(
                 "a pair in pages that are not neighbours",
                 0x2940_0861,
                 TRANSLATION,
                 split - 2,
-                { Pair(0xffff_ffff, 0xffff_ffff) },
+                Pair(0xffff_ffff, 0xffff_ffff),
             ),
         ],
     );
@@ -492,7 +492,7 @@ fn unclaimed_addresses_read_as_ones_where_the_manifest_says_so() {
             case(
                 "a store is dropped",
                 data_abort(transfer(3, 1) | WNR | TRANSLATION, NOWHERE),
-                { Done(0x1111_2222_3333_4444) },
+                Done(0x1111_2222_3333_4444),
             ),
             decoded(
                 "a pair",
@@ -506,7 +506,7 @@ fn unclaimed_addresses_read_as_ones_where_the_manifest_says_so() {
                 0x2940_0861,
                 TRANSLATION,
                 UART + 0xffc,
-                { Pair(0xb1, 0xffff_ffff) },
+                Pair(0xb1, 0xffff_ffff),
             ),
             case(
                 "behind the end of RAM",
