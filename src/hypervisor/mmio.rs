@@ -6,7 +6,7 @@
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
 use crate::domain::devices::Device;
-use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
@@ -285,10 +285,12 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(server) = serving.and_then(|id| self.domain(id)) {
             self.hand_off_to_domain(vcpu, server);
         }
-        // An answer that came before the vCPU was marked as waiting woke nobody.
-        let answer = domain.servers.lock().take(vcpu.id.index)?;
-        self.wake(vcpu, Wait::Request);
-        Some(answer)
+        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
+        let answer = domain.servers.lock().take(vcpu.id.index);
+        if answer.is_some() || vcpu.has_note(Attention::Request) {
+            self.wake(vcpu, Wait::Request);
+        }
+        answer
     }
 
     /// A vCPU that waits for a server was scheduled: goes on if it can, applies limits that have passed, and waits again
