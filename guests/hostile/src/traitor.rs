@@ -21,13 +21,13 @@ struct Traitor {
     guest: u16,
     devices: Vec<Range<u64>>,
     server: Server,
-    window: Window,
     /// Where memory of the guest is mapped.
     mapped: u64,
 }
 
-fn connect(guest: u16, devices: &[Range<u64>], window: &mut Window) -> Result<Server, ConnectError> {
-    let server = Server::connect(guest, window)?;
+/// Makes a server whose page is at `address`.
+fn connect(guest: u16, devices: &[Range<u64>], address: u64) -> Result<Server, ConnectError> {
+    let server = Server::connect_at(guest, address)?;
     for device in devices {
         server.claim(device)?;
     }
@@ -49,13 +49,12 @@ impl Traitor {
                 devices.push(reg(device, 0).expect("a device has registers"));
             }
         });
-        let server = connect(guest, &devices, &mut window)?;
+        let server = connect(guest, &devices, window.take(PAGE)?)?;
         let mapped = window.take(MAPPED * PAGE)?;
         Ok(Self {
             guest,
             devices,
             server,
-            window,
             mapped,
         })
     }
@@ -93,8 +92,7 @@ impl Traitor {
         for id in 0..8 {
             let _ = dm::destroy_ioreq_server(self.guest, id);
         }
-        // Addresses are plenty, but not without end: the page goes where the last one was.
-        match connect(self.guest, &self.devices, &mut self.window) {
+        match connect(self.guest, &self.devices, self.server.address()) {
             Ok(server) => self.server = server,
             Err(error) => attacker.fail(format_args!("starting again: {error}")),
         }

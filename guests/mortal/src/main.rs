@@ -21,6 +21,8 @@ use portunus::abi::sched::ShutdownReason;
 
 guest_runtime::entry!(main);
 
+const PAGE: u64 = 4096;
+
 /// One device, by its registers in the guest.
 struct Device {
     registers: Range<u64>,
@@ -49,12 +51,12 @@ struct Backend {
     guest: u16,
     devices: Vec<Device>,
     server: Server,
-    window: Window,
     gic: Gic,
 }
 
-fn connect(guest: u16, devices: &[Device], window: &mut Window) -> Result<Server, ConnectError> {
-    let server = Server::connect(guest, window)?;
+/// Makes a server whose page is at `address`.
+fn connect(guest: u16, devices: &[Device], address: u64) -> Result<Server, ConnectError> {
+    let server = Server::connect_at(guest, address)?;
     for device in devices {
         server.claim(&device.registers)?;
     }
@@ -77,12 +79,11 @@ impl Backend {
                 });
             }
         });
-        let server = connect(guest, &devices, &mut window)?;
+        let server = connect(guest, &devices, window.take(PAGE)?)?;
         Ok(Self {
             guest,
             devices,
             server,
-            window,
             gic,
         })
     }
@@ -140,7 +141,7 @@ impl Backend {
             fail(&error);
         }
         timer::sleep(&self.gic, REBIRTH_AFTER);
-        match connect(self.guest, &self.devices, &mut self.window) {
+        match connect(self.guest, &self.devices, self.server.address()) {
             Ok(server) => self.server = server,
             Err(error) => fail(&error),
         }

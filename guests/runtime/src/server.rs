@@ -65,13 +65,18 @@ fn step<T>(what: &'static str, result: hypercall::Result<T>) -> Result<T, Connec
 impl Server {
     /// Makes a server for `domain` and enables it. It has no ranges yet.
     pub fn connect(domain: u16, window: &mut Window) -> Result<Self, ConnectError> {
+        Self::connect_at(domain, window.take(4096)?)
+    }
+
+    /// As [`Self::connect`], with its page of requests at an address of the window: also at that of a server that was
+    /// destroyed.
+    pub fn connect_at(domain: u16, address: u64) -> Result<Self, ConnectError> {
         let vcpus = step("asking for its vCPUs", dm::nr_vcpus(domain))?;
         if vcpus as usize > Ioreq::PER_PAGE {
             return Err(ConnectError::TooManyVcpus(vcpus));
         }
-        let address = window.take(4096)?;
         let id = step("creating a server", dm::create_ioreq_server(domain))?;
-        // SAFETY: the frame was just taken out of the window.
+        // SAFETY: the caller took the frame out of the window, and only servers that are gone used it.
         let mapped = unsafe { memory::map_ioreq_page(domain, id, IOREQ_SERVER_FRAME_SYNCHRONOUS, address / 4096) };
         step("mapping its requests", mapped)?;
         step("enabling the server", dm::set_ioreq_server_state(domain, id, true))?;
@@ -127,6 +132,11 @@ impl Server {
         }
     }
 
+    /// Where the page of requests is.
+    pub fn address(&self) -> u64 {
+        self.page.0 as u64
+    }
+
     /// Overwrites the page of requests: for tests.
     pub fn scribble(&self, mut word: impl FnMut() -> u64) {
         for index in 0..4096 / 8 {
@@ -135,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Destroys the server, as a backend does that ends in an orderly way: ports first. Its page's addresses stay taken.
+    /// Destroys the server, as a backend does that ends in an orderly way: ports first. Its page stays mapped.
     ///
     /// # Errors
     /// A step that failed; the others were done.
