@@ -18,7 +18,7 @@ const VECTORS: u64 = RAM + 0x10_0000;
 /// Where the guest's code is.
 const CODE: u64 = RAM + 0x8_0000;
 const NOWHERE: u64 = 0x1000_0010;
-const READ_ONLY_GFN: u64 = EMPTY_GFN + 0x40;
+const SHARED_GFN: u64 = EMPTY_GFN + 0x40;
 const NOP: u32 = 0xd503_201f;
 const EL1H: u64 = 0x3c5;
 
@@ -423,10 +423,10 @@ fn the_rights_of_the_access_decide_how_its_address_is_translated() {
 }
 
 #[test]
-fn memory_that_may_only_be_read_aborts_stores_and_nothing_else() {
+fn a_shared_page_is_read_and_written_but_code_is_fetched_from_ram_alone() {
     let sim = Sim::new(&Options::default());
-    assert_eq!(sim.map_shared_info(G0, READ_ONLY_GFN), 0);
-    let shared = READ_ONLY_GFN << 12;
+    assert_eq!(sim.map_shared_info(G0, SHARED_GFN), 0);
+    let shared = SHARED_GFN << 12;
     run(
         &sim,
         &[
