@@ -31,6 +31,8 @@ const WARM_UP: usize = 16;
 const PEER_PORT: u32 = 10;
 /// Addresses where no guest of this hypervisor has anything.
 const NOWHERE: u64 = 0x0100_0000;
+/// Offset of a register that drivers read (VirtIO 1.2, 4.2.2).
+const INTERRUPT_STATUS: u64 = 0x60;
 /// The SGI that this guest sends to itself.
 const SGI: u32 = 5;
 
@@ -79,7 +81,7 @@ fn main() -> ! {
         row("event_self", || machine.event_self(port));
     }
     let mut served = None;
-    virtio::each_mmio(|registers, _| served = Some(registers.start));
+    virtio::each_mmio(|registers, _| served = Some(registers.start + INTERRUPT_STATUS));
     if let Some(register) = served {
         row("ioreq_sync_same_cpu", || operations::read(register));
     }
