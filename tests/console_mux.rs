@@ -125,6 +125,37 @@ fn another_domains_line_breaks_the_prompt_which_is_shown_again() {
 }
 
 #[test]
+fn a_guest_that_returns_to_the_start_of_its_line_gets_there_behind_its_name() {
+    let mut terminal = terminal(&["one", "two"]);
+    terminal.send(0, "/ # ");
+    terminal.shown();
+    terminal.wait(20);
+    assert_eq!(terminal.shown(), "[one] / # ");
+    // A return alone moves nothing; what follows it decides.
+    terminal.send(0, "\r");
+    assert_eq!(terminal.shown(), "");
+    terminal.send(0, "/ # ls");
+    assert_eq!(terminal.shown(), "\r[one] / # ls");
+    terminal.send(0, " -l\r\r\n");
+    assert_eq!(terminal.shown(), " -l\r\n");
+    // What is overwritten before it was shown is shown all the same.
+    terminal.send(1, "10 %\r20 %\r\n\rdone\n");
+    assert_eq!(terminal.shown(), "[two] 10 %\r[two] 20 %\r\n[two] done\r\n");
+    // A line between leaves each on a line of its own.
+    terminal.send(0, "a\rb");
+    terminal.shown();
+    terminal.wait(20);
+    terminal.shown();
+    terminal.send(1, "tick\n");
+    terminal.send(0, "\rc\n");
+    let shown = terminal.shown();
+    assert!(
+        shown.contains("\r\n[two] tick\r\n") && shown.ends_with("c\r\n"),
+        "{shown:?}"
+    );
+}
+
+#[test]
 fn an_unfinished_line_elsewhere_waits_long_and_is_shown_once() {
     let mut terminal = terminal(&["one", "two"]);
     terminal.send(0, "$ ");

@@ -4,7 +4,8 @@
 //! that has not ended is shown too, so that prompts can be seen: that of the port in focus after a short pause, from
 //! then on character by character; that of another port after a long one. When another line must be shown while an
 //! unfinished one stands on the terminal, the terminal goes to a new line first, and the unfinished one is shown again
-//! from its start afterwards: no two domains ever share a line, and every line can be read whole somewhere.
+//! from its start afterwards: no two domains ever share a line, and every line can be read whole somewhere. A guest that
+//! goes back to the start of its line, as shells do that redraw it, gets there behind its domain's name.
 //!
 //! *Input* goes to the port in focus. Ctrl-a pressed three times moves the focus, Ctrl-a q asks to quit, Ctrl-a ? for
 //! help; a Ctrl-a followed by anything else reaches the guest with it.
@@ -112,6 +113,12 @@ struct Port {
     /// The line that has not ended, or has ended and is not shown yet.
     line: Array<u8, LINE_CAPACITY>,
     ended: bool,
+    /// A carriage return came, and what follows it is not known yet.
+    returned: bool,
+    /// What followed one when there was still something to show that it will overwrite.
+    held: Option<u8>,
+    /// What `line` holds is to be shown over what stands on the terminal's current line.
+    overwrites: bool,
     /// Bytes of `line` that stand on the terminal's current line.
     shown: usize,
     /// Bytes came since it was last shown.
@@ -127,6 +134,9 @@ impl Port {
             source,
             line: Array::new(),
             ended: false,
+            returned: false,
+            held: None,
+            overwrites: false,
             shown: 0,
             fresh: false,
             last: Ticks(0),
@@ -138,9 +148,9 @@ impl Port {
         port
     }
 
-    /// Gathers bytes up to the end of the line, or of its room.
+    /// Gathers bytes up to the end of the line, of its room, or of what the next byte overwrites.
     fn gather(&mut self, now: Ticks) {
-        while !self.ended && !self.line.is_full() {
+        while !self.complete() {
             let byte = match &mut self.source {
                 Source::Messages(ring) => ring.pop(),
                 Source::Uart { uart, .. } => uart.take(),
@@ -148,17 +158,42 @@ impl Port {
             let Some(byte) = byte else { return };
             self.last = now;
             self.fresh = true;
-            if byte == b'\n' {
-                self.ended = true;
-            } else {
-                // There is room.
-                let _ = self.line.push(byte);
+            match byte {
+                b'\n' => self.ended = true,
+                b'\r' => self.returned = true,
+                byte if self.returned && self.shown < self.line.len() => self.held = Some(byte),
+                byte => {
+                    if core::mem::take(&mut self.returned) {
+                        self.line.clear();
+                        self.shown = 0;
+                        self.overwrites = true;
+                    }
+                    // There is room.
+                    let _ = self.line.push(byte);
+                }
             }
         }
     }
 
     fn complete(&self) -> bool {
-        self.ended || self.line.is_full()
+        self.ended || self.line.is_full() || self.held.is_some()
+    }
+
+    /// What is complete was shown: the next line, or the next text for the same one, begins.
+    fn begin_next(&mut self) {
+        self.line.clear();
+        if self.ended {
+            self.ended = false;
+            self.returned = false;
+            self.overwrites = false;
+        }
+        if let Some(byte) = self.held.take() {
+            self.returned = false;
+            self.overwrites = true;
+            self.fresh = true;
+            // It was just cleared.
+            let _ = self.line.push(byte);
+        }
     }
 
     fn line_change(&mut self) -> Option<LineChange> {
@@ -417,29 +452,28 @@ impl Console {
 
     /// Stages what is not shown yet of a port's line, and its end if it has ended.
     fn show(&mut self, index: usize) {
+        let Some(port) = self.ports.get_mut(index) else { return };
+        let overwrites = core::mem::take(&mut port.overwrites);
         if self.open != Some(index) {
             self.close_line();
             self.stage_name(index);
+        } else if overwrites {
+            stage(&mut self.staging, b"\r");
+            self.stage_name(index);
         }
         let Some(port) = self.ports.get_mut(index) else { return };
-        let mut text = port.line.get(port.shown..).unwrap_or_default();
-        if port.ended {
-            while let [rest @ .., b'\r'] = text {
-                text = rest;
-            }
-        }
-        stage(&mut self.staging, text);
+        stage(&mut self.staging, port.line.get(port.shown..).unwrap_or_default());
         port.fresh = false;
         self.open = Some(index);
         if port.ended {
             stage(&mut self.staging, b"\r\n");
             self.open = None;
         }
-        if port.complete() {
-            port.line.clear();
-            port.ended = false;
-        }
         port.shown = port.line.len();
+        if port.complete() {
+            port.begin_next();
+            port.shown = 0;
+        }
     }
 
     /// Leaves the unfinished line that stands on the terminal; it will be shown again from its start.
