@@ -25,8 +25,6 @@ pub trait Machine: PhysicalMemory {
     fn configure_interrupt(&self, interrupt: IntId, edge: bool);
     /// Routes a physical SPI to a pCPU.
     fn route_interrupt(&self, interrupt: IntId, pcpu: PcpuId);
-    /// Ends a physical interrupt that was acknowledged and left active for a guest that will not deactivate it.
-    fn deactivate_interrupt(&self, interrupt: IntId);
 
     /// Which pCPU the caller runs on.
     fn current_pcpu(&self) -> PcpuId;

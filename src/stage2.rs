@@ -139,7 +139,7 @@ impl Stage2 {
         u64::from(self.vmid.0) << 48 | self.root.0
     }
 
-    /// What is at `ipa`; `None` when nothing is mapped there. At most four loads.
+    /// What is at `ipa`; `None` when nothing is mapped there. A load a level: at most five.
     pub fn lookup(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Option<Mapping> {
         if ipa.0 >= self.geometry.ipa_end() {
             return None;

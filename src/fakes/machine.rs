@@ -88,8 +88,6 @@ pub enum Operation {
     ConfigureInterrupt(IntId, bool),
     /// A physical SPI routed.
     RouteInterrupt(IntId, PcpuId),
-    /// A physical interrupt deactivated.
-    DeactivateInterrupt(IntId),
     /// Bytes that the console took.
     Console(Vec<u8>),
 }
@@ -403,9 +401,6 @@ impl Machine for FakeMachine {
         let mut state = self.state.lock();
         state.interrupts.entry(interrupt.0).or_default().route = Some(pcpu);
         state.log.push(Operation::RouteInterrupt(interrupt, pcpu));
-    }
-    fn deactivate_interrupt(&self, interrupt: IntId) {
-        self.record(Operation::DeactivateInterrupt(interrupt));
     }
     fn current_pcpu(&self) -> PcpuId {
         self.state.lock().pcpu

@@ -17,7 +17,7 @@ use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
-use crate::ids::{Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
+use crate::ids::{IntId, Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
 use crate::machine::Machine;
 use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
@@ -41,6 +41,8 @@ pub struct MachineFacts {
     pub ids: Vec<RawIdRegisters>,
     /// How far HPFAR_EL2 can be believed, on the worst of them.
     pub hpfar: Hpfar,
+    /// The physical interrupt of the EL1 virtual timer, a PPI.
+    pub virtual_timer: IntId,
     /// The machine has a GICv3.
     pub gic_system_registers: bool,
     /// Names on the console in colour.
@@ -233,7 +235,7 @@ fn assemble_domain<M: Machine>(
             ServerLimits::default(),
         )),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
-        vgic: Mutex::new(interrupt_controller(config)?),
+        vgic: Mutex::new(interrupt_controller(config, facts)?),
         devices: windows(config)?,
         console: port,
         console_interrupt: uart.map(|uart| uart.interrupt),
@@ -318,7 +320,7 @@ fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
     Ok(devices)
 }
 
-fn interrupt_controller(config: &DomainConfig) -> Result<Vgic, AssemblyError> {
+fn interrupt_controller(config: &DomainConfig, facts: &MachineFacts) -> Result<Vgic, AssemblyError> {
     let mut vgic = Vgic::new(Config {
         version: match config.layout.gic {
             VirtualGic::V2 { .. } => Version::V2,
@@ -327,7 +329,7 @@ fn interrupt_controller(config: &DomainConfig) -> Result<Vgic, AssemblyError> {
         vcpus: config.vcpu_count(),
         spis: u16::try_from(config.layout.spis).unwrap_or(u16::MAX),
     })?;
-    vgic.bind_physical_ppi(VIRTUAL_TIMER, VIRTUAL_TIMER)?;
+    vgic.bind_physical_ppi(VIRTUAL_TIMER, facts.virtual_timer)?;
     if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
         vgic.reserve(uart.interrupt)?;
     }

@@ -4,13 +4,13 @@ use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::{Claim, Hypervisor, VcpuState};
-use crate::ids::{IntId, PcpuId, Ticks, VcpuSet};
+use crate::ids::{IntId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trap::access::MmioAccess;
 use crate::vgic::{Answer, Frame, PhysicalChange, PhysicalChanges, SgiRegister, Vgic};
 
-/// The virtual timer's PPI, in every guest and on the machine.
+/// The virtual timer's PPI in every guest.
 pub(crate) const VIRTUAL_TIMER: IntId = IntId(27);
 /// The physical timer's PPI in every guest; its timer is emulated.
 const PHYSICAL_TIMER: IntId = IntId(30);
@@ -19,8 +19,8 @@ const TIMER_ENABLE: u64 = 1;
 const TIMER_MASK: u64 = 1 << 1;
 
 impl<M: Machine> Hypervisor<M> {
-    /// The loaded vCPU's virtual timer fired (physical PPI 27); the physical interrupt stays active.
-    pub fn on_virtual_timer<C: Cpu>(&self, _cpu: &mut C, state: &mut VcpuState) {
+    /// The loaded vCPU's virtual timer fired; the physical interrupt stays active.
+    pub fn on_virtual_timer(&self, state: &VcpuState) {
         let Some((domain, _)) = self.vcpu(state.id) else { return };
         let kick = domain.vgic.lock().physical_private(state.id.index, VIRTUAL_TIMER);
         self.interrupt_vcpus(domain, kick.unwrap_or_default());
@@ -36,8 +36,8 @@ impl<M: Machine> Hypervisor<M> {
         self.interrupt_vcpus(domain, kick);
     }
 
-    /// A physical SPI was acknowledged on `pcpu`.
-    pub fn on_interrupt(&self, _pcpu: PcpuId, interrupt: IntId) -> Claim {
+    /// A physical SPI was acknowledged.
+    pub fn on_interrupt(&self, interrupt: IntId) -> Claim {
         let Some(domain) = self.owner_of(interrupt) else {
             return Claim::Nobody;
         };

@@ -393,8 +393,7 @@ impl Sim {
         if fires {
             self.exit(pcpu, |sim| {
                 sim.with(vcpu, |context| {
-                    let Context { cpu, state, .. } = context;
-                    sim.on(pcpu, |hypervisor| hypervisor.on_virtual_timer(cpu, state));
+                    sim.on(pcpu, |hypervisor| hypervisor.on_virtual_timer(&context.state));
                 });
             });
         }
@@ -405,7 +404,7 @@ impl Sim {
         let pcpu = PcpuId(pcpu);
         let claim = Cell::new(Claim::Nobody);
         self.exit(pcpu, |sim| {
-            claim.set(sim.on(pcpu, |hypervisor| hypervisor.on_interrupt(pcpu, interrupt)));
+            claim.set(sim.on(pcpu, |hypervisor| hypervisor.on_interrupt(interrupt)));
         });
         self.settle();
         claim.get()

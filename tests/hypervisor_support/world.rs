@@ -134,6 +134,7 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
         frequency: 1000 * MS,
         ids: vec![RawIdRegisters::default(); PCPUS.into()],
         hpfar: Hpfar::Architectural,
+        virtual_timer: host.timer.virtual_.id,
         gic_system_registers: true,
         colour: Colour::Never,
     };

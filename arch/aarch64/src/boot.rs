@@ -72,6 +72,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         frequency: host.timer.frequency.map_or_else(timer::frequency, u64::from),
         hpfar: identity::hpfar(&id_registers),
         ids: id_registers,
+        virtual_timer: host.timer.virtual_.id,
         gic_system_registers: matches!(host.gic, Gic::V3(_)),
         colour: if plan.manifest.colour {
             Colour::Ansi

@@ -47,11 +47,6 @@ pub(crate) unsafe extern "C" fn build_tables(device_tree: usize) -> usize {
     tables.as_ptr() as usize
 }
 
-/// The root of these tables, which `build_tables` filled.
-pub(crate) fn root() -> usize {
-    POOL.0.get() as usize
-}
-
 fn map(tables: &mut [Table; TABLES], used: &mut usize, start: usize, end: usize) {
     let mut address = start & !(BLOCK - 1);
     while address < end {

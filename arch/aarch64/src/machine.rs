@@ -140,11 +140,6 @@ impl Machine for Arm64 {
             gic.route(interrupt, pcpu);
         }
     }
-    fn deactivate_interrupt(&self, interrupt: IntId) {
-        if let Some(gic) = gic::gic() {
-            gic.deactivate_id(interrupt);
-        }
-    }
 
     fn current_pcpu(&self) -> PcpuId {
         pcpu::this().map_or(PcpuId(0), pcpu::Pcpu::id)

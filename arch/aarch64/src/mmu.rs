@@ -1,8 +1,5 @@
 //! Stage 1 at EL2: an identity map of the Image (write xor execute, guard pages under every stack), of all RAM that
 //! guests may use (Normal write-back, once and for all), and of the UART and the GIC. Nothing else is mapped.
-//!
-//! The pages of the uncached pool are taken out of the write-back map and mapped Normal non-cacheable while domains
-//! are built ([`map_uncached`]); no address has two attributes.
 
 use crate::entry::{SCTLR_EARLY, SCTLR_OFF, SCTLR_ON};
 use crate::layout;
@@ -16,8 +13,8 @@ use core::ops::Range;
 use portunus::ids::MAX_PCPUS;
 use portunus::sync::Mutex;
 
-/// MAIR_EL2: 0 Normal write-back read/write-allocate, 1 Device-nGnRE, 2 Normal non-cacheable.
-const MAIR: u64 = 0x44_04_ff;
+/// MAIR_EL2: 0 Normal write-back read/write-allocate, 1 Device-nGnRE.
+const MAIR: u64 = 0x04_ff;
 /// TCR_EL2 without PS: T0SZ = 16, walks inner-shareable write-back, 4 KiB granule, RES1 bits 31 and 23.
 const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 /// The level of the root table for 48 bits of address.
@@ -32,10 +29,6 @@ const NORMAL: Attributes = VALID
 const CODE: Attributes = NORMAL.union(Attributes::READ_ONLY);
 const CONSTANTS: Attributes = CODE.union(Attributes::XN);
 const DATA: Attributes = NORMAL.union(Attributes::XN);
-const UNCACHED: Attributes = VALID
-    .union(Attributes::ATTRIBUTE_INDEX_2)
-    .union(Attributes::INNER_SHAREABLE)
-    .union(Attributes::XN);
 const DEVICE: Attributes = VALID
     .union(Attributes::ATTRIBUTE_INDEX_1)
     .union(Attributes::OUTER_SHAREABLE)
@@ -90,28 +83,6 @@ pub(crate) fn init(
 /// The root of the tables that `init` built; what a secondary pCPU starts with.
 pub(crate) fn root() -> Option<usize> {
     MAP.lock().as_ref().map(|map| map.root_address().0)
-}
-
-/// Takes frames out of the write-back map and maps them Normal non-cacheable, with no cache line of them left. Boot
-/// only: the frames are nobody's yet, and no other pCPU runs.
-///
-/// # Errors
-/// The range is beyond 48 bits.
-pub fn map_uncached(range: Range<usize>) -> Result<(), MapError> {
-    let mut guard = MAP.lock();
-    let Some(map) = guard.as_mut() else { return Ok(()) };
-    crate::cache::clean_invalidate(range.start, range.end - range.start);
-    // A live block must not be split in place: the early tables, which map the Image, serve meanwhile.
-    // SAFETY: code, stack and the tables themselves are part of the Image.
-    unsafe { switch_to_early(crate::early::root()) };
-    map.mark_inactive();
-    let changed = map.map_range(&region(range.clone()), UNCACHED);
-    map.mark_active();
-    // SAFETY: the same tables as before, one range with another memory type.
-    unsafe { switch_to_final(map.root_address().0) };
-    // What was fetched by speculation before the change goes; the new alias cannot bring it back.
-    crate::cache::clean_invalidate(range.start, range.end - range.start);
-    changed
 }
 
 fn region(range: Range<usize>) -> MemoryRegion {

@@ -112,7 +112,7 @@ fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged:
             power::halt();
         }
     } else if interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed) {
-        return on_virtual_timer(local, gic);
+        return on_virtual_timer(local);
     } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
         timer::set(None);
         if let Some(hypervisor) = hypervisor() {
@@ -123,19 +123,19 @@ fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged:
     } else if interrupt.0 == INTERRUPTS.console.load(Ordering::Relaxed) {
         on_console();
     } else if interrupt.is_spi() {
-        return on_shared(pcpu, local, interrupt);
+        return on_shared(local, interrupt);
     } else {
         local.unclaimed += 1;
     }
     false
 }
 
-fn on_virtual_timer(local: &mut Local, gic: &'static Gic) -> bool {
+fn on_virtual_timer(local: &mut Local) -> bool {
     let (Some(hypervisor), Some(context)) = (hypervisor(), local.loaded()) else {
         timer::stop_virtual();
         return false;
     };
-    hypervisor.on_virtual_timer(&mut El2Cpu::with(gic), &mut context.state);
+    hypervisor.on_virtual_timer(&context.state);
     true
 }
 
@@ -159,10 +159,8 @@ fn on_console() {
     hypervisor.on_console_ready();
 }
 
-fn on_shared(pcpu: &'static Pcpu, local: &mut Local, interrupt: IntId) -> bool {
-    let claim = hypervisor().map_or(Claim::Nobody, |hypervisor| {
-        hypervisor.on_interrupt(pcpu.id(), interrupt)
-    });
+fn on_shared(local: &mut Local, interrupt: IntId) -> bool {
+    let claim = hypervisor().map_or(Claim::Nobody, |hypervisor| hypervisor.on_interrupt(interrupt));
     if claim == Claim::Nobody {
         local.unclaimed += 1;
     }
