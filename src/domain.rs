@@ -18,7 +18,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::evtchn::EventChannels;
 use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
-use crate::manifest::domain::OnCrash;
+use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
 use crate::memory::pool::Pool;
 use crate::stage2::Stage2;
@@ -66,7 +66,7 @@ pub struct Domain {
     /// Its guest-physical addresses are the machine's.
     pub direct_mapped: bool,
     /// What happens when it crashes.
-    pub on_crash: OnCrash,
+    pub on_crash: OnShutdown,
     /// It serves devices of others.
     pub serves: bool,
     /// Its first instruction.

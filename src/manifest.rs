@@ -5,6 +5,7 @@
 //! every property.
 
 pub mod affinity;
+pub mod control;
 pub mod devices;
 pub mod domain;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod events;
 pub mod guest_tree;
 pub mod host;
 pub mod layout;
+pub mod lifecycle;
 pub mod modules;
 pub mod notice;
 pub mod passthrough;
@@ -104,8 +106,10 @@ impl Manifest {
         }
         for (index, node) in nodes.iter().enumerate() {
             let devices = devices::parse(node, &nodes, &domains, &mut notices)?;
+            let controls = control::parse(node, &nodes)?;
             if let Some(domain) = domains.get_mut(index) {
                 domain.devices = devices;
+                domain.controls = controls;
             }
         }
         grow_pools(&mut domains, &nodes);

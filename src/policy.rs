@@ -24,6 +24,8 @@ pub enum Permission {
     MapMemory,
     /// Offer it an event-channel port, or bind to one that it offered.
     OpenChannel,
+    /// Look at its state and counters, pause it, restart it, stop it.
+    Control,
 }
 
 impl fmt::Display for Permission {
@@ -34,6 +36,7 @@ impl fmt::Display for Permission {
             Self::RaiseInterrupt(interrupt) => write!(f, "raise INTID {}", interrupt.0),
             Self::MapMemory => write!(f, "map memory"),
             Self::OpenChannel => write!(f, "open event channels"),
+            Self::Control => write!(f, "control the life"),
         }
     }
 }
@@ -70,6 +73,7 @@ type Key = (DomainId, DomainId);
 struct Pair {
     serve: bool,
     map_memory: bool,
+    control: bool,
 }
 
 impl Policy {
@@ -79,13 +83,19 @@ impl Policy {
         for guest in &manifest.domains {
             for device in &guest.devices {
                 let key = (device.backend, guest.id);
-                let row = policy.pairs.get_mut(usize::from(device.backend.0));
-                if let Some(pair) = row.and_then(|row| row.get_mut(usize::from(guest.id.0))) {
+                if let Some(pair) = policy.pair_mut(device.backend, guest.id) {
                     pair.serve = true;
                     pair.map_memory |= device.memory_access == MemoryAccess::All;
                 }
                 policy.ranges.push((key, device.range));
                 policy.interrupts.push((key, device.interrupt.id));
+            }
+        }
+        for domain in &manifest.domains {
+            for object in &domain.controls {
+                if let Some(pair) = policy.pair_mut(domain.id, *object) {
+                    pair.control = true;
+                }
             }
         }
         policy.ranges.sort_unstable();
@@ -106,6 +116,7 @@ impl Policy {
         let given = match permission {
             Permission::Serve => pair.serve,
             Permission::MapMemory => pair.map_memory,
+            Permission::Control => pair.control,
             Permission::OpenChannel => subject == object && subject.is_ordinary(),
             Permission::ServeRange(range) => self.serves(key, range),
             Permission::RaiseInterrupt(interrupt) => self.interrupts.binary_search(&(key, interrupt)).is_ok(),
@@ -119,6 +130,11 @@ impl Policy {
                 object,
             })
         }
+    }
+
+    fn pair_mut(&mut self, subject: DomainId, object: DomainId) -> Option<&mut Pair> {
+        let row = self.pairs.get_mut(usize::from(subject.0));
+        row.and_then(|row| row.get_mut(usize::from(object.0)))
     }
 
     fn pair(&self, subject: DomainId, object: DomainId) -> Pair {
@@ -147,7 +163,8 @@ impl Policy {
             let pair = self.pair(subject, object);
             let serve = pair.serve.then_some((Permission::Serve, object));
             let memory = pair.map_memory.then_some((Permission::MapMemory, object));
-            serve.into_iter().chain(memory)
+            let control = pair.control.then_some((Permission::Control, object));
+            serve.into_iter().chain(memory).chain(control)
         });
         let mine = move |key: &Key| key.0 == subject;
         let ranges = self.ranges.iter().filter(move |(key, _)| mine(key));

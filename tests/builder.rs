@@ -4,9 +4,10 @@ use portunus::domain::builder::{self, BuildError, Built, BuiltDomain, CpuLimits,
 use portunus::domain::image::ImageError;
 use portunus::fakes::{FakeMachine, Operation, translation_order};
 use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa};
-use portunus::manifest::domain::{DomainConfig, GrantLimits, OnCrash, UnmappedAccess};
+use portunus::manifest::domain::{DomainConfig, GrantLimits, UnmappedAccess};
 use portunus::manifest::host::{Gic, GicV2, GicV3, HostCpu, Timer};
 use portunus::manifest::layout::{self, VirtualGic};
+use portunus::manifest::lifecycle::OnShutdown;
 use portunus::manifest::modules::{Module, Modules};
 use portunus::manifest::passthrough::{Mapping, Passthrough, PassthroughDevice};
 use portunus::manifest::tree::{Interrupt, Trigger};
@@ -96,7 +97,11 @@ fn domain(number: u16, memory: u64) -> DomainConfig {
             maptrack_frames: 1024,
         },
         dma_trusted: false,
-        on_crash: OnCrash::Stop,
+        on_crash: OnShutdown::Stop,
+        on_reboot: OnShutdown::Restart,
+        on_watchdog: OnShutdown::Restart,
+        restart_limit: None,
+        controls: Vec::new(),
         passthrough: Passthrough::default(),
         devices: Vec::new(),
         layout: Layout {
@@ -365,6 +370,7 @@ fn a_direct_mapped_domain_has_machine_addresses() {
         mappings,
         interrupts: Vec::new(),
         dma: true,
+        quiesce: None,
     };
     // Two transports in one page, as on QEMU's machine.
     direct.passthrough.devices = vec![

@@ -11,9 +11,10 @@ use domains::{DOMAINS, PARTIAL, read};
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
 use portunus::ids::{DomainId, EventPort, IntId, Ipa, PcpuId};
 use portunus::manifest::devices::{DeviceKind, OnFailure, Source, Transport};
-use portunus::manifest::domain::{GrantLimits, OnCrash, UnmappedAccess};
+use portunus::manifest::domain::{GrantLimits, UnmappedAccess};
 use portunus::manifest::events::ChannelEnd;
 use portunus::manifest::layout::VirtualGic;
+use portunus::manifest::lifecycle::{OnShutdown, RestartLimit};
 use portunus::manifest::tree::{Interrupt, Trigger};
 use portunus::manifest::{Host, IpaRange, Manifest, MemoryAccess, NoModules, PaRange, Tree};
 
@@ -62,7 +63,13 @@ fn a_guest_has_what_its_node_says() {
     assert_eq!((guest.memory, guest.vcpu_count(), guest.share), (256 * MIB, 2, 50));
     assert!(guest.vpl011 && !guest.direct_map && !guest.dma_trusted && !guest.hypervisor_node);
     assert_eq!(guest.unmapped, UnmappedAccess::Abort);
-    assert_eq!(guest.on_crash, OnCrash::Stop);
+    assert_eq!(guest.on_crash, OnShutdown::Stop);
+    assert_eq!(
+        (guest.on_reboot, guest.on_watchdog),
+        (OnShutdown::Restart, OnShutdown::Restart)
+    );
+    assert_eq!(guest.restart_limit, Some(RestartLimit { count: 5, seconds: 60 }));
+    assert_eq!(guest.controls, []);
     assert_eq!(
         guest.grants,
         GrantLimits {
@@ -173,7 +180,10 @@ fn a_backend_gets_hypervisor_node_passthrough_and_tables_for_its_guests() {
     let dm = &manifest.domains[1];
     assert!(dm.hypervisor_node && dm.direct_map && dm.dma_trusted);
     assert_eq!(dm.static_memory, [PaRange::new(0x7000_0000, 64 * MIB)]);
-    assert_eq!(dm.on_crash, OnCrash::PowerOff);
+    assert_eq!(dm.on_crash, OnShutdown::PowerOff);
+    assert_eq!((dm.on_reboot, dm.on_watchdog), (OnShutdown::Stop, OnShutdown::PowerOff));
+    assert_eq!(dm.restart_limit, Some(RestartLimit { count: 3, seconds: 10 }));
+    assert_eq!(dm.controls, [DomainId(1)]);
     assert_eq!(dm.grants.maptrack_frames, 0);
     let own = MIB + 64 * 4096 + MIB / 2;
     assert_eq!(

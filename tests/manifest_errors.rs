@@ -171,8 +171,44 @@ fn properties_of_a_domain() {
         (
             "a crash with an unknown end",
             "portunus,on-crash = \"power-off\"",
-            "portunus,on-crash = \"restart\"",
-            "/chosen/dm: portunus,on-crash: has the unknown value \"restart\"",
+            "portunus,on-crash = \"reboot\"",
+            "/chosen/dm: portunus,on-crash: has the unknown value \"reboot\"",
+        ),
+        (
+            "a reboot with an unknown end",
+            "portunus,on-reboot = \"stop\"",
+            "portunus,on-reboot = \"\"",
+            "/chosen/dm: portunus,on-reboot: has the unknown value \"\"",
+        ),
+        (
+            "a restart limit of no time",
+            "portunus,restart-limit = <3 10>",
+            "portunus,restart-limit = <5 0>",
+            "/chosen/dm: portunus,restart-limit: is zero",
+        ),
+        (
+            "a restart limit of more than are remembered",
+            "portunus,restart-limit = <3 10>",
+            "portunus,restart-limit = <33 60>",
+            "/chosen/dm: portunus,restart-limit: is 33, more than the limit of 32",
+        ),
+        (
+            "a restart limit of one cell",
+            "portunus,restart-limit = <3 10>",
+            "portunus,restart-limit = <5>",
+            "/chosen/dm: portunus,restart-limit: has a length of 4 bytes, which its type can't have",
+        ),
+        (
+            "control over a domain that is none",
+            "portunus,control = \"domU1\"",
+            "portunus,control = \"nobody\"",
+            "/chosen/dm: portunus,control: names no other domain: nobody",
+        ),
+        (
+            "control over itself",
+            "portunus,control = \"domU1\"",
+            "portunus,control = \"dm\"",
+            "/chosen/dm: portunus,control: names no other domain: dm",
         ),
         (
             "passthrough perhaps",

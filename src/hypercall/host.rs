@@ -75,6 +75,11 @@ pub enum Right {
         /// The other domain.
         peer: DomainId,
     },
+    /// Look at its state and counters, pause it, restart it, stop it.
+    Control {
+        /// The other domain.
+        target: DomainId,
+    },
 }
 
 /// One page of another domain to map, and what became of it.

@@ -257,6 +257,7 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
             Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
             Right::MapMemory { target } => (Permission::MapMemory, target),
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
+            Right::Control { target } => (Permission::Control, target),
         };
         self.hypervisor
             .policy

@@ -10,7 +10,7 @@ use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, MAX_VCPUS};
 use crate::machine::Machine;
-use crate::manifest::domain::OnCrash;
+use crate::manifest::lifecycle::OnShutdown;
 use crate::psci::{self, Action, PowerState};
 use crate::sched::Wait;
 use crate::trap::registers::GuestFrame;
@@ -147,7 +147,7 @@ impl<M: Machine> Hypervisor<M> {
             reason,
         });
         let guests_stopped = self.domains().filter(|domain| !domain.serves).all(Domain::is_stopped);
-        let fatal = reason == ShutdownReason::Crash && domain.on_crash == OnCrash::PowerOff;
+        let fatal = reason == ShutdownReason::Crash && domain.on_crash == OnShutdown::PowerOff;
         if guests_stopped || fatal {
             self.finished.store(true, Ordering::Release);
         }

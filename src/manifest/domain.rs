@@ -5,10 +5,12 @@ use alloc::vec::Vec;
 
 use crate::ids::{DomainId, MAX_VCPUS, PAGE_SIZE};
 use crate::manifest::affinity::{self, PcpuSet};
+use crate::manifest::control;
 use crate::manifest::devices::DeviceConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::Host;
 use crate::manifest::layout::Layout;
+use crate::manifest::lifecycle::{self, OnShutdown, RestartLimit};
 use crate::manifest::modules::{self, ModuleReader, Modules};
 use crate::manifest::notice::Notices;
 use crate::manifest::passthrough::{self, Passthrough};
@@ -86,8 +88,16 @@ pub struct DomainConfig {
     pub grants: GrantLimits,
     /// Whether it may own devices that reach all memory, which makes it as trusted as EL2.
     pub dma_trusted: bool,
-    /// What happens when it crashes.
-    pub on_crash: OnCrash,
+    /// What follows when it crashes.
+    pub on_crash: OnShutdown,
+    /// What follows when it asks for a restart.
+    pub on_reboot: OnShutdown,
+    /// What follows when its watchdog fires.
+    pub on_watchdog: OnShutdown,
+    /// How often it may start again; `None`: as often as it likes.
+    pub restart_limit: Option<RestartLimit>,
+    /// The domains that it may look at, pause, restart and stop.
+    pub controls: Vec<DomainId>,
     /// Devices of the machine that are its own.
     pub passthrough: Passthrough,
     /// Devices that other domains serve to it.
@@ -114,15 +124,6 @@ pub struct GrantLimits {
     pub maptrack_frames: u32,
 }
 
-/// What happens when a domain crashes.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum OnCrash {
-    /// It stays down; others run.
-    Stop,
-    /// The machine powers off.
-    PowerOff,
-}
-
 impl DomainConfig {
     /// The number of its vCPUs, 1 to 8.
     pub fn vcpu_count(&self) -> u8 {
@@ -139,7 +140,7 @@ const READ_ELSEWHERE: [&str; 5] = [
     "linux,phandle",
 ];
 /// Properties that [`parse`] reads.
-const READ: [&str; 18] = [
+const READ: [&str; 22] = [
     "memory",
     "cpus",
     "vpl011",
@@ -156,11 +157,15 @@ const READ: [&str; 18] = [
     "max_maptrack_frames",
     "portunus,dma-trusted",
     "portunus,share",
-    "portunus,on-crash",
+    lifecycle::ON_CRASH,
+    lifecycle::ON_REBOOT,
+    lifecycle::ON_WATCHDOG,
+    lifecycle::RESTART_LIMIT,
+    control::CONTROL,
     "xen,sci_type",
 ];
 
-/// Reads a domain, without the devices that others serve to it and without its layout.
+/// Reads a domain, without the devices that others serve to it, without whom it controls and without its layout.
 pub(crate) fn parse(
     domain: &DomainNode<'_, '_>,
     host: &Host,
@@ -221,11 +226,11 @@ pub(crate) fn parse(
                 .unwrap_or(DEFAULT_MAPTRACK_FRAMES),
         },
         dma_trusted,
-        on_crash: match node.string("portunus,on-crash")? {
-            None | Some("stop") => OnCrash::Stop,
-            Some("power-off") => OnCrash::PowerOff,
-            Some(other) => return Err(node.error("portunus,on-crash", Reason::UnknownText(other.to_string()))),
-        },
+        on_crash: lifecycle::on_shutdown(node, lifecycle::ON_CRASH, OnShutdown::Stop)?,
+        on_reboot: lifecycle::on_shutdown(node, lifecycle::ON_REBOOT, OnShutdown::Restart)?,
+        on_watchdog: lifecycle::on_shutdown(node, lifecycle::ON_WATCHDOG, OnShutdown::Restart)?,
+        restart_limit: lifecycle::restart_limit(node)?,
+        controls: Vec::new(),
         vcpus: affinity::parse(node, vcpus, host)?,
         modules: found,
         passthrough,

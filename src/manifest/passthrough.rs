@@ -38,6 +38,15 @@ pub struct PassthroughDevice {
     pub interrupts: Vec<Interrupt>,
     /// Whether it can reach memory by itself.
     pub dma: bool,
+    /// How it is brought to rest when its domain stops without doing so; `None`: it can't be.
+    pub quiesce: Option<Quiesce>,
+}
+
+/// How the hypervisor brings a device to rest (`portunus,quiesce`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Quiesce {
+    /// By a write of 0 to Status of each virtio-mmio transport among its registers (VIRTIO 1.3, section 4.2.3.1).
+    VirtioMmio,
 }
 
 /// Registers of the machine in a guest's physical map, mapped as device memory.
@@ -152,6 +161,11 @@ fn device(
             interrupts = theirs;
         }
     }
+    let quiesce = match node.string("portunus,quiesce")? {
+        None => None,
+        Some("virtio-mmio") => Some(Quiesce::VirtioMmio),
+        Some(other) => return Err(node.error("portunus,quiesce", Reason::UnknownText(other.to_string()))),
+    };
     if interrupts.iter().any(|interrupt| !interrupt.id.is_spi()) {
         return Err(node.error("interrupts", Reason::Unsupported("a private interrupt of a device")));
     }
@@ -161,6 +175,7 @@ fn device(
         mappings,
         interrupts,
         dma,
+        quiesce,
     })
 }
 

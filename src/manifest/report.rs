@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::manifest::devices::{DeviceConfig, Source};
-use crate::manifest::domain::{DomainConfig, OnCrash, UnmappedAccess};
+use crate::manifest::domain::{DomainConfig, UnmappedAccess};
 use crate::manifest::host::Host;
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::{Manifest, name_of};
@@ -115,8 +115,17 @@ impl Report<'_> {
         if domain.unmapped == UnmappedAccess::Ones {
             writeln!(f, "  unserved addresses read as ones")?;
         }
-        if domain.on_crash == OnCrash::PowerOff {
-            writeln!(f, "  a crash powers the machine off")?;
+        let (crash, reboot, watchdog) = (domain.on_crash, domain.on_reboot, domain.on_watchdog);
+        write!(
+            f,
+            "  after a crash: {}, a reboot: {}, its watchdog: {}",
+            crash.name(),
+            reboot.name(),
+            watchdog.name()
+        )?;
+        match domain.restart_limit {
+            Some(limit) => writeln!(f, "; at most {} restarts in {} s", limit.count, limit.seconds)?,
+            None => writeln!(f, "; no limit of restarts")?,
         }
         if domain.dma_trusted {
             writeln!(f, "  TRUSTED LIKE THE HYPERVISOR: its devices reach all memory")?;

@@ -66,6 +66,10 @@ pub(crate) const DOMAINS: &str = r#"
         xen,static-mem = <0 0x70000000 0 0x4000000>;
         portunus,dma-trusted;
         portunus,on-crash = "power-off";
+        portunus,on-reboot = "stop";
+        portunus,on-watchdog = "power-off";
+        portunus,restart-limit = <3 10>;
+        portunus,control = "domU1";
         max_maptrack_frames = <0>;
         module0x56000000 {
             compatible = "multiboot,kernel", "multiboot,module";

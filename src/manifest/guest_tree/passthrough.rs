@@ -13,8 +13,8 @@ use crate::manifest::tree::{Node, Tree};
 
 /// Phandle of the interrupt controller in every tree that Xen writes; partial trees often name it outright.
 const GIC: u32 = 65_000;
-/// Properties that speak to the hypervisor and not to the guest.
-const OURS: &str = "portunus,no-dma";
+/// How properties begin that speak to the hypervisor and not to the guest.
+const OURS: [&str; 2] = ["xen,", "portunus,"];
 
 /// Phandles of nodes that we write.
 #[derive(Copy, Clone, Debug)]
@@ -62,7 +62,7 @@ pub(super) fn copy(root: &mut DeviceTreeNode, partial: &Tree<'_>, phandles: &Pha
 fn copied(node: Node<'_, '_>, partial: &Tree<'_>, phandles: &Phandles) -> DeviceTreeNode {
     let mut copy = DeviceTreeNode::new_unchecked(node.name());
     for (name, value) in node.properties() {
-        if name.starts_with("xen,") || name == OURS {
+        if OURS.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
         let parent = (name == "interrupt-parent")
