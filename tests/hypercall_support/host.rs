@@ -306,6 +306,7 @@ impl Host for FakeHost {
                 // A backend binds the ports of its server because it serves.
                 self.caller.domain == GUEST && [BACKEND, SECOND_BACKEND].contains(&peer)
             }
+            Right::Control { target } => target == GUEST && self.caller.domain == BACKEND,
         }
     }
 
