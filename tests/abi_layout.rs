@@ -36,6 +36,8 @@ fn every_field_is_where_xens_headers_put_it() {
         dm_op::DestroyIoreqServer, 4 { id @ 0, pad @ 2 }
         dm_op::SetIrqLevel, 8 { irq @ 0, level @ 4, pad @ 5 }
         dm_op::NrVcpus, 4 { vcpus @ 0 }
+        dm_op::Features, 16 { id @ 0, pad @ 2, features @ 8 }
+        dm_op::StatePage, 24 { id @ 0, pad @ 2, address @ 8, frame @ 16 }
         memory::AddToPhysmap, 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
         memory::AddToPhysmapBatch, 32 { domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24 }
         memory::RemoveFromPhysmap, 16 { domid @ 0, gpfn @ 8 }

@@ -16,3 +16,5 @@ mod long;
 mod memory_errors;
 #[path = "hypercall_support/served.rs"]
 mod served;
+#[path = "hypercall_support/state_page.rs"]
+mod state_page;

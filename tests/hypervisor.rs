@@ -20,6 +20,8 @@ mod requests;
 mod sim;
 #[path = "manifest_support/source.rs"]
 mod source;
+#[path = "hypervisor_support/state_page.rs"]
+mod state_page;
 #[path = "hypervisor_support/terminal.rs"]
 mod terminal;
 #[path = "hypervisor_support/traps.rs"]

@@ -23,6 +23,12 @@ pub const SET_IRQ_LEVEL: u32 = 19;
 pub const NR_VCPUS: u32 = 20;
 /// The first number of Portunus' own operations; Xen answers -EOPNOTSUPP to all of them.
 pub const VENDOR_FIRST: u32 = 0x5000_0000;
+/// [`Features`]
+pub const VENDOR_FEATURES: u32 = VENDOR_FIRST;
+/// [`StatePage`]
+pub const VENDOR_STATE_PAGE: u32 = VENDOR_FIRST + 1;
+/// Of a server's frames, the first that is Portunus' own: Xen's are below.
+pub const VENDOR_FIRST_FRAME: u64 = 0x1000;
 
 /// Servers that one domain can have (MAX_NR_IOREQ_SERVERS).
 pub const MAX_SERVERS: usize = 8;
@@ -151,6 +157,37 @@ pub struct NrVcpus {
     pub vcpus: u32,
 }
 
+/// Says which of Portunus' own operations there are.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Features {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+    /// OUT: [`Self::STATE_PAGE`] and bits to come.
+    pub features: u64,
+}
+
+impl Features {
+    /// There is [`VENDOR_STATE_PAGE`].
+    pub const STATE_PAGE: u64 = 1;
+}
+
+/// Says which frame of the server is the state page of a device.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StatePage {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+    /// The first address of the device in the target.
+    pub address: u64,
+    /// OUT: for XENMEM_acquire_resource, [`VENDOR_FIRST_FRAME`] or above.
+    pub frame: u64,
+}
+
 const _: () = {
     assert!(size_of::<Buffer>() == 16);
     assert!(size_of::<Header>() == 8);
@@ -161,4 +198,6 @@ const _: () = {
     assert!(size_of::<DestroyIoreqServer>() == 4);
     assert!(size_of::<SetIrqLevel>() == 8);
     assert!(size_of::<NrVcpus>() == 4);
+    assert!(size_of::<Features>() == 16);
+    assert!(size_of::<StatePage>() == 24);
 };

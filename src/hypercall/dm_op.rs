@@ -38,6 +38,8 @@ pub(super) fn run<H: Host>(host: &mut H, domain: u16, count: u32, pointer: u64) 
         abi::DESTROY_IOREQ_SERVER => operation.destroy(host, &target),
         abi::SET_IRQ_LEVEL => operation.set_irq_level(host, &target),
         abi::NR_VCPUS => operation.nr_vcpus(host, &target),
+        abi::VENDOR_FEATURES => operation.features(host, &target),
+        abi::VENDOR_STATE_PAGE => operation.state_page(host, &target),
         _ => Err(HypercallError::NotSupported),
     }
 }
@@ -211,6 +213,40 @@ impl Operation {
             return Err(HypercallError::NotPermitted);
         }
         host.set_interrupt_level(target.id, interrupt, payload.level == 1)?;
+        Ok(0)
+    }
+
+    fn features<H: Host>(&self, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
+        let mut payload: abi::Features = self.in_out(host)?;
+        if payload.pad != [0; 3] {
+            return Err(HypercallError::Invalid);
+        }
+        let caller = host.caller().domain;
+        let features = host.domains().servers(target.id, |servers, _, _| {
+            servers.features(caller, ServerId(payload.id))
+        });
+        payload.features = features.ok_or(HypercallError::NoDomain)??;
+        write_value(host, self.payload, &payload)?;
+        Ok(0)
+    }
+
+    fn state_page<H: Host>(&self, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
+        let mut payload: abi::StatePage = self.in_out(host)?;
+        if payload.pad != [0; 3] {
+            return Err(HypercallError::Invalid);
+        }
+        let permitted = Range::from_length(payload.address, 1).is_some_and(|range| {
+            host.permits(Right::ServeRange {
+                target: target.id,
+                range,
+            })
+        });
+        let caller = host.caller().domain;
+        let frame = host.domains().servers(target.id, |servers, _, _| {
+            servers.state_page(caller, ServerId(payload.id), payload.address, permitted)
+        });
+        payload.frame = frame.ok_or(HypercallError::NoDomain)??;
+        write_value(host, self.payload, &payload)?;
         Ok(0)
     }
 

@@ -4,6 +4,7 @@ use super::Done;
 use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::{ForeignPage, Host, Right, own, remote};
 use crate::abi::HypercallError;
+use crate::abi::dm_op::VENDOR_FIRST_FRAME;
 use crate::abi::memory as abi;
 use crate::ids::DomainId;
 use crate::routing::Domains;
@@ -189,6 +190,9 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
         write_value(host, pointer, &request)?;
         return Ok(0);
     }
+    if request.frame >= VENDOR_FIRST_FRAME {
+        return acquire_state_page(host, target, &request);
+    }
     let count = u64::from(request.nr_frames);
     if request.frame.checked_add(count).is_none_or(|end| end > IOREQ_FRAMES) {
         return Err(HypercallError::Invalid);
@@ -214,6 +218,33 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
         // The caller unmaps what was mapped before.
         mapped.map_err(|error| if index == 0 { error } else { HypercallError::InputOutput })?;
     }
+    Ok(0)
+}
+
+/// Maps the state page of one device, which belongs to the device and not to the server.
+fn acquire_state_page<H: Host>(
+    host: &mut H,
+    target: DomainId,
+    request: &abi::AcquireResource,
+) -> Result<u64, HypercallError> {
+    if request.nr_frames != 1 {
+        return Err(HypercallError::Invalid);
+    }
+    let caller = host.caller().domain;
+    let found = host.domains().servers(target, |servers, _, _| {
+        servers.state_frame(caller, request.id, request.frame)
+    });
+    let (_, range) = found.ok_or(HypercallError::NoDomain)??;
+    if !host.permits(Right::ServeRange { target, range }) {
+        return Err(HypercallError::NotPermitted);
+    }
+    let gfn = read_value(host, request.frame_list)?;
+    // The server may be gone by now; the frame is the device's.
+    let shared = host.domains().servers(target, |servers, _, resources| {
+        let (frame, _) = servers.state_frame(caller, request.id, request.frame)?;
+        resources.share_frame(frame).map(|()| frame)
+    });
+    host.map_resource(shared.ok_or(HypercallError::NoDomain)??, gfn)?;
     Ok(0)
 }
 

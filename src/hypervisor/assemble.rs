@@ -17,7 +17,7 @@ use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
-use crate::ids::{IntId, Ipa, MAX_DOMAINS, PcpuId, Ticks, VcpuId};
+use crate::ids::{IntId, Ipa, MAX_DOMAINS, Pa, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
 use crate::machine::Machine;
 use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
@@ -58,7 +58,7 @@ pub enum AssemblyError {
     /// A domain's interrupt controller.
     #[error("an interrupt controller with {0}")]
     Vgic(#[from] VgicError),
-    /// A domain has no frame left for its shared page.
+    /// A domain has no frame left for its shared page or the state of a device.
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// A console too many.
@@ -215,7 +215,10 @@ fn assemble_domain<M: Machine>(
     let devices: Result<Vec<DeviceRange>, AssemblyError> = config
         .devices
         .iter()
-        .map(|device| device_range(device, frequency))
+        .map(|device| {
+            let state_page = device.accel.then(|| pool.allocate(machine)).transpose()?;
+            device_range(device, state_page, frequency)
+        })
         .collect();
     let limits = PortLimits {
         attached: attached_ports(vcpus.len()),
@@ -274,7 +277,7 @@ fn ticks(milliseconds: u32, frequency: u64) -> Option<Ticks> {
     (milliseconds != 0).then(|| Ticks((u128::from(milliseconds) * u128::from(frequency) / 1000) as u64))
 }
 
-fn device_range(device: &DeviceConfig, frequency: u64) -> Result<DeviceRange, AssemblyError> {
+fn device_range(device: &DeviceConfig, state_page: Option<Pa>, frequency: u64) -> Result<DeviceRange, AssemblyError> {
     let range = Range::from_length(device.range.start.0, device.range.size);
     Ok(DeviceRange {
         range: range.ok_or(AssemblyError::Device(device.range.start))?,
@@ -283,6 +286,7 @@ fn device_range(device: &DeviceConfig, frequency: u64) -> Result<DeviceRange, As
             attach_timeout: ticks(device.attach_timeout_ms, frequency),
             on_failure: device.on_failure,
         },
+        state_page,
     })
 }
 

@@ -7,8 +7,8 @@ use super::request::{Move, Policy, Request};
 use super::slot::Slot;
 use super::{Effects, Event, Surroundings};
 use crate::abi::HypercallError;
-use crate::abi::dm_op::{IoRange, MAX_SERVERS};
-use crate::ids::{DomainId, EventPort, MAX_VCPUS, Pa, ServerId, VcpuSet};
+use crate::abi::dm_op::{Features, IoRange, MAX_SERVERS, VENDOR_FIRST_FRAME};
+use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, VcpuSet};
 use crate::memory::PhysicalMemory;
 
 /// A device that the manifest declared: its addresses are reserved for the target's life.
@@ -18,6 +18,8 @@ pub struct DeviceRange {
     pub range: Range,
     /// Its rules.
     pub policy: Policy,
+    /// A frame of the target that keeps the device's state from one server to the next; its servers alone map it.
+    pub state_page: Option<Pa>,
 }
 
 /// How many ranges all servers of a target can have together.
@@ -198,6 +200,77 @@ impl Servers {
         }
     }
 
+    fn alive(&self, caller: DomainId, id: ServerId) -> Result<&Server, HypercallError> {
+        let server = self.owned(caller, id)?;
+        if server.stage == Stage::Tombstone {
+            return Err(HypercallError::NoEntry);
+        }
+        Ok(server)
+    }
+
+    /// The vendor operation *features*.
+    ///
+    /// # Errors
+    /// ENOENT: no such server, or only its id is left; EPERM: another domain's.
+    pub fn features(&self, caller: DomainId, id: ServerId) -> Result<u64, HypercallError> {
+        self.alive(caller, id).map(|_| Features::STATE_PAGE)
+    }
+
+    /// The vendor operation *state_page*: the number of the frame that holds the state of the device at `address`.
+    /// `permitted`: the manifest lets the caller serve that address.
+    ///
+    /// # Errors
+    /// ENOENT: no such server, or only its id is left; EPERM: another domain's, or not permitted; EINVAL: no device begins
+    /// there; EOPNOTSUPP: the device has no state page.
+    pub fn state_page(
+        &self,
+        caller: DomainId,
+        id: ServerId,
+        address: u64,
+        permitted: bool,
+    ) -> Result<u64, HypercallError> {
+        self.alive(caller, id)?;
+        if !permitted {
+            return Err(HypercallError::NotPermitted);
+        }
+        let index = self
+            .devices
+            .binary_search_by_key(&address, |device| device.range.start())
+            .map_err(|_| HypercallError::Invalid)?;
+        match self.devices.get(index).and_then(|device| device.state_page) {
+            Some(_) => Ok(VENDOR_FIRST_FRAME + index as u64),
+            None => Err(HypercallError::NotSupported),
+        }
+    }
+
+    /// A vendor frame of the server for XENMEM_acquire_resource, and the device whose state it holds: only who may serve
+    /// that device may map it.
+    ///
+    /// # Errors
+    /// EINVAL: no such server or frame, or only the server's id is left; EPERM: another domain's server.
+    pub fn state_frame(&self, caller: DomainId, id: u32, frame: u64) -> Result<(Pa, Range), HypercallError> {
+        let id = u16::try_from(id).map_err(|_| HypercallError::Invalid)?;
+        self.alive(caller, ServerId(id)).map_err(|error| match error {
+            HypercallError::NoEntry => HypercallError::Invalid,
+            error => error,
+        })?;
+        let index = frame
+            .checked_sub(VENDOR_FIRST_FRAME)
+            .and_then(|index| usize::try_from(index).ok());
+        let device = index.and_then(|index| self.devices.get(index));
+        device
+            .and_then(|device| Some((device.state_page?, device.range)))
+            .ok_or(HypercallError::Invalid)
+    }
+
+    /// Zeroes the state pages of all devices: the target starts anew, and nothing of its devices is known. To be called
+    /// when no vCPU of the target runs, before its memory is made anew.
+    pub fn clear_state_pages<M: PhysicalMemory + ?Sized>(&self, memory: &M) {
+        for page in self.devices.iter().filter_map(|device| device.state_page) {
+            memory.zero(page, PAGE_SIZE);
+        }
+    }
+
     /// map_io_range_to_ioreq_server. What an older server of the same domain had of the range moves to this one.
     /// `permitted`: the manifest lets the caller serve these addresses.
     ///
@@ -213,11 +286,7 @@ impl Servers {
     ) -> Result<Effects, HypercallError> {
         let range = Range::new(request.start, request.end).ok_or(HypercallError::Invalid)?;
         let id = ServerId(request.id);
-        let server = self.owned(caller, id)?;
-        if server.stage == Stage::Tombstone {
-            return Err(HypercallError::NoEntry);
-        }
-        let serial = server.serial;
+        let serial = self.alive(caller, id)?.serial;
         self.table(request.kind)?;
         if !permitted {
             return Err(HypercallError::NotPermitted);

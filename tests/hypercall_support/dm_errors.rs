@@ -50,7 +50,7 @@ fn dm_op_checks_in_xens_order() {
             BadPointer,
         );
     }
-    for op in (7..19).chain([0, 21, 22, dm_op::VENDOR_FIRST, u32::MAX]) {
+    for op in (7..19).chain([0, 21, 22, dm_op::VENDOR_FIRST - 1, dm_op::VENDOR_FIRST + 2, u32::MAX]) {
         let arguments = dm_padded(&mut host, op, 1, &nothing, 8);
         refused(
             &mut host,
@@ -60,7 +60,18 @@ fn dm_op_checks_in_xens_order() {
             NotSupported,
         );
     }
-    let sizes = [(1, 6), (2, 24), (3, 24), (4, 24), (5, 4), (6, 4), (19, 8), (20, 4)];
+    let sizes = [
+        (1, 6),
+        (2, 24),
+        (3, 24),
+        (4, 24),
+        (5, 4),
+        (6, 4),
+        (19, 8),
+        (20, 4),
+        (dm_op::VENDOR_FEATURES, 16),
+        (dm_op::VENDOR_STATE_PAGE, 24),
+    ];
     for (op, size) in sizes {
         let arguments = dm_padded(&mut host, op, 1, &nothing, 8 + size - 1);
         refused(

@@ -36,6 +36,11 @@ pub(crate) const UNMAPPED: u64 = READ_ONLY + PAGE as u64;
 /// The guest's device, and the backend's SPI.
 pub(crate) const DEVICE: u64 = 0x0200_0000;
 pub(crate) const SPI: u32 = 33;
+/// A device of the first backend alone that has a state page, and its frame.
+pub(crate) const ACCELERATED: u64 = 0x0200_1000;
+pub(crate) const STATE_PAGE: Pa = Pa(0x8000_8000);
+/// One that somebody else serves.
+pub(crate) const FOREIGN_DEVICE: u64 = 0x0200_2000;
 /// The spare guest frames at which pages may be mapped are below this.
 pub(crate) const MAXIMUM_GFN: u64 = 0x80000;
 
@@ -163,6 +168,13 @@ impl FakeHost {
         let device = DeviceRange {
             range: Range::from_length(DEVICE, 0x400).unwrap(),
             policy,
+            state_page: None,
+        };
+        machine.memory(|memory| memory.zero(STATE_PAGE, 4096));
+        let accelerated = |start| DeviceRange {
+            range: Range::from_length(start, 0x1000).unwrap(),
+            policy,
+            state_page: Some(STATE_PAGE),
         };
         Self {
             caller: VcpuId {
@@ -174,7 +186,7 @@ impl FakeHost {
             channels,
             servers: Servers::new(
                 2,
-                vec![device],
+                vec![accelerated(ACCELERATED), accelerated(FOREIGN_DEVICE), device],
                 policy,
                 ServerLimits {
                     memory_ranges: 600,
@@ -298,7 +310,9 @@ impl Host for FakeHost {
         match right {
             Right::Serve { target } => serves(target),
             Right::ServeRange { target, range } => {
-                serves(target) && Range::from_length(DEVICE, 0x400).unwrap().contains(range)
+                let mine = |start, length| Range::from_length(start, length).unwrap().contains(range);
+                let first = self.caller.domain == BACKEND;
+                serves(target) && (mine(DEVICE, 0x400) || first && mine(ACCELERATED, 0x1000))
             }
             Right::Interrupt { target, interrupt } => serves(target) && interrupt == IntId(SPI),
             Right::MapMemory { target } => target == GUEST && self.caller.domain == BACKEND,

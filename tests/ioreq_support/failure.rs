@@ -234,6 +234,7 @@ fn a_disabled_server_that_is_enabled_again_starts_with_empty_slots() {
 #[test]
 fn two_devices_of_one_server_end_by_their_own_policies() {
     let device = |start, on_failure| DeviceRange {
+        state_page: None,
         range: Range::from_length(start, 0x200).unwrap(),
         policy: policy(on_failure),
     };

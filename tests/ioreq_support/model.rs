@@ -29,6 +29,7 @@ fn random_operations_agree_with_a_naive_model() {
         };
         let devices = (0..6)
             .map(|index| DeviceRange {
+                state_page: None,
                 range: Range::from_length(index * 8, 8).unwrap(),
                 policy: policy(OnFailure::Ones),
             })

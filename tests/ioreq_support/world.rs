@@ -106,6 +106,7 @@ impl World {
     /// A target with `vcpus` vCPUs and one device of 0x200 bytes at [`DEVICE`].
     pub(crate) fn new(vcpus: u8, on_failure: OnFailure) -> Self {
         let device = DeviceRange {
+            state_page: None,
             range: Range::from_length(DEVICE, 0x200).unwrap(),
             policy: policy(on_failure),
         };
