@@ -17,7 +17,7 @@ use crate::failure::{Doing, Result, failed};
 use crate::scenario::{self, Goal, Machine, Scenario};
 use crate::setup;
 use crate::stage::{self, Choices, Stage};
-use crate::workspace::Workspace;
+use crate::workspace::{HYPERVISOR, Workspace};
 
 /// Options of `cargo xtask bench`.
 #[derive(Args, Debug)]
@@ -30,7 +30,18 @@ pub(crate) struct Bench {
     /// How many percent above its goal a figure may be.
     #[arg(long, default_value_t = 0)]
     tolerance: u32,
+    /// Count the instructions of this row by function instead.
+    #[arg(long, value_name = "ROW")]
+    profile: Option<String>,
+    /// The interrupt controller to profile with.
+    #[arg(long, value_name = "VERSION", default_value_t = 3, requires = "profile")]
+    gic: u32,
 }
+
+/// Operations of a profile.
+const PROFILED: u32 = 20;
+/// Seconds that a machine may take while it logs every instruction.
+const PROFILE_TIMEOUT: u64 = 600;
 
 /// What a guest measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -84,6 +95,9 @@ impl Bench {
             stage::require_tools(set)?;
             stage::require_downloads(set, &Choices::default())?;
         }
+        if let Some(row) = &self.profile {
+            return self.profile(&workspace, &sets, row);
+        }
         build::build(&workspace, &stage::packages(&sets))?;
         let qemu = setup::qemu_version_line();
         println!("{qemu}");
@@ -107,6 +121,38 @@ impl Bench {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    /// Shows where the instructions of one row go.
+    fn profile(&self, workspace: &Workspace, sets: &[Scenario], row: &str) -> Result<ExitCode> {
+        let Some(set) = sets.iter().find(|set| set.rows.contains_key(row)) else {
+            return failed(format!("there is no row {row}"));
+        };
+        let Some(machine) = set.machines()?.into_iter().find(|machine| machine.gic == self.gic) else {
+            return failed(format!("{} does not run with a GICv{}", set.name, self.gic));
+        };
+        build::build(workspace, &stage::packages([set]))?;
+        let parameters = [("only", row.to_owned()), ("samples", PROFILED.to_string())];
+        let choices = Choices {
+            parameters: parameters.map(|(name, value)| (name.to_owned(), value)).into(),
+            timeout: Some(PROFILE_TIMEOUT),
+            ..Choices::default()
+        };
+        let mut stage = Stage::prepare(workspace, set, &machine, &choices)?;
+        let reader = stage.profile()?;
+        let report = stage.run()?;
+        if let Some(reason) = report.reason {
+            return failed(format!(
+                "{} on {machine}: {reason}; log: {}",
+                set.name,
+                report.log.display()
+            ));
+        }
+        print!(
+            "{row} on {machine}: {}",
+            reader.report(&build::program(workspace, HYPERVISOR).elf, &workspace.root)?
+        );
+        Ok(ExitCode::SUCCESS)
     }
 
     fn measure(&self, workspace: &Workspace, set: &Scenario, machine: &Machine, qemu: &str) -> Result<Vec<Row>> {

@@ -22,6 +22,7 @@ mod gzip;
 mod image;
 mod initramfs;
 mod manifest;
+mod profile;
 mod qemu;
 mod run;
 mod scenario;

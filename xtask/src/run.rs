@@ -96,6 +96,7 @@ impl Run {
             interactive: self.script.is_none() && has_user(),
             // With two host CPUs one thread is as fast as several, and steadier.
             multi_threaded: thread::available_parallelism().is_ok_and(|count| count.get() > 2),
+            ..Choices::default()
         };
         stage::require_tools(scenario)?;
         stage::require_downloads(scenario, &choices)?;

@@ -13,6 +13,7 @@ use crate::comparison::Comparison;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
 use crate::manifest::{self, Loaded};
+use crate::profile::{self, Reader};
 use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
 use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
 use crate::session::{self, Conduct};
@@ -46,6 +47,8 @@ pub(crate) struct Choices {
     pub(crate) interactive: bool,
     /// The emulation may use more than one host thread.
     pub(crate) multi_threaded: bool,
+    /// Values that replace the scenario's parameters.
+    pub(crate) parameters: BTreeMap<String, String>,
 }
 
 /// A file for `--script`.
@@ -217,6 +220,12 @@ impl<'a> Stage<'a> {
         words.map(quote).collect::<Vec<_>>().join(" ")
     }
 
+    /// Makes the machine log every instruction that it executes; the reader works while it [`Self::run`]s.
+    pub(crate) fn profile(&mut self) -> Result<Reader> {
+        let folder = self.conduct.log.parent().unwrap_or(Path::new("."));
+        profile::attach(&mut self.command, folder)
+    }
+
     /// Runs it, and looks at the disks afterwards.
     pub(crate) fn run(self) -> Result<Report> {
         let (interactive, log) = (self.conduct.interactive, self.conduct.log.clone());
@@ -313,6 +322,7 @@ impl Preparation<'_> {
             multi_threaded,
         };
         let mut values = self.scenario.parameters(self.choices.full);
+        values.extend(self.choices.parameters.clone());
         values.insert("gic".into(), machine.gic.to_string());
         let mut files = Vec::new();
         for (name, module) in &self.scenario.modules {

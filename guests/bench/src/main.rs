@@ -4,7 +4,8 @@
 //! a machine where a tick is an instruction (`-icount shift=0,sleep=off -cpu ...,cntfrq=1000000000`) those are
 //! instructions, of the guest, the hypervisor and other domains alike; an empty pair costs 2. `entry_to_guest` is the
 //! physical counter at this guest's first instruction: what was executed since the machine's reset. A row that needs what this
-//! domain does not have (a served device, a channel to another domain) is left out.
+//! domain does not have (a served device, a channel to another domain) is left out. Boot arguments: `only=NAME` leaves out
+//! the other rows, `samples=N` replaces [`SAMPLES`].
 #![no_std]
 #![no_main]
 
@@ -38,12 +39,17 @@ const SGI: u32 = 5;
 
 /// Measures `operation` and prints its row.
 fn row(name: &str, mut operation: impl FnMut() -> u64) {
+    let mut wanted = device_tree::boot_arguments().filter_map(|word| word.strip_prefix("only="));
+    if wanted.any(|only| only != "all" && only != name) {
+        return;
+    }
+    let count = device_tree::boot_number("samples").map_or(SAMPLES, |samples| samples.max(1) as usize);
     for _ in 0..WARM_UP {
         operation();
     }
-    let mut samples: Vec<u64> = (0..SAMPLES).map(|_| operation()).collect();
+    let mut samples: Vec<u64> = (0..count).map(|_| operation()).collect();
     samples.sort_unstable();
-    let at = |percent| samples[(SAMPLES - 1) * percent / 100];
+    let at = |percent| samples[(count - 1) * percent / 100];
     println!("BENCH {name} {} {} {}", at(0), at(50), at(90));
 }
 

@@ -20,6 +20,20 @@ const GICD_SGIR: usize = 0xf00;
 /// From now to a timer's deadline: more than it takes to set it and to get to the wait.
 const LEAD: u64 = 20_000;
 
+/// Jumps by which a reader of an execution log finds where an operation begins.
+macro_rules! begin_mark {
+    () => {
+        "b 62f\n 61: b 63f\n 62: b 61b\n 63:"
+    };
+}
+
+/// Where it ends; an operation that ends in a handler ends there ([`vectors`]).
+macro_rules! end_mark {
+    () => {
+        "b 73f\n 71: b 74f\n 72: b 71b\n 73: b 72b\n 74:"
+    };
+}
+
 /// Counter reads around instructions; x9 is the first and x10 the second.
 macro_rules! measure {
     ($($instruction:literal),*; $($operands:tt)*) => {{
@@ -27,9 +41,11 @@ macro_rules! measure {
         // SAFETY: each use says why.
         unsafe {
             asm!(
+                begin_mark!(),
                 "isb", "mrs x9, cntvct_el0",
                 $($instruction,)*
                 "isb", "mrs x10, cntvct_el0",
+                end_mark!(),
                 out("x9") start, out("x10") end, $($operands)*
             );
         }
@@ -45,7 +61,9 @@ macro_rules! measure_to_handler {
             // SAFETY: each use says why. The handlers change x10 and x11 alone; interrupts are masked again after it.
             unsafe {
                 asm!(
-                    "mov x10, xzr", "msr daifclr, #2", "isb", "mrs x9, cntvct_el0",
+                    "mov x10, xzr", "msr daifclr, #2",
+                    begin_mark!(),
+                    "isb", "mrs x9, cntvct_el0",
                     $($instruction,)*
                     "2: cbz x10, 2b",
                     "msr daifset, #2",

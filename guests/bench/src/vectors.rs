@@ -13,6 +13,15 @@ global_asm!(
     b       .
     .endm
 
+    // As `end_mark` of the operations.
+    .macro  end_mark
+    b       73f
+71: b       74f
+72: b       71b
+73: b       72b
+74:
+    .endm
+
     .text
     .balign 0x800
 measured_vectors:
@@ -22,6 +31,7 @@ measured_vectors:
     .balign 0x80
     isb
     mrs     x10, cntvct_el0
+    end_mark
     mrs     x11, elr_el1
     add     x11, x11, #4
     msr     elr_el1, x11
@@ -29,6 +39,7 @@ measured_vectors:
     .balign 0x80
     isb
     mrs     x10, cntvct_el0
+    end_mark
     mrs     x11, spsr_el1
     orr     x11, x11, #0x80
     msr     spsr_el1, x11
