@@ -6,6 +6,7 @@ pub mod image;
 mod placement;
 pub mod ram;
 pub mod vcpu;
+pub mod watchdog;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,6 +16,7 @@ use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
 use crate::domain::devices::Devices;
 use crate::domain::vcpu::Vcpu;
+use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
 use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
@@ -53,6 +55,8 @@ pub struct Domain {
     pub events: Mutex<EventChannels>,
     /// Its interrupts.
     pub vgic: Mutex<Vgic>,
+    /// Its watchdogs.
+    pub watchdogs: Mutex<Watchdogs>,
     /// Where the hypervisor answers itself.
     pub devices: Devices,
     /// Its place on the console.

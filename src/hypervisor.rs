@@ -15,9 +15,11 @@
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
 //! | `account` | how vCPUs spend their time, for their guests |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
+//! | `alarms`, `watchdog` | what happens to a domain at a time |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
 mod account;
+mod alarms;
 mod assemble;
 mod buffers;
 mod calls;
@@ -32,6 +34,7 @@ mod set_way;
 mod stop;
 mod terminal;
 mod traps;
+mod watchdog;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -62,6 +62,7 @@ fn every_field_is_where_xens_headers_put_it() {
         evtchn::Status, 24 { dom @ 0, port @ 4, status @ 8, vcpu @ 12, peer @ 16, peer_port @ 20 }
         sched::Shutdown, 4 { reason @ 0 }
         sched::Poll, 24 { ports @ 0, nr_ports @ 8, timeout @ 16 }
+        sched::Watchdog, 8 { id @ 0, timeout @ 4 }
         vcpu::RegisterVcpuInfo, 16 { mfn @ 0, offset @ 8, rsvd @ 12 }
         vcpu::RegisterRunstateMemoryArea, 8 { pointer @ 0 }
         vcpu::RunstateInfo, 48 { state @ 0, state_entry_time @ 8, time @ 16 }

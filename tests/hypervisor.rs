@@ -24,6 +24,8 @@ mod source;
 mod state_page;
 #[path = "hypervisor_support/terminal.rs"]
 mod terminal;
+#[path = "hypervisor_support/time.rs"]
+mod time;
 #[path = "hypervisor_support/traps.rs"]
 mod traps;
 #[path = "hypervisor_support/wakeups.rs"]

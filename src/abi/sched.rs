@@ -14,7 +14,7 @@ pub const POLL: u64 = 3;
 pub const REMOTE_SHUTDOWN: u64 = 4;
 /// [`Shutdown`]: records a reason.
 pub const SHUTDOWN_CODE: u64 = 5;
-/// The domain's watchdog.
+/// [`Watchdog`]: sets one of the domain's watchdogs.
 pub const WATCHDOG: u64 = 6;
 /// Overrides pinning; hardware domain only.
 pub const PIN_OVERRIDE: u64 = 7;
@@ -43,6 +43,19 @@ pub struct Poll {
     /// Give up at this system time in nanoseconds; 0: never.
     pub timeout: u64,
 }
+
+/// A watchdog (`sched_watchdog`).
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Watchdog {
+    /// Which, from 1 on; 0: a new one, whose number is the result.
+    pub id: u32,
+    /// Seconds; 0: the watchdog ends.
+    pub timeout: u32,
+}
+
+/// Watchdogs of a domain.
+pub const WATCHDOGS: u32 = 2;
 
 /// Why a domain stopped (SHUTDOWN_*).
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
@@ -80,4 +93,5 @@ impl ShutdownReason {
 const _: () = {
     assert!(size_of::<Shutdown>() == 4);
     assert!(size_of::<Poll>() == 24);
+    assert!(size_of::<Watchdog>() == 8);
 };

@@ -158,6 +158,12 @@ pub trait Host: GuestBuffers {
     /// Publishes how a vCPU of the caller spends its time there from now on; `None`: nowhere.
     fn set_runstate_area(&mut self, vcpu: u8, area: Option<RunstateArea>);
 
+    /// Sets a watchdog of the caller ([`crate::domain::watchdog::Watchdogs::set`]).
+    ///
+    /// # Errors
+    /// EINVAL: no such watchdog, or not in use; ENOSPC: all are in use.
+    fn set_watchdog(&mut self, id: u32, timeout: u32) -> Result<u32, HypercallError>;
+
     /// Appends to the caller's console; what does not fit is lost.
     fn console_write(&mut self, bytes: &[u8]);
 }

@@ -1,4 +1,4 @@
-//! sched_op: a vCPU gives up its time, or its domain stops.
+//! sched_op: a vCPU gives up its time, or its domain stops, at once or when a watchdog fires.
 
 use super::Done;
 use super::buffers::{element, read_value};
@@ -27,6 +27,11 @@ pub(super) fn run<H: Host>(host: &mut H, command: u32, pointer: u64) -> Result<D
             }
         }
         abi::POLL => poll(host, pointer),
+        abi::WATCHDOG => {
+            let request: abi::Watchdog = read_value(host, pointer)?;
+            let id = host.set_watchdog(request.id, request.timeout)?;
+            Ok(Done::Value(id.into()))
+        }
         // No domain may stop another by this call.
         abi::REMOTE_SHUTDOWN | abi::PIN_OVERRIDE => Err(HypercallError::NotPermitted),
         _ => Err(HypercallError::NotImplemented),

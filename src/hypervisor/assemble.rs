@@ -239,6 +239,7 @@ fn assemble_domain<M: Machine>(
         )),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
         vgic: Mutex::new(interrupt_controller(config, facts)?),
+        watchdogs: Mutex::default(),
         devices: windows(config)?,
         console: port,
         console_interrupt: uart.map(|uart| uart.interrupt),

@@ -359,6 +359,10 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
         }
     }
 
+    fn set_watchdog(&mut self, id: u32, timeout: u32) -> Result<u32, HypercallError> {
+        self.hypervisor.set_watchdog(self.domain, id, timeout)
+    }
+
     fn console_write(&mut self, bytes: &[u8]) {
         self.hypervisor.write_console(self.domain, bytes);
     }

@@ -135,6 +135,7 @@ impl<M: Machine> Hypervisor<M> {
         if !domain.stop(reason) {
             return;
         }
+        self.cancel_alarms(domain);
         domain.servers.lock().cancel_all();
         for vcpu in &domain.vcpus {
             for wait in [Wait::Event, Wait::Request] {

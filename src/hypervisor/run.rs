@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
+use crate::hypervisor::alarms::Alarms;
 use crate::hypervisor::{Hypervisor, Schedule};
 use crate::ids::{PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::machine::Machine;
@@ -17,6 +18,7 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub(crate) struct Pcpu {
     pub(crate) queue: Mutex<RunQueue>,
+    pub(crate) alarms: Alarms,
     must_schedule: AtomicBool,
 }
 
@@ -25,6 +27,7 @@ impl Pcpu {
     pub(crate) fn new(queue: RunQueue) -> Self {
         Self {
             queue: Mutex::new(queue),
+            alarms: Alarms::default(),
             must_schedule: AtomicBool::new(true),
         }
     }
@@ -138,10 +141,18 @@ impl<M: Machine> Hypervisor<M> {
         if self.has_message() || shows().is_some_and(|due| due <= now) {
             self.on_console_ready();
         }
+        if pcpu.alarms.first().is_some_and(|first| first <= now) {
+            self.ring_alarms(pcpu, now);
+        }
         let pick = pcpu.queue.lock().pick(now);
+        let until = pick.until.into_iter().chain(shows()).min();
+        let alarm = pcpu.alarms.first();
         Schedule {
             run: pick.run,
-            deadline: pick.until.into_iter().chain(shows()).min(),
+            deadline: match (until, alarm) {
+                (Some(until), Some(alarm)) => Some(until.min(alarm)),
+                (until, alarm) => until.or(alarm),
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::host::{BACKEND, FakeHost, GUEST, READ_ONLY, UNMAPPED, VA};
 use portunus::abi::HypercallError::{
     self, AccessDenied, BadPointer, Domain, IllegalSequence, Invalid, NoAddress, NoBuffers, NoData, NoDomain, NoEntry,
-    NotImplemented, NotPermitted, NotSupported,
+    NoSpace, NotImplemented, NotPermitted, NotSupported,
 };
 use portunus::abi::{dm_op, domctl, evtchn, hvm_op, hypercall, memory, sched, vcpu, version};
 use portunus::hypercall::Outcome;
@@ -106,7 +106,6 @@ fn unknown_operations() {
         (hypercall::VCPU_OP, 14, Invalid),
         (hypercall::SCHED_OP, sched::REMOTE_SHUTDOWN, NotPermitted),
         (hypercall::SCHED_OP, sched::PIN_OVERRIDE, NotPermitted),
-        (hypercall::SCHED_OP, sched::WATCHDOG, NotImplemented),
         (hypercall::SCHED_OP, 8, NotImplemented),
         (hypercall::EVENT_CHANNEL_OP, evtchn::BIND_PIRQ, NotImplemented),
         (hypercall::EVENT_CHANNEL_OP, evtchn::INIT_CONTROL, NotImplemented),
@@ -144,7 +143,7 @@ fn pointers_that_fault() {
         calls.push((hypercall::MEMORY_OP, operation));
     }
     calls.extend([(hypercall::HVM_OP, 0), (hypercall::HVM_OP, 1)]);
-    calls.extend([2, 3, 5].map(|operation| (hypercall::SCHED_OP, operation)));
+    calls.extend([2, 3, 5, 6].map(|operation| (hypercall::SCHED_OP, operation)));
     calls.extend([1, 2, 3, 4, 5, 6, 8, 9].map(|operation| (hypercall::XEN_VERSION, operation)));
     for pointer in bad {
         for (number, operation) in &calls {
@@ -347,6 +346,20 @@ fn the_other_calls_refuse_too() {
         sched::Shutdown { reason: u32::MAX },
         Invalid
     );
+    let watchdog = |id, timeout| sched::Watchdog { id, timeout };
+    for id in [1, 2, 3, 4, u32::MAX] {
+        for timeout in [0, 1, u32::MAX] {
+            row!("watchdog not in use", SCHED_OP, [6, VA], watchdog(id, timeout), Invalid);
+        }
+    }
+    for id in 1..=2 {
+        host.put(VA, &watchdog(0, 10));
+        assert_eq!(host.call(hypercall::SCHED_OP, &[6, VA]), Outcome::Return(id));
+    }
+    for timeout in [0, 1, u32::MAX] {
+        row!("a third watchdog", SCHED_OP, [6, VA], watchdog(0, timeout), NoSpace);
+        row!("no such watchdog", SCHED_OP, [6, VA], watchdog(3, timeout), Invalid);
+    }
     let poll = sched::Poll {
         ports: VA + 0x100,
         nr_ports: 1,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use portunus::abi::HypercallError;
 use portunus::abi::sched::ShutdownReason;
+use portunus::domain::watchdog::Watchdogs;
 use portunus::evtchn::{Consumer, Delivery, EventChannels, PortLimits, Tables};
 use portunus::fakes::FakeMachine;
 use portunus::hypercall::{Call, DomainInfo, ForeignPage, GuestBuffers, Host, Outcome, Right, RunstateArea, dispatch};
@@ -142,6 +143,7 @@ pub(crate) struct FakeHost {
     pub(crate) shutdown: Option<ShutdownReason>,
     /// map_resource fails from this call on.
     pub(crate) fail_resource: Option<usize>,
+    pub(crate) watchdogs: Watchdogs,
     pub(crate) reads: usize,
     next_frame: u64,
     pub(crate) live_frames: u64,
@@ -198,6 +200,7 @@ impl FakeHost {
             direct_mapped: false,
             shutdown: None,
             fail_resource: None,
+            watchdogs: Watchdogs::default(),
             reads: 0,
             next_frame: 0,
             live_frames: 0,
@@ -243,7 +246,7 @@ impl FakeHost {
 
     /// Everything that a refused call must leave alone.
     pub(crate) fn snapshot(&self) -> (Vec<u8>, String, usize, u64) {
-        let state = format!("{:?} {:?}", self.servers, self.channels);
+        let state = format!("{:?} {:?} {:?}", self.servers, self.channels, self.watchdogs);
         (self.memory.clone(), state, self.actions.len(), self.live_frames)
     }
 
@@ -396,6 +399,9 @@ impl Host for FakeHost {
     }
     fn set_runstate_area(&mut self, vcpu: u8, area: Option<RunstateArea>) {
         self.actions.push(Action::Runstate(vcpu, area));
+    }
+    fn set_watchdog(&mut self, id: u32, timeout: u32) -> Result<u32, HypercallError> {
+        self.watchdogs.set(id, timeout, Ticks(0), 1000)
     }
     fn console_write(&mut self, bytes: &[u8]) {
         self.actions.push(Action::Console(bytes.to_vec()));

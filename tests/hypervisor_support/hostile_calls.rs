@@ -137,7 +137,7 @@ impl Storm {
         let gfns: Vec<u64> = (0..40).map(|_| random.gfn()).collect();
         let places: Vec<u64> = (0..40).map(|_| random.gfn()).collect();
         let structure: Vec<u8>;
-        let (number, operation) = match random.below(10) {
+        let (number, operation) = match random.below(11) {
             0 => {
                 structure = memory::AcquireResource {
                     domid: random.domain(),
@@ -244,6 +244,17 @@ impl Storm {
                     hypercall::SCHED_OP,
                     random.pick(&[sched::YIELD, sched::BLOCK, sched::POLL]),
                 )
+            }
+            9 => {
+                // Never one that fires: that ends a storm too soon.
+                let day = [86_400, u32::MAX];
+                structure = sched::Watchdog {
+                    id: random.below(5) as u32,
+                    timeout: random.pick(&day),
+                }
+                .as_bytes()
+                .to_vec();
+                (hypercall::SCHED_OP, sched::WATCHDOG)
             }
             _ => {
                 structure = (0..32).map(|_| random.below(256) as u8).collect();
