@@ -10,7 +10,7 @@ pub mod watchdog;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
@@ -83,6 +83,8 @@ pub struct Domain {
     pub constants: SwitchConstants,
     /// Why it does not run any more: [`Self::running`] at first.
     pub stopped: AtomicU32,
+    /// Its vCPUs are held.
+    pub paused: AtomicBool,
 }
 
 /// What the world switch loads for every vCPU of a domain.

@@ -87,6 +87,9 @@ pub struct EventChannels {
     vcpus: u8,
     limits: PortLimits,
     ports: Vec<Port>,
+    /// How many of the guest's are in use, and of the attached ones.
+    open: u32,
+    attached: u32,
     /// The port of each VIRQ on each vCPU; port 0: none. Those of the domain are under vCPU 0.
     virqs: [[EventPort; abi::VIRQS as usize]; MAX_VCPUS],
     /// Global VIRQs that this domain may bind, a bit each.
@@ -109,6 +112,8 @@ impl EventChannels {
             vcpus: vcpus.min(MAX_VCPUS as u8),
             limits,
             ports: alloc::vec![Port::FREE; count],
+            open: 0,
+            attached: 0,
             virqs: [[EventPort(0); abi::VIRQS as usize]; MAX_VCPUS],
             global_virqs: 0,
             shared_info,
@@ -130,6 +135,25 @@ impl EventChannels {
     /// What `port` is.
     pub fn port(&self, port: EventPort) -> Option<&Port> {
         self.ports.get(port.0 as usize)
+    }
+
+    /// The guest's ports in use, and the attached ones.
+    pub fn in_use(&self) -> (u32, u32) {
+        (self.open, self.attached)
+    }
+
+    /// Keeps count of a port that came into use, or went out of it.
+    fn count(&mut self, port: EventPort, used: bool) {
+        let count = if port.0 > self.limits.highest {
+            &mut self.attached
+        } else {
+            &mut self.open
+        };
+        *count = if used {
+            count.saturating_add(1)
+        } else {
+            count.saturating_sub(1)
+        };
     }
 
     fn port_mut(&mut self, port: EventPort) -> Option<&mut Port> {
@@ -165,7 +189,9 @@ impl EventChannels {
 
     fn set(&mut self, port: EventPort, entry: Port) {
         if let Some(slot) = self.port_mut(port) {
+            // Only a free port is set.
             *slot = entry;
+            self.count(port, true);
         }
     }
 

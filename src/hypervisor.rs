@@ -16,6 +16,7 @@
 //! | `account` | how vCPUs spend their time, for their guests |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
 //! | `alarms`, `watchdog` | what happens to a domain at a time |
+//! | `pause`, `reports` | holding domains; what control domains and the console read of them |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
 mod account;
@@ -28,7 +29,9 @@ mod events;
 mod interrupts;
 mod messages;
 mod mmio;
+mod pause;
 mod power;
+mod reports;
 mod run;
 mod set_way;
 mod stop;
@@ -36,6 +39,7 @@ mod terminal;
 mod traps;
 mod watchdog;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -44,6 +48,7 @@ pub use assemble::{AssemblyError, MachineFacts};
 
 use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::console::Console;
+use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::Attention;
@@ -80,10 +85,11 @@ pub struct VcpuState {
     polls: bool,
     account: RunstateInfo,
     set_way: SetWayWalk,
+    counters: Arc<VcpuCounters>,
 }
 
 impl VcpuState {
-    fn new(id: VcpuId) -> Self {
+    fn new(id: VcpuId, counters: Arc<VcpuCounters>) -> Self {
         Self {
             id,
             frame: GuestFrame::default(),
@@ -97,7 +103,14 @@ impl VcpuState {
                 ..RunstateInfo::default()
             },
             set_way: SetWayWalk::default(),
+            counters,
         }
+    }
+
+    /// Counts that the vCPU left its guest. `arch` says so of what it answers itself and of interrupts.
+    #[inline]
+    pub fn count(&self, exit: Exit) {
+        self.counters.exit(exit);
     }
 }
 
@@ -212,9 +225,10 @@ impl<M: Machine> Hypervisor<M> {
         })
     }
 
-    /// A vCPU's state before its first instruction.
+    /// A vCPU's state before its first instruction; asked for once, at boot.
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
-        VcpuState::new(id)
+        let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
+        VcpuState::new(id, counters.unwrap_or_default())
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the

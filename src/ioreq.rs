@@ -9,6 +9,7 @@
 //! - [`slot`]: the shared slot of one vCPU, which the server can corrupt at any time.
 //! - [`request`]: the life of one request, a state machine of values.
 //! - [`server`]: map, unmap, enable; who owns what. `lifetime`: create, destroy, what a dead server leaves behind.
+//! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
 //!
 //! Rules that hold throughout (`docs/abi.md`, "IOREQ servers"):
@@ -17,6 +18,7 @@
 //! - a slot that still holds a request nobody waits for is *stale*: the server gets no new request of that vCPU until
 //!   it has answered the old one, so that an answer never reaches the wrong request.
 
+mod account;
 mod lifetime;
 pub mod ranges;
 pub mod request;
@@ -31,7 +33,7 @@ use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuS
 pub use ranges::Range;
 pub use request::{Answer, OnFailure, Policy, Request};
 pub use router::Begun;
-pub use server::{DeviceRange, ServerLimits, Servers};
+pub use server::{DeviceRange, ServerLimits, Servers, Stage};
 
 /// What servers are made of. The hypervisor's glue implements it; it takes the event channels' locks.
 pub trait Resources {

@@ -21,6 +21,8 @@ pub mod ids;
 #[cfg(feature = "hypervisor")]
 pub mod console;
 #[cfg(feature = "hypervisor")]
+pub mod counters;
+#[cfg(feature = "hypervisor")]
 pub mod cpu;
 #[cfg(feature = "hypervisor")]
 pub mod domain;

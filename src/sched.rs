@@ -8,6 +8,9 @@
 //! *Direct handoff*: when a vCPU waits for a server on the same pCPU, that server's vCPU runs at once, whatever its age,
 //! and the time is charged to the one that waits. The loan ends when the waiter wakes, when the server's vCPU blocks, or
 //! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
+//!
+//! *Holding* a vCPU keeps it from running and leaves what it waits for as it is: interrupts and answers that come
+//! meanwhile end its wait, and it runs when it is released. A time limit on it stands still.
 
 use alloc::vec::Vec;
 
@@ -41,10 +44,49 @@ struct Entry {
     charged: Option<usize>,
     /// Ticks that it ran, whoever was charged.
     ran: u64,
-    /// Ticks that it could have run, up to `ready_since`.
+    /// Ticks that it could have run, up to `since`, or up to `held`.
     ready: u64,
-    /// Since when it can run.
-    ready_since: Ticks,
+    /// Since when it can run, or waits.
+    since: Ticks,
+    /// Ticks that it waited for servers, up to `since`.
+    waited: u64,
+    /// Since when it is held.
+    held: Option<Ticks>,
+}
+
+impl Entry {
+    /// It can run, and nobody holds it.
+    fn is_runnable(&self) -> bool {
+        self.waits.is_none() && self.held.is_none()
+    }
+
+    /// The wait, or the time in which it could run, ends.
+    fn account(&mut self, now: Ticks) {
+        let spent = now.0.saturating_sub(self.since.0);
+        match self.waits {
+            None if self.held.is_none() => self.ready = self.ready.saturating_add(spent),
+            Some(Wait::Request) => self.waited = self.waited.saturating_add(spent),
+            _ => {}
+        }
+        self.since = now;
+    }
+}
+
+/// What a run queue knows of a vCPU.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct SlotReport {
+    /// It is the one that the pCPU runs.
+    pub is_current: bool,
+    /// What it waits for.
+    pub waits: Option<Wait>,
+    /// It is held.
+    pub held: bool,
+    /// How long it waits, or can run, already.
+    pub since: Ticks,
+    /// How long it ran.
+    pub ran: Ticks,
+    /// How long it waited for servers.
+    pub waited: Ticks,
 }
 
 /// What a pCPU runs, and until when at the most.
@@ -100,7 +142,9 @@ impl RunQueue {
             charged: None,
             ran: 0,
             ready: 0,
-            ready_since: Ticks(0),
+            since: Ticks(0),
+            waited: 0,
+            held: None,
         });
         Slot(self.entries.len() - 1)
     }
@@ -139,8 +183,8 @@ impl RunQueue {
         self.charge(now);
         self.end_loans_to(slot.0);
         if let Some(entry) = self.entries.get_mut(slot.0) {
-            if entry.waits.is_none() {
-                entry.ready = entry.ready.saturating_add(now.0.saturating_sub(entry.ready_since.0));
+            if entry.waits != Some(wait) {
+                entry.account(now);
             }
             entry.waits = Some(wait);
             entry.deadline = deadline;
@@ -156,6 +200,7 @@ impl RunQueue {
         if entry.waits != Some(what) {
             return false;
         }
+        let held = entry.held.is_some();
         self.charge(now);
         let served = self
             .current
@@ -164,6 +209,7 @@ impl RunQueue {
         let alone = !self.contended;
         self.make_runnable(slot.0, now);
         match self.current {
+            _ if held => false,
             None => true,
             Some(current) => {
                 if served {
@@ -177,7 +223,7 @@ impl RunQueue {
 
     fn is_idle_or_older(&self, current: usize, other: usize) -> bool {
         match (self.entries.get(current), self.entries.get(other)) {
-            (Some(current), Some(other)) => current.waits.is_some() || other.age < self.payer_age(current),
+            (Some(current), Some(other)) => !current.is_runnable() || other.age < self.payer_age(current),
             _ => true,
         }
     }
@@ -192,12 +238,12 @@ impl RunQueue {
     fn make_runnable(&mut self, index: usize, now: Ticks) {
         let floor = self.floor;
         if let Some(entry) = self.entries.get_mut(index) {
+            entry.account(now);
             entry.waits = None;
             entry.deadline = None;
-            entry.ready_since = now;
             entry.age = entry.age.max(floor);
+            self.contended |= entry.held.is_none();
         }
-        self.contended = true;
         self.end_loans_to(index);
     }
 
@@ -213,7 +259,7 @@ impl RunQueue {
 
     /// `from`, which has just blocked, waits for `to` on this pCPU: run `to` next, on `from`'s time.
     pub fn hand_off(&mut self, from: Slot, to: Slot) {
-        let runnable = self.entries.get(to.0).is_some_and(|entry| entry.waits.is_none());
+        let runnable = self.entries.get(to.0).is_some_and(Entry::is_runnable);
         if runnable && from != to {
             if let Some(entry) = self.entries.get_mut(to.0) {
                 entry.charged = Some(from.0);
@@ -228,7 +274,7 @@ impl RunQueue {
         let oldest = self
             .entries
             .iter()
-            .filter(|entry| entry.waits.is_none())
+            .filter(|entry| entry.is_runnable())
             .map(|entry| entry.age)
             .max();
         if let (Some(entry), Some(oldest)) = (self.entries.get_mut(slot.0), oldest) {
@@ -254,6 +300,9 @@ impl RunQueue {
         let mut runnable = 0;
         let mut first_deadline: Option<Ticks> = None;
         for (index, entry) in self.entries.iter().enumerate() {
+            if entry.held.is_some() {
+                continue;
+            }
             if entry.waits.is_none() {
                 runnable += 1;
                 let age = self.payer_age(entry);
@@ -271,7 +320,7 @@ impl RunQueue {
             let limit = youngest.map_or(u64::MAX, |(_, age)| age.saturating_add(self.slice));
             self.entries
                 .get(*index)
-                .is_some_and(|entry| entry.waits.is_none() && self.payer_age(entry) <= limit)
+                .is_some_and(|entry| entry.is_runnable() && self.payer_age(entry) <= limit)
         });
         self.current = favoured.or(youngest.map(|(index, _)| index));
 
@@ -310,6 +359,11 @@ impl RunQueue {
         self.entries.get(slot.0).and_then(|entry| entry.waits)
     }
 
+    /// Whether `slot`'s vCPU is held.
+    pub fn is_held(&self, slot: Slot) -> bool {
+        self.entries.get(slot.0).is_some_and(|entry| entry.held.is_some())
+    }
+
     /// Whether `slot`'s vCPU is the one that this pCPU runs.
     pub fn is_current(&self, slot: Slot) -> bool {
         self.current == Some(slot.0)
@@ -320,15 +374,73 @@ impl RunQueue {
         Ticks(self.entries.get(slot.0).map_or(0, |entry| entry.ran))
     }
 
-    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. `None`
-    /// while it is off.
+    /// Keeps `slot`'s vCPU from running, whatever it waits for or will wait for; what wakes it meanwhile is not lost. Returns
+    /// whether this pCPU must decide anew.
+    pub fn hold(&mut self, slot: Slot, now: Ticks) -> bool {
+        self.charge(now);
+        let floor = self.floor;
+        let Some(entry) = self.entries.get_mut(slot.0).filter(|entry| entry.held.is_none()) else {
+            return false;
+        };
+        if entry.waits.is_none() {
+            entry.account(now);
+        }
+        entry.held = Some(now);
+        if entry.charged.take().is_some() {
+            entry.age = entry.age.max(floor);
+        }
+        // Whoever serves it goes on, on its own time.
+        self.end_loans_to(slot.0);
+        self.is_current(slot)
+    }
+
+    /// Lets `slot`'s vCPU run again, if it can. Returns whether this pCPU must decide anew.
+    pub fn release(&mut self, slot: Slot, now: Ticks) -> bool {
+        self.charge(now);
+        let floor = self.floor;
+        let Some(entry) = self.entries.get_mut(slot.0) else {
+            return false;
+        };
+        let Some(held) = entry.held.take() else {
+            return false;
+        };
+        // To whoever has a limit on it, it got no time.
+        entry.ready = entry.ready.saturating_add(now.0.saturating_sub(held.0));
+        if entry.waits.is_none() {
+            entry.since = now;
+            entry.age = entry.age.max(floor);
+            self.contended = true;
+        }
+        // Its deadlines were not looked at.
+        true
+    }
+
+    /// What is known of `slot`'s vCPU.
+    pub fn report(&mut self, slot: Slot, now: Ticks) -> Option<SlotReport> {
+        self.charge(now);
+        let entry = self.entries.get(slot.0)?;
+        let since = now.0.saturating_sub(entry.since.0);
+        let open = if entry.waits == Some(Wait::Request) { since } else { 0 };
+        Some(SlotReport {
+            is_current: self.is_current(slot),
+            waits: entry.waits,
+            held: entry.held.is_some(),
+            since: Ticks(since),
+            ran: Ticks(entry.ran),
+            waited: Ticks(entry.waited.saturating_add(open)),
+        })
+    }
+
+    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. All the
+    /// time that it is held counts as such. `None` while it is off.
     pub fn starved(&mut self, slot: Slot, now: Ticks) -> Option<Ticks> {
         self.charge(now);
         let entry = self.entries.get(slot.0)?;
-        let open = match entry.waits {
-            Some(Wait::Power) => return None,
-            Some(_) => 0,
-            None => now.0.saturating_sub(entry.ready_since.0),
+        let open = match (entry.waits, entry.held) {
+            (Some(Wait::Power), _) => return None,
+            (_, Some(held)) => now.0.saturating_sub(held.0),
+            (Some(_), None) => 0,
+            (None, None) => now.0.saturating_sub(entry.since.0),
         };
         Some(Ticks(entry.ready.saturating_add(open).saturating_sub(entry.ran)))
     }

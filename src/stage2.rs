@@ -94,6 +94,8 @@ pub struct Stage2 {
     root: Pa,
     vmid: Vmid,
     geometry: Geometry,
+    /// Pages mapped that are another domain's.
+    foreign: u64,
 }
 
 /// Where a walk ended.
@@ -116,7 +118,12 @@ impl Stage2 {
         vmid: Vmid,
     ) -> Result<Self, Stage2Error> {
         let root = pool.allocate_row(memory, geometry.root_tables())?;
-        Ok(Self { root, vmid, geometry })
+        Ok(Self {
+            root,
+            vmid,
+            geometry,
+            foreign: 0,
+        })
     }
 
     /// The first root table.
@@ -132,6 +139,11 @@ impl Stage2 {
     /// Size and shape.
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// How many pages of other domains are mapped.
+    pub fn foreign_pages(&self) -> u64 {
+        self.foreign
     }
 
     /// VTTBR_EL2 while a vCPU of the domain runs.
@@ -208,7 +220,7 @@ impl Stage2 {
         let mut broken = Broken::default();
         let previous = self.break_leaf(machine, &place, page.ipa, &mut broken);
         self.drop_translations(machine, &broken);
-        machine.store_u64(place.at, leaf(PAGE_LEVEL, page.frame, page.page_use));
+        self.write_leaf(machine, place.at, PAGE_LEVEL, page.frame, page.page_use);
         machine.publish_tables();
         Ok(previous)
     }
@@ -238,9 +250,10 @@ impl Stage2 {
                 machine.store_u64(at, 0);
                 machine.publish_tables();
                 machine.invalidate_page(self.vmid, self.root, page.ipa);
+                self.count_foreign(PAGE_LEVEL, page_use, false);
                 *result = Ok(Some(Previous { frame, page_use }));
             }
-            machine.store_u64(at, leaf(PAGE_LEVEL, page.frame, page.page_use));
+            self.write_leaf(machine, at, PAGE_LEVEL, page.frame, page.page_use);
         }
         machine.publish_tables();
     }
@@ -366,7 +379,7 @@ impl Stage2 {
 
     /// Maps as much of `length` at `ipa` as one descriptor can; how much that was.
     fn map_one(
-        &self,
+        &mut self,
         machine: &impl Machine,
         pool: &mut Pool,
         ipa: Ipa,
@@ -382,7 +395,7 @@ impl Stage2 {
             let size = span(place.level);
             // Level 0 has no blocks with this granule.
             if place.level > 0 && length >= size && ipa.is_aligned(size) && pa.is_aligned(size) {
-                machine.store_u64(place.at, leaf(place.level, pa, page_use));
+                self.write_leaf(machine, place.at, place.level, pa, page_use);
                 return Ok(size);
             }
             place = self.add_table(machine, pool, &place, ipa)?;
@@ -458,12 +471,30 @@ impl Stage2 {
         Ok(())
     }
 
+    /// Makes an invalid descriptor a leaf.
+    fn write_leaf(&mut self, machine: &impl Machine, at: Pa, level: u8, frame: Pa, page_use: PageUse) {
+        machine.store_u64(at, leaf(level, frame, page_use));
+        self.count_foreign(level, page_use, true);
+    }
+
+    fn count_foreign(&mut self, level: u8, page_use: PageUse, mapped: bool) {
+        if matches!(page_use, PageUse::Foreign { .. }) {
+            let pages = span(level) / PAGE_SIZE;
+            self.foreign = if mapped {
+                self.foreign.saturating_add(pages)
+            } else {
+                self.foreign.saturating_sub(pages)
+            };
+        }
+    }
+
     /// Writes a leaf invalid. The caller must drop translations before anybody hears of what was there.
-    fn break_leaf(&self, machine: &impl Machine, place: &Place, ipa: Ipa, broken: &mut Broken) -> Option<Previous> {
+    fn break_leaf(&mut self, machine: &impl Machine, place: &Place, ipa: Ipa, broken: &mut Broken) -> Option<Previous> {
         let Entry::Leaf(frame, page_use) = place.entry else {
             return None;
         };
         machine.store_u64(place.at, 0);
+        self.count_foreign(place.level, page_use, false);
         broken.count += 1;
         broken.only = if place.level == PAGE_LEVEL && broken.count == 1 {
             Some(ipa)

@@ -218,6 +218,11 @@ impl Vgic {
         self.cpu(vcpu).is_some_and(|cpu| cpu.interface.dirty)
     }
 
+    /// How many interrupts were put into list registers of a vCPU, to be taken.
+    pub fn injected(&self, vcpu: u8) -> u64 {
+        self.cpu(vcpu).map_or(0, |cpu| cpu.interface.injected)
+    }
+
     fn cpu(&self, vcpu: u8) -> Option<&Cpu> {
         self.cpus.get(usize::from(vcpu)).filter(|_| vcpu < self.config.vcpus)
     }

@@ -254,3 +254,159 @@ fn a_turn_without_an_end_gets_one_when_somebody_else_wakes() {
     );
     assert_eq!(queue.pick(Ticks(0)).until, Some(Ticks(SLICE)));
 }
+
+#[test]
+fn a_held_vcpu_is_never_picked_whatever_happens_to_it() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    assert!(queue.hold(slots[0], Ticks(10)), "it runs: this pCPU must decide anew");
+    assert!(!queue.hold(slots[0], Ticks(20)), "once is enough");
+    let pick = queue.pick(Ticks(20));
+    assert_eq!(
+        (pick.run, pick.until),
+        (Some(vcpu(2)), None),
+        "the other has the pCPU to itself"
+    );
+    for wait in [Wait::Event, Wait::Request, Wait::Power] {
+        queue.block(slots[0], wait, Some(Ticks(30)), Ticks(25));
+        assert!(!queue.wake(slots[0], wait, Ticks(40)), "nobody has to decide anew");
+        assert_eq!(queue.waits(slots[0]), None, "but what woke it is not lost");
+    }
+    queue.hand_off(slots[1], slots[0]);
+    assert_eq!(queue.pick(Ticks(50)).run, Some(vcpu(2)), "nor is it handed to");
+    queue.block(slots[1], Wait::Event, None, Ticks(60));
+    assert_eq!(queue.pick(Ticks(60)).run, None);
+    assert!(queue.release(slots[0], Ticks(70)));
+    assert_eq!(queue.pick(Ticks(70)).run, Some(vcpu(1)));
+}
+
+#[test]
+fn a_vcpu_that_waits_still_waits_after_it_was_held() {
+    for (wait, wakes) in [(Wait::Event, true), (Wait::Request, true), (Wait::Power, false)] {
+        let (mut queue, slots) = queue(&[100]);
+        queue.block(slots[0], wait, Some(Ticks(500)), Ticks(0));
+        assert!(!queue.hold(slots[0], Ticks(10)), "it does not run");
+        assert_eq!(
+            queue.pick(Ticks(20)).until,
+            None,
+            "its deadline is looked at when it is released"
+        );
+        queue.release(slots[0], Ticks(30));
+        let pick = queue.pick(Ticks(30));
+        assert_eq!((pick.run, queue.waits(slots[0])), (None, Some(wait)));
+        assert_eq!(pick.until, wakes.then_some(Ticks(500)));
+    }
+}
+
+#[test]
+fn a_deadline_that_passed_while_the_vcpu_was_held_wakes_it_when_it_is_released() {
+    let (mut queue, slots) = queue(&[100]);
+    queue.block(slots[0], Wait::Event, Some(Ticks(500)), Ticks(0));
+    queue.hold(slots[0], Ticks(10));
+    for now in [100, 499, 500, 501, 1000] {
+        assert_eq!(queue.pick(Ticks(now)).run, None);
+    }
+    queue.release(slots[0], Ticks(2000));
+    assert_eq!(queue.pick(Ticks(2000)).run, Some(vcpu(1)));
+}
+
+#[test]
+fn the_clock_of_a_held_vcpu_stands_whether_it_runs_or_waits() {
+    for waits in [None, Some(Wait::Event), Some(Wait::Request)] {
+        let (mut queue, slots) = queue(&[100]);
+        let runnable = |queue: &mut RunQueue, now: u64| now - queue.starved(slots[0], Ticks(now)).unwrap().0;
+        queue.pick(Ticks(0));
+        if let Some(wait) = waits {
+            queue.block(slots[0], wait, None, Ticks(100));
+        }
+        queue.pick(Ticks(100));
+        assert_eq!(runnable(&mut queue, 300), 300, "{waits:?}");
+        queue.hold(slots[0], Ticks(300));
+        queue.pick(Ticks(300));
+        for now in [300, 400, 5000] {
+            assert_eq!(runnable(&mut queue, now), 300, "{waits:?}: it stands");
+        }
+        // Something wakes it meanwhile; it still gets no time.
+        if let Some(wait) = waits {
+            queue.wake(slots[0], wait, Ticks(5500));
+        }
+        assert_eq!(runnable(&mut queue, 6000), 300, "{waits:?}: it stands");
+        queue.release(slots[0], Ticks(6000));
+        queue.pick(Ticks(6000));
+        assert_eq!(runnable(&mut queue, 6100), 400, "{waits:?}: it goes on");
+        queue.pick(Ticks(6200));
+        assert_eq!(runnable(&mut queue, 6200), 500, "{waits:?}: it goes on");
+    }
+}
+
+#[test]
+fn a_vcpu_that_was_held_has_saved_up_nothing() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    queue.hold(slots[1], Ticks(0));
+    run(&mut queue, 0, 1_000 * SLICE, 2);
+    assert!(
+        queue.release(slots[1], Ticks(1_000 * SLICE)),
+        "the other's turn has no end yet"
+    );
+    let got = run(&mut queue, 1_000 * SLICE, 1_010 * SLICE, 2);
+    assert!(got[1] >= 4 * SLICE && got[1] <= 7 * SLICE, "{got:?}");
+}
+
+#[test]
+fn who_serves_a_vcpu_that_is_held_goes_on_on_its_own_time() {
+    let (mut queue, slots) = queue(&[100, 100, 100]);
+    let (guest, server) = (slots[0], slots[1]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.block(guest, Wait::Request, None, Ticks(10));
+    queue.hand_off(guest, server);
+    assert_eq!(queue.pick(Ticks(10)).run, Some(vcpu(2)));
+    queue.hold(guest, Ticks(20));
+    let got = run(&mut queue, 20, 100 * SLICE, 3);
+    assert_eq!(got[0], 0);
+    assert!(got[1].abs_diff(got[2]) <= 2 * SLICE, "{got:?}");
+    assert!(
+        !queue.wake(guest, Wait::Request, Ticks(100 * SLICE)),
+        "its answer is kept"
+    );
+    queue.release(guest, Ticks(100 * SLICE));
+    let pause = longest_pause(&mut queue, 100 * SLICE, 110 * SLICE, 1);
+    assert!(pause <= 3 * SLICE, "it goes on after {pause}");
+}
+
+#[test]
+fn a_server_that_is_held_gives_back_the_time_it_was_lent() {
+    let (mut queue, slots) = queue(&[100, 100, 100]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.block(slots[0], Wait::Request, None, Ticks(10));
+    queue.hand_off(slots[0], slots[1]);
+    assert_eq!(queue.pick(Ticks(10)).run, Some(vcpu(2)));
+    assert!(queue.hold(slots[1], Ticks(20)));
+    assert_eq!(queue.pick(Ticks(20)).run, Some(vcpu(3)));
+    queue.release(slots[1], Ticks(50 * SLICE));
+    let got = run(&mut queue, 50 * SLICE, 60 * SLICE, 3);
+    assert!(got[1] >= 4 * SLICE && got[1] <= 7 * SLICE, "{got:?}");
+}
+
+#[test]
+fn what_a_vcpu_waited_for_servers_is_counted_while_it_waits_and_afterwards() {
+    let (mut queue, slots) = queue(&[100]);
+    let waited = |queue: &mut RunQueue, now| queue.report(slots[0], Ticks(now)).unwrap().waited.0;
+    queue.pick(Ticks(0));
+    queue.block(slots[0], Wait::Event, None, Ticks(100));
+    queue.pick(Ticks(100));
+    queue.wake(slots[0], Wait::Event, Ticks(200));
+    queue.pick(Ticks(200));
+    assert_eq!(waited(&mut queue, 250), 0, "for an event is not for a server");
+    queue.block(slots[0], Wait::Request, None, Ticks(300));
+    queue.pick(Ticks(300));
+    assert_eq!(waited(&mut queue, 350), 50);
+    // It looks again and waits on.
+    queue.block(slots[0], Wait::Request, None, Ticks(360));
+    queue.pick(Ticks(360));
+    assert_eq!(waited(&mut queue, 400), 100);
+    queue.wake(slots[0], Wait::Request, Ticks(420));
+    queue.pick(Ticks(420));
+    let report = queue.report(slots[0], Ticks(500)).unwrap();
+    assert_eq!((report.waited, report.ran), (Ticks(120), Ticks(100 + 100 + 80)));
+    assert_eq!((report.waits, report.since, report.is_current), (None, Ticks(80), true));
+}

@@ -1,7 +1,9 @@
 //! What every pCPU may see of a vCPU. The register file is not here: only the vCPU's own pCPU touches that.
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::counters::VcpuCounters;
 use crate::hypercall::RunstateArea;
 use crate::ids::{Ipa, PcpuId, VcpuId};
 use crate::sched::Slot;
@@ -52,6 +54,8 @@ pub struct Vcpu {
     pub power: Mutex<Power>,
     /// Where the guest reads how it spends its time.
     pub runstate: Mutex<Option<RunstateArea>>,
+    /// What its pCPU counts; its register file points here too.
+    pub counters: Arc<VcpuCounters>,
     attention: AtomicU32,
 }
 
@@ -64,6 +68,7 @@ impl Vcpu {
             slot,
             power: Mutex::new(Power::Off),
             runstate: Mutex::new(None),
+            counters: Arc::default(),
             attention: AtomicU32::new(0),
         }
     }

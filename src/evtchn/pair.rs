@@ -172,6 +172,9 @@ impl Tables<'_> {
             return Closed::default();
         };
         let channel = core::mem::replace(entry, Port::FREE).channel;
+        if channel != Channel::Free {
+            self.local().count(port, false);
+        }
         match channel {
             Channel::Virq { .. } => self.local().unbind_virq(port),
             Channel::Interdomain { remote, port: peer } => {

@@ -16,11 +16,14 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The vCPU is unloaded: it waits, or others run before it.
     pub(crate) fn account_stopped(&self, vcpu: &Vcpu, state: &mut VcpuState) {
-        let waits = self.pcpu(vcpu.pcpu).and_then(|pcpu| pcpu.queue.lock().waits(vcpu.slot));
-        let new = match waits {
-            Some(Wait::Power) => RUNSTATE_OFFLINE,
-            Some(_) => RUNSTATE_BLOCKED,
-            None => RUNSTATE_RUNNABLE,
+        let (waits, held) = self.pcpu(vcpu.pcpu).map_or((None, false), |pcpu| {
+            let queue = pcpu.queue.lock();
+            (queue.waits(vcpu.slot), queue.is_held(vcpu.slot))
+        });
+        let new = match (waits, held) {
+            (Some(Wait::Power), _) | (None, true) => RUNSTATE_OFFLINE,
+            (Some(_), _) => RUNSTATE_BLOCKED,
+            (None, false) => RUNSTATE_RUNNABLE,
         };
         self.account(vcpu, &mut state.account, new);
     }

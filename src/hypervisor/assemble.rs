@@ -262,6 +262,7 @@ fn assemble_domain<M: Machine>(
             shared_info_at: None,
         }),
         stopped: Domain::running(),
+        paused: AtomicBool::new(false),
     })
 }
 

@@ -3,6 +3,7 @@
 //! The plan of an access stays in the vCPU's state until every transfer is answered; only then do registers and PC
 //! change. An access is asked of the hypervisor's own devices first, then of the IOREQ servers, then it is nobody's.
 
+use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
 use crate::domain::devices::Device;
@@ -52,6 +53,7 @@ impl<M: Machine> Hypervisor<M> {
         let (virtual_address, ipa) = match abort.address {
             FaultAddress::Both { virtual_address, ipa } => (virtual_address, ipa),
             FaultAddress::Walk { table, .. } => {
+                state.count(Exit::Memory);
                 if !self.is_transient(domain, table, abort.write) {
                     self.refuse(cpu, state, abort);
                 }
@@ -64,17 +66,22 @@ impl<M: Machine> Hypervisor<M> {
                     Err(_) => return,
                 }
             }
-            FaultAddress::Unknown => return self.refuse(cpu, state, abort),
+            FaultAddress::Unknown => {
+                state.count(Exit::Memory);
+                return self.refuse(cpu, state, abort);
+            }
         };
         let plan = match plan_from_syndrome(abort, ipa, &state.frame, |page| cpu.translate(page, access).ok()) {
             DataAbortPlan::Access(plan) => plan,
             DataAbortPlan::Skip(length) => {
+                state.count(Exit::Memory);
                 if !self.is_transient(domain, ipa, false) {
                     state.frame.advance(length);
                 }
                 return;
             }
             DataAbortPlan::Refuse(_) => {
+                state.count(Exit::Memory);
                 if !self.is_transient(domain, ipa, abort.write) {
                     self.refuse(cpu, state, abort);
                 }
@@ -103,6 +110,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         if matches!(abort.status, FaultStatus::Permission { .. }) {
             // Memory that this domain may only read, or no longer.
+            state.count(Exit::Memory);
             if !self.is_transient(domain, ipa, abort.write) {
                 self.refuse(cpu, state, abort);
             }
@@ -172,7 +180,9 @@ impl<M: Machine> Hypervisor<M> {
                 self.finish_access(cpu, state);
                 return;
             };
-            let answer = match self.route(cpu, domain, vcpu, &access) {
+            let (exit, routed) = self.route(cpu, domain, vcpu, &access);
+            state.count(exit);
+            let answer = match routed {
                 Routed::Done(value) => Some(Answer::Value(value)),
                 Routed::Waits => self.await_answer(domain, vcpu),
                 Routed::Again => {
@@ -233,16 +243,20 @@ impl<M: Machine> Hypervisor<M> {
         self.finish_access(cpu, state);
     }
 
-    fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Routed {
+    fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> (Exit, Routed) {
         match domain.devices.find(access) {
             Some((Device::Interrupts(frame), offset)) => {
-                match self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, access) {
-                    Some(value) => Routed::Done(value),
-                    None => Routed::Again,
-                }
+                let value = self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, access);
+                (Exit::InterruptController, value.map_or(Routed::Again, Routed::Done))
             }
-            Some((Device::Console, offset)) => Routed::Done(self.access_console(domain, offset, access)),
-            None => self.request(domain, vcpu, access),
+            Some((Device::Console, offset)) => {
+                let value = self.access_console(domain, offset, access);
+                (Exit::Uart, Routed::Done(value))
+            }
+            None => match self.request(domain, vcpu, access) {
+                Routed::Unclaimed => (Exit::Unclaimed, Routed::Unclaimed),
+                routed => (Exit::Server, routed),
+            },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Starting and stopping vCPUs and domains: PSCI, SCHEDOP_shutdown.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use crate::abi::sched::ShutdownReason;
@@ -117,7 +118,7 @@ impl<M: Machine> Hypervisor<M> {
                 // The vGIC still has the line as the old timer left it, and time spent is spent.
                 physical_timer_line: state.physical_timer_line,
                 account: state.account,
-                ..VcpuState::new(state.id)
+                ..VcpuState::new(state.id, Arc::clone(&state.counters))
             };
             state.frame = GuestFrame {
                 pc: entry.0,
@@ -136,6 +137,8 @@ impl<M: Machine> Hypervisor<M> {
             return;
         }
         self.cancel_alarms(domain);
+        // Only vCPUs that can be scheduled retire.
+        self.unpause(domain);
         domain.servers.lock().cancel_all();
         for vcpu in &domain.vcpus {
             for wait in [Wait::Event, Wait::Request] {

@@ -11,7 +11,7 @@ use crate::hypervisor::alarms::Alarms;
 use crate::hypervisor::{Hypervisor, Schedule};
 use crate::ids::{PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::machine::Machine;
-use crate::sched::{RunQueue, Wait};
+use crate::sched::{RunQueue, Slot, Wait};
 use crate::sync::Mutex;
 
 /// A physical CPU as the core sees it.
@@ -56,6 +56,16 @@ impl<M: Machine> Hypervisor<M> {
             pcpu.must_schedule.store(true, Ordering::Release);
         }
         if decide || running {
+            self.machine.kick(vcpu.pcpu);
+        }
+    }
+
+    /// Changes the place of `vcpu` in its run queue; if that says so, its pCPU decides anew.
+    pub(crate) fn reconsider(&self, vcpu: &Vcpu, change: impl FnOnce(&mut RunQueue, Slot, Ticks) -> bool) {
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        let decide = change(&mut pcpu.queue.lock(), vcpu.slot, self.machine.now());
+        if decide {
+            pcpu.must_schedule.store(true, Ordering::Release);
             self.machine.kick(vcpu.pcpu);
         }
     }

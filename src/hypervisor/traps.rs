@@ -1,6 +1,7 @@
 //! A synchronous exception from a guest: decoded, then handed to whom it concerns.
 
 use crate::abi::hypercall::HVC_IMMEDIATE;
+use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
@@ -20,21 +21,36 @@ impl<M: Machine> Hypervisor<M> {
         };
         match Exception::decode(&syndrome, self.hpfar) {
             Exception::DataAbort(abort) => self.on_data_abort(cpu, domain, vcpu, state, &abort),
-            Exception::InstructionAbort(abort) => self.on_instruction_abort(cpu, domain, state, &abort),
+            Exception::InstructionAbort(abort) => {
+                state.count(Exit::Instruction);
+                self.on_instruction_abort(cpu, domain, state, &abort);
+            }
             Exception::Hypercall {
                 immediate: HVC_IMMEDIATE,
-            } => self.on_hypercall(cpu, domain, vcpu, state),
-            Exception::Hypercall { immediate: 0 } => self.on_firmware_call(cpu, domain, vcpu, state),
+            } => {
+                state.count(Exit::Hypercall);
+                self.on_hypercall(cpu, domain, vcpu, state);
+            }
+            Exception::Hypercall { immediate: 0 } => {
+                state.count(Exit::Firmware);
+                self.on_firmware_call(cpu, domain, vcpu, state);
+            }
             Exception::Hypercall { .. } => {
+                state.count(Exit::Other);
                 state.frame.rewind();
                 self.inject(cpu, state, GuestException::Undefined);
             }
             Exception::SecureCall { immediate: 0 } => {
+                state.count(Exit::Firmware);
                 state.frame.advance(InstructionLength::Word);
                 self.on_firmware_call(cpu, domain, vcpu, state);
             }
-            Exception::SystemRegister(access) => self.on_system_register(cpu, domain, vcpu, state, &access),
+            Exception::SystemRegister(access) => {
+                state.count(Exit::SystemRegister);
+                self.on_system_register(cpu, domain, vcpu, state, &access);
+            }
             Exception::Wait(instruction) => {
+                state.count(Exit::Wait);
                 state.frame.advance(InstructionLength::from_esr(syndrome.esr));
                 match instruction {
                     WaitInstruction::Interrupt | WaitInstruction::InterruptWithTimeout => {
@@ -46,9 +62,11 @@ impl<M: Machine> Hypervisor<M> {
             }
             // Features that guests do not have: `arch` keeps floating point to itself.
             Exception::FloatingPoint | Exception::SecureCall { .. } => {
+                state.count(Exit::Other);
                 self.inject(cpu, state, GuestException::Undefined);
             }
             other => {
+                state.count(Exit::Other);
                 if let Some(exception) = GuestException::of_trap(&other, &syndrome) {
                     self.inject(cpu, state, exception);
                 }

@@ -43,6 +43,7 @@ impl Servers {
             }
         }
         self.created += 1;
+        self.count_from_zero(id);
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(server);
         }

@@ -44,6 +44,9 @@ impl Servers {
             && let Some(server) = self.server_mut(holder)
         {
             server.stale.insert(vcpu);
+            if let Some(counters) = self.counters.get_mut(usize::from(holder.0)) {
+                counters.failed += 1;
+            }
         }
         // It has its answer, or another limit from now on.
         let limit_changed = matches!(
@@ -79,14 +82,15 @@ impl Servers {
             return Ok(Begun::Unclaimed);
         }
         let policy = device.unwrap_or(self.fallback());
+        let now = around.clock.now();
         let cause = Move::Start {
             pending: Pending { access, policy },
-            now: around.clock.now(),
+            now,
         };
         let before = self.request(vcpu);
         let after = before.after(cause)?;
         self.replace(vcpu, before, cause, after, effects);
-        self.offer(vcpu, around, effects);
+        self.offer(vcpu, now, around, effects);
         // It looks itself.
         effects.wake.remove(vcpu);
         if matches!(self.request(vcpu), Request::Waiting { .. }) {
@@ -97,12 +101,19 @@ impl Servers {
 
     /// Offers every waiting request to whoever serves its address now.
     pub(super) fn retry<M: PhysicalMemory + ?Sized>(&mut self, around: &Surroundings<'_, M>, effects: &mut Effects) {
+        let now = around.clock.now();
         for vcpu in 0..self.vcpus {
-            self.offer(vcpu, around, effects);
+            self.offer(vcpu, now, around, effects);
         }
     }
 
-    fn offer<M: PhysicalMemory + ?Sized>(&mut self, vcpu: u8, around: &Surroundings<'_, M>, effects: &mut Effects) {
+    fn offer<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        vcpu: u8,
+        now: Ticks,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
         let Request::Waiting { pending, .. } = self.request(vcpu) else {
             return;
         };
@@ -120,6 +131,7 @@ impl Servers {
         match slot.begin(around.memory, &pending.access) {
             Ok(()) => {
                 self.apply(vcpu, Move::Posted { server: id, runnable }, effects);
+                self.count_posted(vcpu, now);
                 if !effects.notify.contains(&slot.port) {
                     let _ = effects.notify.push(slot.port);
                 }
@@ -157,6 +169,9 @@ impl Servers {
                     Reading::Answered(data) => Move::Answered { data },
                     Reading::Nonsense(_) => Move::Nonsense { now },
                 };
+                if matches!(cause, Move::Answered { .. }) {
+                    self.count_answered(id, vcpu, now);
+                }
                 self.apply(vcpu, cause, &mut effects);
                 let still = matches!(self.request(vcpu), Request::InFlight { .. });
                 if matches!(cause, Move::Nonsense { .. }) && !still {
@@ -165,6 +180,7 @@ impl Servers {
             }
             Request::Waiting { late: Some(late), .. } if late == id => {
                 if let Reading::Answered(data) = slot.poll(around.memory) {
+                    self.count_answered(id, vcpu, around.clock.now());
                     self.apply(vcpu, Move::LateAnswer { server: id, data }, &mut effects);
                     self.readmit(id, around, &mut effects);
                 }
@@ -231,7 +247,7 @@ impl Servers {
                 Request::InFlight { pending, server, .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
                     self.apply(vcpu, Move::Failed { now, late: true }, &mut effects);
                     self.fail_server(server, pending.policy, Failure::TimeLimit, around, &mut effects);
-                    self.offer(vcpu, around, &mut effects);
+                    self.offer(vcpu, now, around, &mut effects);
                 }
                 Request::Waiting { .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
                     self.apply(vcpu, Move::AttachLimit, &mut effects);

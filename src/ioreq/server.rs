@@ -2,13 +2,14 @@
 
 use alloc::vec::Vec;
 
+use super::account::ServerCounters;
 use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
 use super::{Effects, Event, Surroundings};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{Features, IoRange, MAX_SERVERS, VENDOR_FIRST_FRAME};
-use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, VcpuSet};
+use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
 use crate::memory::PhysicalMemory;
 
 /// A device that the manifest declared: its addresses are reserved for the target's life.
@@ -42,7 +43,7 @@ impl Default for ServerLimits {
 
 /// Whether a server gets requests.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum Stage {
+pub enum Stage {
     /// Not yet, or no more, by its own wish.
     Disabled,
     /// Yes.
@@ -101,6 +102,10 @@ pub struct Servers {
     fallback: Policy,
     pub(super) requests: [Request; MAX_VCPUS],
     pub(super) created: u64,
+    /// When each vCPU's last request was posted.
+    pub(super) posted_at: [Ticks; MAX_VCPUS],
+    /// By id of the server.
+    pub(super) counters: Vec<ServerCounters>,
 }
 
 impl Servers {
@@ -118,6 +123,8 @@ impl Servers {
             fallback,
             requests: [Request::Idle; MAX_VCPUS],
             created: 0,
+            posted_at: [Ticks(0); MAX_VCPUS],
+            counters: alloc::vec![ServerCounters::default(); MAX_SERVERS],
         }
     }
 

@@ -70,6 +70,11 @@ impl Pool {
         self.range
     }
 
+    /// How many frames there are.
+    pub fn frames(&self) -> u64 {
+        self.range.size / PAGE_SIZE
+    }
+
     /// How many frames are free.
     pub fn free_frames(&self) -> u64 {
         self.free

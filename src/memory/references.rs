@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use crate::ids::{DomainId, PAGE_SHIFT, PAGE_SIZE, Pa};
+use crate::ids::{DomainId, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa};
 use crate::manifest::range::PaRange;
 use crate::memory::PhysicalMemory;
 
@@ -64,6 +64,8 @@ pub struct FrameReferences {
     owned: Vec<Owned>,
     /// Of each owner, the number of the first parked frame's counter, plus 1; 0: none is parked.
     parked: Vec<(DomainId, u32)>,
+    /// References that others hold to each owner's frames, by its number.
+    held: [u64; MAX_DOMAINS + 1],
     table: PaRange,
     used: u64,
 }
@@ -82,6 +84,7 @@ impl FrameReferences {
         Self {
             owned: Vec::new(),
             parked: Vec::new(),
+            held: [0; MAX_DOMAINS + 1],
             table,
             used: 0,
         }
@@ -143,7 +146,15 @@ impl FrameReferences {
             return Err(ReferenceError::Saturated(pa));
         }
         memory.store_u32(counter, word + 1);
+        if let Some(held) = self.held.get_mut(usize::from(owner.0)) {
+            *held = held.saturating_add(1);
+        }
         Ok(())
+    }
+
+    /// How many references others hold to the frames of `owner`, together.
+    pub fn held(&self, owner: DomainId) -> u64 {
+        self.held.get(usize::from(owner.0)).copied().unwrap_or(0)
     }
 
     /// Gives a reference to the frame of `pa` back, after the translations made from it were dropped. How many are left.
@@ -153,6 +164,11 @@ impl FrameReferences {
     pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
         let (owner, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         let word = memory.load_u32(counter);
+        if count(word) != 0
+            && let Some(held) = self.held.get_mut(usize::from(owner.0))
+        {
+            *held = held.saturating_sub(1);
+        }
         match count(word) {
             0 => Err(ReferenceError::Unreferenced(pa)),
             1 if word & LEAVING != 0 => {

@@ -35,6 +35,8 @@ pub(super) struct VcpuInterface {
     contents: [ListRegister; MAX_LIST_REGISTERS],
     /// PPIs whose physical interrupt this vCPU's pCPU must deactivate.
     deactivate: u32,
+    /// Interrupts that were put into list registers to be taken.
+    pub(super) injected: u64,
     /// vCPUs that want to read state which this one's list registers hold.
     pub(super) observers: VcpuSet,
     /// vCPUs that have read back since this one asked for it.
@@ -72,6 +74,7 @@ impl VcpuInterface {
             slots: [Slot::NONE; MAX_LIST_REGISTERS],
             contents: [ListRegister::FREE; MAX_LIST_REGISTERS],
             deactivate: 0,
+            injected: 0,
             observers: VcpuSet::EMPTY,
             observed: VcpuSet::EMPTY,
         }
@@ -140,6 +143,7 @@ impl Vgic {
                 index = free.trailing_zeros() % 16;
                 free &= !(1 << index);
                 irq.lr = index as u8;
+                own.injected += u64::from(register.state.is_pending());
             }
             let bit = 1 << index;
             if own.used & bit == 0 || own.contents[at(index)] != register {

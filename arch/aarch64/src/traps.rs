@@ -7,6 +7,7 @@ use crate::run::{self, hypervisor};
 use crate::sysreg::read_sysreg;
 use crate::{console, epitaph, fp, power, timer};
 use core::sync::atomic::{AtomicU32, Ordering};
+use portunus::counters::Exit;
 use portunus::hypervisor::{Claim, Syndrome};
 use portunus::ids::IntId;
 use portunus::trap::quick;
@@ -42,13 +43,19 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
     let esr = read_sysreg!("esr_el2");
-    if local
-        .loaded()
-        .is_some_and(|context| quick::answer(esr, &mut context.state.frame))
+    if let Some(context) = local.loaded()
+        && quick::answer(esr, &mut context.state.frame)
     {
+        let firmware = esr & 0xffff == 0;
+        context
+            .state
+            .count(if firmware { Exit::Firmware } else { Exit::Hypercall });
         return local.frame();
     }
     if esr >> 26 & 0x3f == FP_CLASS {
+        if let Some(context) = local.loaded() {
+            context.state.count(Exit::Other);
+        }
         fp::on_trap(local, local.features);
         return local.frame();
     }
@@ -68,6 +75,9 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
 pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu) -> *mut GuestFrame {
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
+    if let Some(context) = local.loaded() {
+        context.state.count(Exit::Interrupt);
+    }
     if let Some(hypervisor) = hypervisor() {
         hypervisor.left_guest(pcpu.id());
     }

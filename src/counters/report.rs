@@ -1,0 +1,132 @@
+//! What control domains and the console show of a domain: values, taken at one moment each.
+//!
+//! Times are ticks of the system counter.
+
+use crate::abi::sched::ShutdownReason;
+use crate::counters::Exit;
+use crate::ids::{DomainId, Ipa, PcpuId, ServerId, Ticks};
+use crate::ioreq::Stage;
+use crate::sched::Wait;
+
+/// What a domain does.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum DomainState {
+    /// It runs, or could.
+    Running,
+    /// It has stopped for good, or until it is restarted.
+    Stopped(ShutdownReason),
+}
+
+/// A domain.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct DomainReport {
+    /// Its number.
+    pub id: DomainId,
+    /// What it does.
+    pub state: DomainState,
+    /// It is held until somebody lets it go on.
+    pub paused: bool,
+    /// It is held, and some vCPU has not left its guest yet.
+    pub leaving: bool,
+    /// How often it was restarted since power-on.
+    pub restarts: u32,
+    /// Its vCPUs.
+    pub vcpus: u8,
+    /// Those that are on.
+    pub online_vcpus: u8,
+    /// The servers of its devices, a bit for each id in use.
+    pub servers: u8,
+    /// It serves devices of others.
+    pub serves: bool,
+    /// How long its vCPUs ran, together.
+    pub run_time: Ticks,
+    /// What it has.
+    pub counters: DomainCounters,
+}
+
+/// What a domain has of things that can leak.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct DomainCounters {
+    /// Pages of RAM.
+    pub ram_pages: u64,
+    /// Frames of its pool.
+    pub pool_frames: u64,
+    /// Those in use: stage-2 tables, shared_info, pages of servers.
+    pub pool_used: u64,
+    /// Pages of others that it maps.
+    pub foreign_pages: u64,
+    /// References that others hold to its frames.
+    pub references: u64,
+    /// The guest's event-channel ports in use.
+    pub event_channels: u32,
+    /// Ports that the hypervisor uses in the guest's name: those of its servers.
+    pub attached_ports: u32,
+}
+
+/// What a vCPU does.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum VcpuActivity {
+    /// It runs.
+    Running,
+    /// It could run, and others do.
+    Runnable,
+    /// It waits.
+    Waiting(Wait),
+}
+
+/// A vCPU.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct VcpuReport {
+    /// The pCPU that it is pinned to.
+    pub pcpu: PcpuId,
+    /// What it does.
+    pub activity: VcpuActivity,
+    /// It is held.
+    pub held: bool,
+    /// How long it does or waits already.
+    pub since: Ticks,
+    /// The access that waits for a server.
+    pub request: Option<RequestReport>,
+    /// How long it ran.
+    pub run_time: Ticks,
+    /// How long it waited for servers.
+    pub server_wait: Ticks,
+    /// Interrupts that were put into its list registers.
+    pub interrupts: u64,
+    /// How often it left its guest, by [`Exit`].
+    pub exits: [u64; Exit::COUNT],
+}
+
+/// An access that waits for its answer.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct RequestReport {
+    /// Its address.
+    pub address: Ipa,
+    /// The server that works on it; `None`: no server takes it.
+    pub server: Option<ServerId>,
+}
+
+/// A server of a domain's devices.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ServerReport {
+    /// Whose it is.
+    pub owner: DomainId,
+    /// Whether it gets requests.
+    pub stage: Stage,
+    /// How many ranges of addresses it has.
+    pub ranges: u32,
+    /// Requests that it has now.
+    pub in_flight: u32,
+    /// Requests that it answered.
+    pub answered: u64,
+    /// Requests that were taken from it without an answer.
+    pub failed: u64,
+    /// Writes that were posted to it.
+    pub posted: u64,
+    /// What half of its answers did not exceed, from the request to the answer.
+    pub median: Ticks,
+    /// What 99 in a hundred did not exceed.
+    pub percentile_99: Ticks,
+    /// The longest.
+    pub longest: Ticks,
+}

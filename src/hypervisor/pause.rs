@@ -1,0 +1,48 @@
+//! Holding a domain: none of its vCPUs runs until somebody lets it go on.
+//!
+//! What comes meanwhile is kept for later: events, interrupts, answers of servers. A backend that is held is not late: the
+//! clock of its time limits stands. A domain that stops or restarts is let go on, because its vCPUs have to leave.
+
+use core::sync::atomic::Ordering;
+
+use crate::domain::Domain;
+use crate::hypervisor::Hypervisor;
+use crate::ids::Ticks;
+use crate::machine::Machine;
+use crate::sched::{RunQueue, Slot};
+
+/// The domain has stopped, or is about to: there is nothing to hold.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the domain does not run")]
+pub struct NotRunning;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Holds a domain. vCPUs on other pCPUs leave their guests soon afterwards
+    /// ([`crate::counters::report::DomainReport::leaving`]). Holding it again changes nothing.
+    ///
+    /// # Errors
+    /// [`NotRunning`]
+    pub fn pause(&self, domain: &Domain) -> Result<(), NotRunning> {
+        domain.paused.store(true, Ordering::SeqCst);
+        self.change_all(domain, RunQueue::hold);
+        // Whoever stopped it before it was marked as held did not let it go on.
+        if domain.is_stopped() {
+            self.unpause(domain);
+            return Err(NotRunning);
+        }
+        Ok(())
+    }
+
+    /// Lets a domain go on that was held. Otherwise nothing changes.
+    pub fn unpause(&self, domain: &Domain) {
+        if domain.paused.swap(false, Ordering::SeqCst) {
+            self.change_all(domain, RunQueue::release);
+        }
+    }
+
+    fn change_all(&self, domain: &Domain, change: impl Fn(&mut RunQueue, Slot, Ticks) -> bool) {
+        for vcpu in &domain.vcpus {
+            self.reconsider(vcpu, &change);
+        }
+    }
+}
