@@ -1,8 +1,10 @@
 //! A domain at run time: its state machines, each behind its own lock, and what about it never changes.
 
+pub mod blueprint;
 pub mod builder;
 pub mod devices;
 pub mod image;
+pub mod imaging;
 mod placement;
 pub mod ram;
 pub mod vcpu;
@@ -14,6 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
+use crate::domain::blueprint::Blueprint;
 use crate::domain::devices::Devices;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::watchdog::Watchdogs;
@@ -79,6 +82,8 @@ pub struct Domain {
     pub device_tree: Ipa,
     /// Its RAM in the machine.
     pub ram: Vec<PaRange>,
+    /// How its memory is made anew. Locked by whoever images it, for one step at a time; no other lock is taken under it.
+    pub blueprint: Mutex<Blueprint>,
     /// Its constants of the world switch.
     pub constants: SwitchConstants,
     /// Why it does not run any more: [`Self::running`] at first.

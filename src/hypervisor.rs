@@ -52,6 +52,7 @@ use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::Attention;
+use crate::entropy::{Entropy, Seeds};
 use crate::hypervisor::mmio::PendingAccess;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
@@ -165,6 +166,8 @@ pub struct Hypervisor<M: Machine> {
     pcpus: Vec<Pcpu>,
     policy: Policy,
     references: Mutex<FrameReferences>,
+    /// Where the seeds of guests come from. No other lock is taken under it.
+    entropy: Mutex<Option<Entropy>>,
     console: Mutex<Console>,
     /// When the console has something to show that it has not yet; `u64::MAX`: never.
     console_due: AtomicU64,
@@ -229,6 +232,11 @@ impl<M: Machine> Hypervisor<M> {
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
         let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
         VcpuState::new(id, counters.unwrap_or_default())
+    }
+
+    /// Seeds for a domain that starts; `None` on a machine without random numbers.
+    pub fn fresh_seeds(&self) -> Option<Seeds> {
+        self.entropy.lock().as_mut().map(Entropy::seeds)
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the

@@ -27,6 +27,8 @@ pub mod cpu;
 #[cfg(feature = "hypervisor")]
 pub mod domain;
 #[cfg(feature = "hypervisor")]
+pub mod entropy;
+#[cfg(feature = "hypervisor")]
 pub mod evtchn;
 #[cfg(feature = "fakes")]
 pub mod fakes;

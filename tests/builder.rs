@@ -1,6 +1,6 @@
 //! Domains built from a manifest: where everything is, what nobody else may find, and whose failure is whose.
 
-use portunus::domain::builder::{self, BuildError, Built, BuiltDomain, CpuLimits, Placement, scrub_modules};
+use portunus::domain::builder::{self, BuildError, Built, BuiltDomain, CpuLimits, Placement};
 use portunus::domain::image::ImageError;
 use portunus::fakes::{FakeMachine, Operation, translation_order};
 use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa};
@@ -164,7 +164,7 @@ impl Bench {
         limits: CpuLimits,
         tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
     ) -> Built {
-        builder::build(&self.machine, &self.host, &self.manifest, limits, tree).expect("room")
+        builder::build(&self.machine, &self.host, &self.manifest, limits, None, tree).expect("room")
     }
     fn peek(&self, domain: &BuiltDomain, ipa: u64, length: u64) -> Vec<u8> {
         let spans = domain.ram.spans(IpaRange::new(ipa, length)).expect("RAM");
@@ -328,30 +328,32 @@ fn ram_is_zeroed_then_written_then_cleaned_then_made_executable() {
 }
 
 #[test]
-fn modules_are_scrubbed_to_memory_itself() {
+fn modules_stay_as_they_were_and_no_domain_is_given_them() {
     let mut bench = bench();
-    bench.add(domain(1, 16 * MIB), &kernel(0x77, MIB, 0x3000), Some(&[0x88; 0x3000]));
+    bench.add(domain(1, GIB), &kernel(0x77, MIB, 0x3000), Some(&[0x88; 0x3001]));
+    let kernel_module = PaRange::new(MODULES, 0x3000);
+    let ramdisk_module = PaRange::new(MODULES + 0x10_0000, 0x3001);
+    // One asks for the very page where another's module ends, one for all the RAM that there is yet.
+    let last_page = PaRange::new(ramdisk_module.end() - 1, PAGE_SIZE);
+    let mut thief = domain(2, PAGE_SIZE);
+    thief.static_memory = vec![last_page];
+    bench.add(thief, &kernel(1, MIB, 4096), None);
+    bench.add(domain(3, 900 * MIB), &kernel(2, MIB, 4096), None);
+    let before = bench
+        .machine
+        .peek(Pa(MODULES), bench.next_module as usize - MODULES as usize);
     let built = bench.build();
-    bench.machine.clear_log();
-    scrub_modules(&bench.machine, &bench.manifest);
-    let log = bench.machine.take_log();
-    let length = 0x3000;
-    let expected = [MODULES, MODULES + 0x10_0000].map(|start| {
-        let at = Pa(start);
-        [
-            Operation::Zero { at, length },
-            Operation::CleanToCoherency { at, length },
-        ]
-    });
-    assert_eq!(log, expected.concat());
-    for module in [MODULES, MODULES + 0x10_0000] {
-        assert_eq!(bench.machine.peek(Pa(module), 0x3000), [0; 0x3000]);
-    }
     assert_eq!(
-        bench.peek(&built.domains[0], 0x4000_1000, 1),
-        [0x77],
-        "the domain keeps its copy"
+        built.failed,
+        [(DomainId(2), BuildError::Memory(FrameError::NotFree(last_page)))]
     );
+    assert_eq!(bench.machine.peek(Pa(MODULES), before.len()), before);
+    for module in [kernel_module, ramdisk_module] {
+        let given = built.domains.iter().flat_map(ranges);
+        let free = built.frames.free_ranges().iter().copied();
+        assert!(given.chain(free).all(|range| !range.overlaps(module.pages())));
+        assert_eq!(built.references.owner(module.start), None);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use domains::{DOMAINS, PARTIAL, read};
 use machines::{VIRT, VIRT_GICV2, VIRT_GICV3};
 use portunus::ids::DomainId;
+use portunus::manifest::guest_tree::fresh::FreshValues;
 use portunus::manifest::host::{Gic, Host};
 use portunus::manifest::tree::{Node, Reg, Tree, Trigger};
 use portunus::manifest::{GuestTree, IpaRange, Manifest, Reason};
@@ -30,8 +31,7 @@ fn build(manifest: &Manifest, domain: u16) -> Vec<u8> {
         memory: &memory,
         ramdisk: (domain == 1).then_some(IpaRange::new(0x4800_0000, 0x18_0000)),
         timer_frequency: None,
-        kaslr_seed: Some(0x1234_5678_9abc_def0),
-        rng_seed: Some([7; 32]),
+        seeds: true,
     };
     tree.build().unwrap()
 }
@@ -108,8 +108,23 @@ fn memory_cpus_and_boot_arguments_are_there() {
     assert_eq!(strings(chosen, "bootargs"), ["console=ttyAMA0 root=/dev/vda"]);
     assert_eq!(chosen.rows("linux,initrd-start", [2]).unwrap(), [[0x4800_0000]]);
     assert_eq!(chosen.rows("linux,initrd-end", [2]).unwrap(), [[0x4818_0000]]);
-    assert_eq!(chosen.rows("kaslr-seed", [2]).unwrap(), [[0x1234_5678_9abc_def0]]);
-    assert_eq!(chosen.property("rng-seed"), Some([7; 32].as_slice()));
+    assert_eq!(chosen.rows("kaslr-seed", [2]).unwrap(), [[0]]);
+    assert_eq!(chosen.property("rng-seed"), Some([0; 32].as_slice()));
+    assert_eq!(chosen.u32("portunus,restarts"), Ok(Some(0)));
+    let values = FreshValues::find(&blob);
+    let at = |offset: Option<u32>, length| {
+        let offset = offset.expect("found") as usize;
+        blob[offset..offset + length].as_ptr()
+    };
+    assert_eq!(
+        at(values.kaslr_seed, 8),
+        chosen.property("kaslr-seed").unwrap().as_ptr()
+    );
+    assert_eq!(at(values.rng_seed, 32), chosen.property("rng-seed").unwrap().as_ptr());
+    assert_eq!(
+        at(values.restarts, 4),
+        chosen.property("portunus,restarts").unwrap().as_ptr()
+    );
     assert_eq!(strings(chosen, "stdout-path"), ["/pl011@22000000"]);
 }
 
@@ -262,8 +277,7 @@ fn a_domain_that_is_not_in_the_manifest_has_no_tree() {
         memory: &[],
         ramdisk: None,
         timer_frequency: None,
-        kaslr_seed: None,
-        rng_seed: None,
+        seeds: false,
     };
     assert_eq!(tree.build().unwrap_err().to_string(), "/chosen: domain 9: is missing");
 }

@@ -148,8 +148,7 @@ fn use_it(blob: &[u8], partial: &[u8]) -> Result<(), ManifestError> {
             memory: &memory,
             ramdisk: None,
             timer_frequency: host.timer.frequency,
-            kaslr_seed: None,
-            rng_seed: None,
+            seeds: true,
         };
         let blob = guest.build()?;
         Tree::new(&blob).expect("what we write we can read");

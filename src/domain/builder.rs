@@ -6,17 +6,19 @@
 
 use alloc::vec::Vec;
 
-use crate::domain::image::{self, ImageError, LoadedImage};
+use crate::domain::blueprint::{Blueprint, Draft, Fresh, ImagingError, Placed};
+use crate::domain::image::{ImageError, LoadedImage};
 use crate::domain::placement::Placer;
 use crate::domain::ram::{GuestRam, OutsideRam, Piece};
+use crate::entropy::Entropy;
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::machine::Machine;
 use crate::manifest::domain::DomainConfig;
+use crate::manifest::guest_tree::fresh::FreshValues;
 use crate::manifest::host::{Gic, Host};
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::{Manifest, ManifestError};
-use crate::memory::PhysicalMemory;
 use crate::memory::frames::{FrameAllocator, FrameError};
 use crate::memory::pool::Pool;
 use crate::memory::references::{FrameReferences, ReferenceError};
@@ -66,6 +68,12 @@ pub enum BuildError {
     /// Its RAM has no room for its device tree of this size, or no kernel could map one.
     #[error("no room for its device tree of {0:#x} bytes")]
     DeviceTree(u64),
+    /// There is no RAM to keep its device tree for restarts.
+    #[error("a copy of its device tree: {0}")]
+    TreeCopy(FrameError),
+    /// Its device tree has room for seeds, and there are none.
+    #[error("no seeds for its device tree")]
+    NoSeeds,
     /// Its device tree could not be made.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -75,6 +83,16 @@ pub enum BuildError {
     /// Something was placed outside its RAM.
     #[error(transparent)]
     Outside(#[from] OutsideRam),
+}
+
+impl From<ImagingError> for BuildError {
+    fn from(error: ImagingError) -> Self {
+        match error {
+            ImagingError::Kernel(error) => Self::Kernel(error),
+            ImagingError::Outside(outside) => Self::Outside(outside),
+            ImagingError::NoSeeds => Self::NoSeeds,
+        }
+    }
 }
 
 /// What a domain's device tree is made from besides the manifest.
@@ -104,6 +122,8 @@ pub struct BuiltDomain {
     pub ramdisk: Option<IpaRange>,
     /// Its device tree.
     pub device_tree: IpaRange,
+    /// How its memory is made anew.
+    pub blueprint: Blueprint,
 }
 
 /// All that was built.
@@ -117,10 +137,13 @@ pub struct Built {
     pub references: FrameReferences,
     /// RAM that nobody has.
     pub frames: FrameAllocator,
+    /// Where seeds come from.
+    pub entropy: Option<Entropy>,
 }
 
 /// Builds every domain of `manifest`. What is reserved on the host, the hypervisor's own memory included, and the
-/// modules are left alone. `tree` makes a domain's device tree, a flattened one.
+/// modules are left alone: no domain is given any of it, since domains are made from the modules again at each restart.
+/// `tree` makes a domain's device tree, a flattened one; its seeds come from `entropy`.
 ///
 /// # Errors
 /// [`FrameError`] when there is no RAM for the account of frames; a domain's own failure is in [`Built::failed`].
@@ -129,6 +152,7 @@ pub fn build<M: Machine>(
     host: &Host,
     manifest: &Manifest,
     limits: CpuLimits,
+    mut entropy: Option<Entropy>,
     mut tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
 ) -> Result<Built, FrameError> {
     let mut frames = FrameAllocator::new(&host.memory, &host.reserved);
@@ -175,7 +199,11 @@ pub fn build<M: Machine>(
                 config,
                 memory: &memory,
             };
-            builder.build(given, &mut tree).inspect_err(|_| {
+            let fresh = Fresh {
+                restarts: 0,
+                seeds: entropy.as_mut().map(Entropy::seeds),
+            };
+            builder.build(given, &mut frames, fresh, &mut tree).inspect_err(|_| {
                 // Nothing maps what a failed domain had.
                 ranges.iter().for_each(|range| frames.add(*range));
             })
@@ -199,18 +227,11 @@ pub fn build<M: Machine>(
         failed,
         references,
         frames,
+        entropy,
     })
 }
 
-/// Overwrites every boot module of `manifest`, so that no command line, key or file of one domain is left in RAM that
-/// another may get. After this no domain can be built from them again.
-pub fn scrub_modules(memory: &impl PhysicalMemory, manifest: &Manifest) {
-    for range in crate::manifest::host::joined(modules(manifest).collect()) {
-        memory.zero(range.start, range.size);
-        memory.clean_to_coherency(range.start, range.size);
-    }
-}
-
+/// The boot modules of all domains.
 fn modules(manifest: &Manifest) -> impl Iterator<Item = PaRange> {
     manifest.domains.iter().flat_map(|domain| {
         let modules = &domain.modules;
@@ -304,29 +325,30 @@ impl<M: Machine> Builder<'_, M> {
     fn build(
         &self,
         Frames { ram, pool }: Frames,
+        frames: &mut FrameAllocator,
+        fresh: Fresh,
         mut tree: impl FnMut(&DomainConfig, &Placement<'_>) -> Result<Vec<u8>, ManifestError>,
     ) -> Result<BuiltDomain, BuildError> {
         let mut pool = Pool::new(pool);
         let stage2 = self.map(&mut pool, &ram)?;
-        ram.zero(self.machine);
         let module = self.config.modules.kernel.ok_or(BuildError::NoKernel)?;
-        let kernel = image::load(self.machine, module.range, &ram).map_err(BuildError::Kernel)?;
+        let mut draft = Draft::new(ram.clone(), module.range);
+        let kernel = draft.load(self.machine).map_err(BuildError::Kernel)?;
         let mut placer = Placer::new(ram.banks(), kernel.extent);
 
         let ramdisk = match self.config.modules.ramdisk {
             None => None,
             Some(module) => {
                 let size = module.range.size;
-                let place = placer.place(size, PAGE_SIZE).ok_or(BuildError::Ramdisk(size))?;
-                image::copy(self.machine, module.range, &ram, place.start).map_err(|_| BuildError::Ramdisk(size))?;
-                Some(place)
+                let to = placer.place(size, PAGE_SIZE).ok_or(BuildError::Ramdisk(size))?;
+                Some(Placed { from: module.range, to })
             }
         };
         let bytes = tree(
             self.config,
             &Placement {
                 memory: self.memory,
-                ramdisk,
+                ramdisk: ramdisk.map(|ramdisk| ramdisk.to),
             },
         )?;
         let size = bytes.len() as u64;
@@ -337,19 +359,26 @@ impl<M: Machine> Builder<'_, M> {
         } else {
             None
         };
-        let device_tree = place.ok_or(BuildError::DeviceTree(size))?;
-        ram.write(self.machine, device_tree.start, &bytes)?;
+        let to = place.ok_or(BuildError::DeviceTree(size))?;
 
-        ram.clean(self.machine);
-        ram.synchronise(self.machine, kernel.extent)?;
+        let kept = frames.allocate(size).map_err(BuildError::TreeCopy)?;
+        self.machine.write(kept.start, &bytes);
+        let device_tree = Placed {
+            from: PaRange::new(kept.start.0, size),
+            to,
+        };
+        let blueprint = Blueprint::new(draft, kernel, ramdisk, device_tree, FreshValues::find(&bytes), fresh);
+        let imaged = blueprint.and_then(|mut blueprint| blueprint.finish(self.machine).map(|_| blueprint));
+        let blueprint = imaged.inspect_err(|_| frames.add(kept))?;
         Ok(BuiltDomain {
             id: self.config.id,
             stage2,
             pool,
             ram,
             kernel,
-            ramdisk,
-            device_tree,
+            ramdisk: ramdisk.map(|ramdisk| ramdisk.to),
+            device_tree: to,
+            blueprint,
         })
     }
 

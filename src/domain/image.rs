@@ -1,21 +1,24 @@
 //! Guest kernels: an arm64 Image, a gzip-compressed one, or an ELF file, from a boot module into a domain's RAM.
 //!
 //! Guarantees: an image that is truncated, corrupt, for another machine or too big is refused with the value that is
-//! wrong; whatever it contains, nothing is read outside the module or written outside the domain's RAM.
+//! wrong; whatever it contains, nothing is read outside the module or written outside the domain's RAM, and no step does
+//! more than its budget allows. Once an image was loaded, loading it again allocates nothing.
 
 mod arm64;
 mod elf;
 mod gzip;
 
-use alloc::vec::Vec;
-
+use crate::domain::imaging::{Budget, Cost, Transfer};
 use crate::domain::ram::{GuestRam, OutsideRam};
 use crate::ids::Ipa;
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
 
-/// Bytes copied or decompressed at once.
-const CHUNK: usize = 64 << 10;
+use elf::Executable;
+use gzip::{Decompression, Inflater};
+
+/// Bytes of headers and tables that finding an image's place reads at most: those of an ELF file.
+const HEADERS: u64 = 8 << 10;
 /// Kernels are placed at multiples of this (Linux, Documentation/arch/arm64/booting.rst).
 const KERNEL_ALIGNMENT: u64 = 2 << 20;
 
@@ -85,6 +88,9 @@ pub enum ImageError {
     /// A segment of this number says that it is larger in the file than in memory, or overflows.
     #[error("ELF segment {0} is malformed")]
     ElfSegment(u16),
+    /// The module is not what it was when the domain was built.
+    #[error("the module has changed")]
+    Changed,
     /// The entry point is in no segment.
     #[error("ELF entry point {0:#x} is in no segment")]
     ElfEntry(u64),
@@ -110,35 +116,125 @@ pub struct LoadedImage {
 /// # Errors
 /// An [`ImageError`]; what was written so far stays.
 pub fn load(memory: &impl PhysicalMemory, module: PaRange, ram: &GuestRam) -> Result<LoadedImage, ImageError> {
-    let source = Source { memory, module };
-    let mut magic = [0; 4];
-    source.read(0, &mut magic)?;
-    match magic {
-        [0x1f, 0x8b, ..] => load_compressed(&source, ram),
-        [0x7f, b'E', b'L', b'F'] => elf::load(&source, ram),
-        _ => load_plain(&source, ram),
+    let mut loader = Loader::new(module);
+    loop {
+        if let Some(image) = loader.step(memory, ram, &mut Budget::unlimited())? {
+            return Ok(image);
+        }
     }
 }
 
-/// Copies a whole module to `to`, as it is.
-///
-/// # Errors
-/// [`ImageError::DoesNotFit`] when the domain has no RAM there.
-pub fn copy(memory: &impl PhysicalMemory, module: PaRange, ram: &GuestRam, to: Ipa) -> Result<(), ImageError> {
-    ram.spans(IpaRange::new(to.0, module.size))?;
-    let source = Source { memory, module };
-    source.copy(0, module.size, |offset, chunk| {
-        ram.write(memory, Ipa(to.0 + offset), chunk)
-    })
+/// The file formats.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Format {
+    Plain,
+    Compressed,
+    Executable,
 }
 
-fn load_plain<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<LoadedImage, ImageError> {
+/// Puts one module's image into RAM, step by step, as often as it is asked to.
+#[derive(Debug)]
+pub struct Loader {
+    module: PaRange,
+    state: State,
+    /// What the module was the first time.
+    format: Option<Format>,
+    /// Working memory that outlives an image's loading, so that the next one needs none.
+    inflater: Option<Inflater>,
+}
+
+#[derive(Debug)]
+enum State {
+    Start,
+    Plain { extent: IpaRange, transfer: Transfer },
+    Compressed(Decompression),
+    Executable(Executable),
+    Done(LoadedImage),
+}
+
+impl Loader {
+    /// Of the image in `module`.
+    pub const fn new(module: PaRange) -> Self {
+        Self {
+            module,
+            state: State::Start,
+            format: None,
+            inflater: None,
+        }
+    }
+
+    /// The next [`Self::step`] is the first again.
+    pub fn begin(&mut self) {
+        self.state = State::Start;
+    }
+
+    /// Goes on as far as `budget` allows. `ram` is zero where nothing was loaded yet.
+    ///
+    /// # Errors
+    /// An [`ImageError`]; what was written so far stays. [`ImageError::Changed`] when the format is not the one of the first
+    /// time.
+    pub fn step(
+        &mut self,
+        memory: &impl PhysicalMemory,
+        ram: &GuestRam,
+        budget: &mut Budget,
+    ) -> Result<Option<LoadedImage>, ImageError> {
+        let source = Source {
+            memory,
+            module: self.module,
+        };
+        if matches!(self.state, State::Start) {
+            if budget.take(HEADERS, Cost::Single) < HEADERS {
+                return Ok(None);
+            }
+            self.state = self.start(&source, ram)?;
+        }
+        let done = match &mut self.state {
+            State::Start => None,
+            State::Plain { extent, transfer } => transfer.step(memory, ram, budget)?.then_some(LoadedImage {
+                entry: extent.start,
+                extent: *extent,
+            }),
+            State::Compressed(decompression) => {
+                let inflater = self.inflater.as_mut().ok_or(ImageError::Changed)?;
+                decompression.step(inflater, &source, ram, budget)?
+            }
+            State::Executable(executable) => executable.step(&source, ram, budget)?,
+            State::Done(image) => Some(*image),
+        };
+        if let Some(image) = done {
+            self.state = State::Done(image);
+        }
+        Ok(done)
+    }
+
+    fn start<M: PhysicalMemory>(&mut self, source: &Source<'_, M>, ram: &GuestRam) -> Result<State, ImageError> {
+        let mut magic = [0; 4];
+        source.read(0, &mut magic)?;
+        let format = match magic {
+            [0x1f, 0x8b, ..] => Format::Compressed,
+            [0x7f, b'E', b'L', b'F'] => Format::Executable,
+            _ => Format::Plain,
+        };
+        if *self.format.get_or_insert(format) != format {
+            return Err(ImageError::Changed);
+        }
+        match format {
+            Format::Plain => start_plain(source, ram),
+            Format::Compressed => {
+                let decompression = Decompression::start(source)?;
+                self.inflater.get_or_insert_with(Inflater::new).reset();
+                Ok(State::Compressed(decompression))
+            }
+            Format::Executable => Executable::start(source, ram).map(State::Executable),
+        }
+    }
+}
+
+fn start_plain<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<State, ImageError> {
     let mut bytes = [0; arm64::HEADER_SIZE];
-    let header = match source.read(0, &mut bytes) {
-        Ok(()) => arm64::Header::parse(&bytes),
-        Err(error) => return Err(error),
-    };
-    let header = match header {
+    source.read(0, &mut bytes)?;
+    let header = match arm64::Header::parse(&bytes) {
         Err(ImageError::NotAnImage(_)) => {
             let [a, b, c, d, ..] = bytes;
             return Err(ImageError::UnknownFormat(u32::from_le_bytes([a, b, c, d])));
@@ -146,55 +242,10 @@ fn load_plain<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Resu
         other => other?,
     };
     arm64::check_complete(source, &header)?;
-    let length = source.module.size;
-    let extent = header.extent(ram, length)?;
-    source.copy(0, length, |offset, chunk| {
-        ram.write(source.memory, Ipa(extent.start.0 + offset), chunk)
-    })?;
-    Ok(LoadedImage {
-        entry: extent.start,
+    let extent = header.extent(ram, source.module.size)?;
+    Ok(State::Plain {
         extent,
-    })
-}
-
-fn load_compressed<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<LoadedImage, ImageError> {
-    let mut start = Vec::with_capacity(arm64::HEADER_SIZE);
-    let mut placed: Option<(arm64::Header, IpaRange)> = None;
-    let length = gzip::decompress(source, |offset, bytes| {
-        let mut chunk = bytes;
-        let mut at = offset;
-        let extent = match &placed {
-            Some((_, extent)) => *extent,
-            None => {
-                // The header comes first and says where all of it goes.
-                let missing = arm64::HEADER_SIZE.saturating_sub(start.len());
-                let (head, tail) = chunk.split_at_checked(missing).unwrap_or((chunk, &[]));
-                start.extend_from_slice(head);
-                chunk = tail;
-                at += head.len() as u64;
-                let Ok(header_bytes) = <&[u8; arm64::HEADER_SIZE]>::try_from(start.as_slice()) else {
-                    return Ok(());
-                };
-                let header = arm64::Header::parse(header_bytes)?;
-                let extent = header.extent(ram, arm64::HEADER_SIZE as u64)?;
-                ram.write(source.memory, extent.start, header_bytes)?;
-                placed = Some((header, extent));
-                extent
-            }
-        };
-        let to = extent.start.checked_add(at).ok_or(ImageError::DoesNotFit(extent))?;
-        Ok(ram.write(source.memory, to, chunk)?)
-    })?;
-    let Some((header, _)) = placed else {
-        return Err(ImageError::Truncated {
-            needed: arm64::HEADER_SIZE as u64,
-            length,
-        });
-    };
-    let extent = header.extent(ram, length)?;
-    Ok(LoadedImage {
-        entry: extent.start,
-        extent,
+        transfer: Transfer::new(ram, source.module, extent.start)?,
     })
 }
 
@@ -205,33 +256,22 @@ struct Source<'a, M> {
 }
 
 impl<M: PhysicalMemory> Source<'_, M> {
-    /// Fills `into` from `offset`.
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
-        let length = self.module.size;
-        let needed = offset.saturating_add(into.len() as u64);
-        if needed > length {
-            return Err(ImageError::Truncated { needed, length });
+    /// Sees that `length` bytes from `offset` are in the module.
+    fn part(&self, offset: u64, length: u64) -> Result<PaRange, ImageError> {
+        let needed = offset.saturating_add(length);
+        if needed > self.module.size {
+            return Err(ImageError::Truncated {
+                needed,
+                length: self.module.size,
+            });
         }
-        self.memory.read(crate::ids::Pa(self.module.start.0 + offset), into);
-        Ok(())
+        Ok(PaRange::new(self.module.start.0 + offset, length))
     }
 
-    /// Hands `length` bytes from `offset` to `to` in chunks, each with its distance from `offset`.
-    fn copy(
-        &self,
-        offset: u64,
-        length: u64,
-        mut to: impl FnMut(u64, &[u8]) -> Result<(), OutsideRam>,
-    ) -> Result<(), ImageError> {
-        let mut buffer = alloc::vec![0; CHUNK.min(length as usize)];
-        let mut done = 0;
-        while done < length {
-            let count = buffer.len().min((length - done) as usize);
-            let Some(chunk) = buffer.get_mut(..count) else { break };
-            self.read(offset.saturating_add(done), chunk)?;
-            to(done, chunk)?;
-            done += count as u64;
-        }
+    /// Fills `into` from `offset`.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
+        let part = self.part(offset, into.len() as u64)?;
+        self.memory.read(part.start, into);
         Ok(())
     }
 }

@@ -49,14 +49,19 @@ impl GuestRam {
 
     /// The banks that the guest sees: pieces whose guest addresses touch are one.
     pub fn banks(&self) -> Vec<IpaRange> {
-        let mut banks: Vec<IpaRange> = Vec::new();
-        for piece in &self.pieces {
-            match banks.last_mut() {
-                Some(last) if last.end() == piece.ipa.0 => last.size += piece.pa.size,
-                _ => banks.push(piece.ipa_range()),
+        self.each_bank().collect()
+    }
+
+    /// As [`Self::banks`], one after the other.
+    pub(super) fn each_bank(&self) -> impl Iterator<Item = IpaRange> {
+        let mut pieces = self.pieces.iter().map(Piece::ipa_range).peekable();
+        core::iter::from_fn(move || {
+            let mut bank = pieces.next()?;
+            while let Some(more) = pieces.next_if(|piece| piece.start.0 == bank.end()) {
+                bank.size += more.size;
             }
-        }
-        banks
+            Some(bank)
+        })
     }
 
     /// Bytes of RAM.
@@ -69,18 +74,33 @@ impl GuestRam {
     /// # Errors
     /// [`OutsideRam`] when any of it is no RAM.
     pub fn spans(&self, range: IpaRange) -> Result<Vec<PaRange>, OutsideRam> {
-        let mut spans = Vec::new();
-        let mut at = range.start.0;
-        let end = at.checked_add(range.size).ok_or(OutsideRam(range))?;
-        for piece in &self.pieces {
-            let seen = piece.ipa_range();
-            if at < end && seen.start.0 <= at && at < seen.end() {
-                let size = end.min(seen.end()) - at;
-                spans.push(PaRange::new(piece.pa.start.0 + (at - seen.start.0), size));
-                at += size;
-            }
+        Ok(self.parts(range)?.collect())
+    }
+
+    /// As [`Self::spans`], one after the other.
+    pub(super) fn parts(&self, range: IpaRange) -> Result<impl Iterator<Item = PaRange>, OutsideRam> {
+        self.check(range)?;
+        Ok(self.intersections(range))
+    }
+
+    /// Sees that all of `range` is RAM.
+    pub(super) fn check(&self, range: IpaRange) -> Result<(), OutsideRam> {
+        // Pieces do not overlap, so their parts of the range add up to it only when they are all of it.
+        let found: u64 = self.intersections(range).map(|part| part.size).sum();
+        if range.fits() && found == range.size {
+            Ok(())
+        } else {
+            Err(OutsideRam(range))
         }
-        if at == end { Ok(spans) } else { Err(OutsideRam(range)) }
+    }
+
+    fn intersections(&self, range: IpaRange) -> impl Iterator<Item = PaRange> {
+        let (start, end) = (range.start.0, range.start.0.saturating_add(range.size));
+        self.pieces.iter().filter_map(move |piece| {
+            let seen = piece.ipa_range();
+            let (from, to) = (start.max(seen.start.0), end.min(seen.end()));
+            (from < to).then(|| PaRange::new(piece.pa.start.0 + (from - seen.start.0), to - from))
+        })
     }
 
     /// The physical address of one byte.
@@ -89,8 +109,8 @@ impl GuestRam {
     /// [`OutsideRam`].
     pub fn physical(&self, ipa: Ipa) -> Result<Pa, OutsideRam> {
         let range = IpaRange::new(ipa.0, 1);
-        self.spans(range)?
-            .first()
+        self.parts(range)?
+            .next()
             .map(|span| span.start)
             .ok_or(OutsideRam(range))
     }
@@ -101,7 +121,7 @@ impl GuestRam {
     /// [`OutsideRam`]: nothing was written.
     pub fn write(&self, memory: &impl PhysicalMemory, ipa: Ipa, bytes: &[u8]) -> Result<(), OutsideRam> {
         let mut rest = bytes;
-        for span in self.spans(IpaRange::new(ipa.0, bytes.len() as u64))? {
+        for span in self.parts(IpaRange::new(ipa.0, bytes.len() as u64))? {
             let (now, later) = rest.split_at_checked(span.size as usize).unwrap_or((rest, &[]));
             memory.write(span.start, now);
             rest = later;
@@ -114,24 +134,5 @@ impl GuestRam {
         for piece in &self.pieces {
             memory.zero(piece.pa.start, piece.pa.size);
         }
-    }
-
-    /// Cleans all of it to the point of coherency: a guest that starts with its caches off sees what was written, and no
-    /// dirty line is written back over what the guest writes.
-    pub fn clean(&self, memory: &impl PhysicalMemory) {
-        for piece in &self.pieces {
-            memory.clean_to_coherency(piece.pa.start, piece.pa.size);
-        }
-    }
-
-    /// Makes the code written into `range` visible to execution.
-    ///
-    /// # Errors
-    /// [`OutsideRam`].
-    pub fn synchronise(&self, memory: &impl PhysicalMemory, range: IpaRange) -> Result<(), OutsideRam> {
-        for span in self.spans(range)? {
-            memory.synchronise_instructions(span.start, span.size);
-        }
-        Ok(())
     }
 }

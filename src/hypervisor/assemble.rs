@@ -133,6 +133,7 @@ impl<M: Machine> Hypervisor<M> {
             pcpus: queues.into_iter().map(Pcpu::new).collect(),
             policy: Policy::new(manifest),
             references: Mutex::new(built.references),
+            entropy: Mutex::new(built.entropy),
             console: Mutex::new(console),
             console_due: AtomicU64::new(u64::MAX),
             messages: Messages::default(),
@@ -251,6 +252,7 @@ fn assemble_domain<M: Machine>(
         entry: built.kernel.entry,
         device_tree: built.device_tree.start,
         ram: built.ram.pieces().iter().map(|piece| piece.pa).collect(),
+        blueprint: Mutex::new(built.blueprint),
         constants: SwitchConstants {
             vttbr: built.stage2.vttbr(),
             vtcr: geometry.vtcr(),

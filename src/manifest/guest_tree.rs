@@ -6,6 +6,7 @@
 //! that know only the PL011 have a console too.
 
 mod backend;
+pub mod fresh;
 mod nodes;
 mod passthrough;
 
@@ -54,10 +55,8 @@ pub struct GuestTree<'m> {
     pub ramdisk: Option<IpaRange>,
     /// `clock-frequency` of the timer, where CNTFRQ_EL0 is wrong.
     pub timer_frequency: Option<u32>,
-    /// Entropy for the kernel's place in memory.
-    pub kaslr_seed: Option<u64>,
-    /// Entropy for the kernel's random numbers.
-    pub rng_seed: Option<[u8; 32]>,
+    /// Whether it has room for seeds, zeroes that whoever starts the domain replaces (see [`fresh::FreshValues`]).
+    pub seeds: bool,
 }
 
 impl GuestTree<'_> {
@@ -145,12 +144,12 @@ impl GuestTree<'_> {
         if let Some(uart) = uart {
             node = node.strings("stdout-path", &[&format!("/{uart}")]);
         }
-        if let Some(seed) = self.kaslr_seed {
-            node = node.long("kaslr-seed", seed);
+        if self.seeds {
+            node = node
+                .bytes("kaslr-seed", &[0; fresh::KASLR_SEED])
+                .bytes("rng-seed", &[0; fresh::RNG_SEED]);
         }
-        if let Some(seed) = self.rng_seed {
-            node = node.bytes("rng-seed", &seed);
-        }
+        node = node.cell(fresh::RESTARTS, 0);
         node.build()
     }
 

@@ -127,7 +127,7 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
         physical_bits: 40,
         vmid_16_bits: false,
     };
-    let built = builder::build(&machine, &host, &manifest, limits, |_, _| Ok(vec![0xdb; 64]));
+    let built = builder::build(&machine, &host, &manifest, limits, None, |_, _| Ok(vec![0xdb; 64]));
     let built = built.expect("room");
     assert_eq!(built.failed, []);
     let facts = MachineFacts {

@@ -1,10 +1,11 @@
 //! From the manifest to domains in memory: what the machine's device tree says under `/chosen`, built into RAM that nobody
 //! else has.
 
-use crate::layout;
 use crate::machine::Arm64;
 use crate::sysreg::field;
+use crate::{layout, random};
 use portunus::domain::builder::{self, Built, CpuLimits};
+use portunus::entropy::{self, Entropy};
 use portunus::ids::DomainId;
 use portunus::manifest::guest_tree::GuestTree;
 use portunus::manifest::host::Host;
@@ -35,26 +36,28 @@ pub(crate) struct Plan {
 }
 
 /// Reads the manifest out of `blob`, the machine's device tree, and builds every domain that can be built. The boot
-/// modules are wiped afterwards.
+/// modules stay, for restarts.
 ///
 /// # Errors
 /// What makes the whole manifest void; a domain's own failure is in the plan.
 pub(crate) fn build(blob: &[u8], host: &Host, pcpus: &[RawIdRegisters]) -> Result<Plan, PlanError> {
     let tree = Tree::new(blob)?;
     let manifest = Manifest::parse(&tree, host, &PhysicalModules(&Arm64))?;
-    let built = builder::build(&Arm64, host, &manifest, limits(pcpus), |domain, placement| {
+    let random = random::bytes();
+    let sources = entropy::of_firmware(&tree).into_iter().chain([random.as_slice()]);
+    let entropy = Entropy::gather(sources);
+    let seeds = entropy.is_some();
+    let built = builder::build(&Arm64, host, &manifest, limits(pcpus), entropy, |domain, placement| {
         GuestTree {
             manifest: &manifest,
             domain: domain.id,
             memory: placement.memory,
             ramdisk: placement.ramdisk,
             timer_frequency: host.timer.frequency,
-            kaslr_seed: None,
-            rng_seed: None,
+            seeds,
         }
         .build()
     })?;
-    builder::scrub_modules(&Arm64, &manifest);
     Ok(Plan { manifest, built })
 }
 
@@ -68,6 +71,9 @@ pub(crate) fn own(blob: &[u8]) -> [PaRange; 2] {
 impl Plan {
     /// Tells what was built, what was not and why, and what the manifest says that has no effect.
     pub(crate) fn report(&self) {
+        if self.built.entropy.is_none() {
+            log::warn!("no seed in the device tree and no FEAT_RNG: guests get no seeds");
+        }
         for notice in &self.manifest.notices {
             log::warn!("{notice}");
         }

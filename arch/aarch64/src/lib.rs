@@ -31,6 +31,7 @@ mod pcpu;
 mod physical;
 pub mod pl011;
 mod power;
+mod random;
 mod run;
 mod semihosting;
 mod smp;

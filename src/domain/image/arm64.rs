@@ -63,7 +63,7 @@ impl Header {
     pub(super) fn extent(&self, ram: &GuestRam, length: u64) -> Result<IpaRange, ImageError> {
         let size = self.image_size.max(length);
         let mut refused = IpaRange::new(self.text_offset, size);
-        for bank in ram.banks() {
+        for bank in ram.each_bank() {
             let start = bank.start.0.checked_next_multiple_of(KERNEL_ALIGNMENT);
             let Some(start) = start.and_then(|base| base.checked_add(self.text_offset)) else {
                 continue;

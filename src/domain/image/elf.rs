@@ -3,9 +3,11 @@
 use elf::abi::{EM_AARCH64, ET_DYN, ET_EXEC, PT_LOAD};
 use elf::endian::LittleEndian;
 use elf::file::{Class, FileHeader};
-use elf::segment::{ProgramHeader, SegmentTable};
+use elf::parse::ParseAt as _;
+use elf::segment::ProgramHeader;
 
 use super::{ImageError, KERNEL_ALIGNMENT, LoadedImage, Source};
+use crate::domain::imaging::{Budget, Cost, Transfer};
 use crate::domain::ram::GuestRam;
 use crate::ids::Ipa;
 use crate::manifest::range::IpaRange;
@@ -20,52 +22,119 @@ const MAX_SEGMENTS: u16 = 128;
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 
-/// Loads an executable at its physical addresses, or a position-independent one at the lowest multiple of 2 MiB that has
-/// room.
-pub(super) fn load<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<LoadedImage, ImageError> {
-    let header = file_header(source)?;
-    let mut table = alloc::vec![0; usize::from(header.e_phnum) * usize::from(PROGRAM_HEADER_SIZE)];
-    source.read(header.e_phoff, &mut table)?;
-    let segments = SegmentTable::new(LittleEndian, Class::ELF64, &table);
+/// An executable that goes to its physical addresses, or a position-independent one at the lowest multiple of 2 MiB that
+/// has room.
+#[derive(Debug)]
+pub(super) struct Executable {
+    image: LoadedImage,
+    /// The physical address that goes to the start of the extent.
+    low: u64,
+    table: Table,
+    /// The segment that comes next.
+    next: u16,
+    transfer: Option<Transfer>,
+}
 
-    let loadable = || {
-        segments
-            .iter()
-            .zip(0u16..)
-            .filter(|(segment, _)| segment.p_type == PT_LOAD && segment.p_memsz > 0)
-    };
-    let mut bounds: Option<(u64, u64)> = None;
-    for (segment, number) in loadable() {
-        let end = segment
-            .p_paddr
-            .checked_add(segment.p_memsz)
-            .ok_or(ImageError::ElfSegment(number))?;
-        if segment.p_filesz > segment.p_memsz {
-            return Err(ImageError::ElfSegment(number));
+impl Executable {
+    /// Finds its place.
+    pub(super) fn start<M: PhysicalMemory>(source: &Source<'_, M>, ram: &GuestRam) -> Result<Self, ImageError> {
+        let header = file_header(source)?;
+        let table = Table {
+            offset: header.e_phoff,
+            count: header.e_phnum,
+        };
+        source.part(table.offset, u64::from(table.count) * PROGRAM_HEADER_SIZE as u64)?;
+        let mut bounds: Option<(u64, u64)> = None;
+        let mut entry = None;
+        for number in 0..table.count {
+            let segment = table.segment(source, number)?;
+            if !is_loadable(&segment) {
+                continue;
+            }
+            let end = segment
+                .p_paddr
+                .checked_add(segment.p_memsz)
+                .ok_or(ImageError::ElfSegment(number))?;
+            if segment.p_filesz > segment.p_memsz {
+                return Err(ImageError::ElfSegment(number));
+            }
+            let (low, high) = bounds.unwrap_or((segment.p_paddr, end));
+            bounds = Some((low.min(segment.p_paddr), high.max(end)));
+            entry = entry.or_else(|| physical_entry(&segment, header.e_entry));
         }
-        let (low, high) = bounds.unwrap_or((segment.p_paddr, end));
-        bounds = Some((low.min(segment.p_paddr), high.max(end)));
+        let (low, high) = bounds.ok_or(ImageError::ElfSegments(header.e_phnum))?;
+        let entry = entry.ok_or(ImageError::ElfEntry(header.e_entry))?;
+        let extent = if header.e_type == ET_DYN {
+            place(ram, high - low)?
+        } else {
+            let extent = IpaRange::new(low, high - low);
+            ram.check(extent)?;
+            extent
+        };
+        Ok(Self {
+            image: LoadedImage {
+                entry: Ipa(extent.start.0 + (entry - low)),
+                extent,
+            },
+            low,
+            table,
+            next: 0,
+            transfer: None,
+        })
     }
-    let (low, high) = bounds.ok_or(ImageError::ElfSegments(header.e_phnum))?;
-    let entry = physical_entry(loadable().map(|(segment, _)| segment), header.e_entry)?;
 
-    let extent = if header.e_type == ET_DYN {
-        place(ram, high - low)?
-    } else {
-        let extent = IpaRange::new(low, high - low);
-        ram.spans(extent)?;
-        extent
-    };
-    for (segment, _) in loadable() {
-        let to = extent.start.0 + (segment.p_paddr - low);
-        source.copy(segment.p_offset, segment.p_filesz, |offset, chunk| {
-            ram.write(source.memory, Ipa(to + offset), chunk)
-        })?;
+    /// Loads its segments; the image when all are.
+    pub(super) fn step<M: PhysicalMemory>(
+        &mut self,
+        source: &Source<'_, M>,
+        ram: &GuestRam,
+        budget: &mut Budget,
+    ) -> Result<Option<LoadedImage>, ImageError> {
+        loop {
+            if let Some(transfer) = &mut self.transfer {
+                if !transfer.step(source.memory, ram, budget)? {
+                    return Ok(None);
+                }
+                self.transfer = None;
+            }
+            if self.next >= self.table.count {
+                return Ok(Some(self.image));
+            }
+            if budget.take(PROGRAM_HEADER_SIZE as u64, Cost::Single) < PROGRAM_HEADER_SIZE as u64 {
+                return Ok(None);
+            }
+            let segment = self.table.segment(source, self.next)?;
+            if is_loadable(&segment) {
+                let from = source.part(segment.p_offset, segment.p_filesz)?;
+                let to = segment.p_paddr.checked_sub(self.low);
+                let to = to.and_then(|offset| self.image.extent.start.0.checked_add(offset));
+                // It was in bounds when the place was found.
+                let to = to.ok_or(ImageError::Changed)?;
+                self.transfer = Some(Transfer::new(ram, from, Ipa(to))?);
+            }
+            self.next += 1;
+        }
     }
-    Ok(LoadedImage {
-        entry: Ipa(extent.start.0 + (entry - low)),
-        extent,
-    })
+}
+
+/// The program headers in the file.
+#[derive(Copy, Clone, Debug)]
+struct Table {
+    offset: u64,
+    count: u16,
+}
+
+impl Table {
+    fn segment<M: PhysicalMemory>(self, source: &Source<'_, M>, number: u16) -> Result<ProgramHeader, ImageError> {
+        let mut bytes = [0; PROGRAM_HEADER_SIZE as usize];
+        let offset = u64::from(number) * bytes.len() as u64;
+        source.read(self.offset.saturating_add(offset), &mut bytes)?;
+        ProgramHeader::parse_at(LittleEndian, Class::ELF64, &mut 0, &bytes).map_err(|_| ImageError::ElfHeader)
+    }
+}
+
+fn is_loadable(segment: &ProgramHeader) -> bool {
+    segment.p_type == PT_LOAD && segment.p_memsz > 0
 }
 
 fn file_header<M: PhysicalMemory>(source: &Source<'_, M>) -> Result<FileHeader<LittleEndian>, ImageError> {
@@ -94,18 +163,18 @@ fn file_header<M: PhysicalMemory>(source: &Source<'_, M>) -> Result<FileHeader<L
 }
 
 /// The entry point, which is a virtual address, as a physical one.
-fn physical_entry(mut segments: impl Iterator<Item = ProgramHeader>, entry: u64) -> Result<u64, ImageError> {
-    segments
-        .find_map(|segment| {
-            let offset = entry.checked_sub(segment.p_vaddr)?;
-            (offset < segment.p_memsz).then_some(segment.p_paddr.checked_add(offset)?)
-        })
-        .ok_or(ImageError::ElfEntry(entry))
+fn physical_entry(segment: &ProgramHeader, entry: u64) -> Option<u64> {
+    let offset = entry.checked_sub(segment.p_vaddr)?;
+    if offset < segment.p_memsz {
+        segment.p_paddr.checked_add(offset)
+    } else {
+        None
+    }
 }
 
 fn place(ram: &GuestRam, size: u64) -> Result<IpaRange, ImageError> {
     let mut refused = IpaRange::new(0, size);
-    for bank in ram.banks() {
+    for bank in ram.each_bank() {
         let Some(start) = bank.start.0.checked_next_multiple_of(KERNEL_ALIGNMENT) else {
             continue;
         };
