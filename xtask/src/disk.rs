@@ -29,6 +29,15 @@ impl Disk {
         }
     }
 
+    /// How many bytes at its start are the file system's, if there is one.
+    pub(crate) fn file_system_size(&self) -> Result<u64> {
+        let part = match &self.contents {
+            Contents::Ext4(files) => files.size.as_ref(),
+            _ => None,
+        };
+        size(part.unwrap_or(&self.size)).doing(format!("disk {}", self.name))
+    }
+
     /// Makes the disk in `folder` and returns its file. `beside` is where files that the scenario names are.
     pub(crate) fn make(&self, folder: &Path, beside: &Path, busybox: Option<&Path>) -> Result<PathBuf> {
         let path = folder.join(format!("{}.disk", self.name));
@@ -50,7 +59,7 @@ impl Disk {
                 }
                 { file }.write_all(&contents).doing(&what)?;
             }
-            Contents::Ext4(files) => make_ext4(files, &path, size, folder, busybox)?,
+            Contents::Ext4(files) => make_ext4(files, &path, self.file_system_size()?, folder, busybox)?,
         }
         if self.after.unchanged || self.after.second_half_inverted {
             fs::copy(&path, before(&path)).doing(&what)?;

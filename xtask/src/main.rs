@@ -17,6 +17,7 @@ mod comparison;
 mod cpio;
 mod disk;
 mod distribution;
+mod evidence;
 mod failure;
 mod gzip;
 mod image;
@@ -33,6 +34,7 @@ mod suites;
 mod symbols;
 mod terminal;
 mod test;
+mod timeline;
 mod transcript;
 mod workspace;
 

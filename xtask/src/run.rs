@@ -136,7 +136,7 @@ fn conclude(name: &str, report: &Report) -> ExitCode {
     if !report.output.ends_with('\n') && !report.output.is_empty() {
         println!();
     }
-    for line in &report.explanation {
+    for line in report.findings.iter().chain(&report.explanation) {
         println!("{line}");
     }
     match &report.reason {

@@ -10,8 +10,10 @@ use serde::Deserialize;
 
 use crate::failure::{Doing, Failure, Result, failed};
 
+pub(crate) mod evidence;
 pub(crate) mod machine;
 
+use evidence::{Journal, RECORD_GROUPS, Stops};
 pub(crate) use machine::{Machine, MachineChoice, Matrix};
 
 /// One scenario, as `qemu/NAME.toml` describes it.
@@ -52,6 +54,15 @@ pub(crate) struct Scenario {
     /// Those of the lines that never may appear which this run provokes.
     #[serde(default)]
     pub(crate) allow: Vec<String>,
+    /// Regular expressions whose matches must all be equal.
+    #[serde(default)]
+    pub(crate) same: Vec<String>,
+    /// Moments at which somebody must wait.
+    #[serde(default)]
+    pub(crate) stops: Vec<Stops>,
+    /// What guests say that they have written and flushed.
+    #[serde(default)]
+    pub(crate) journals: Vec<Journal>,
     /// When the run is over.
     #[serde(default)]
     pub(crate) ends: Ends,
@@ -155,6 +166,8 @@ pub(crate) enum Contents {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct FileSystem {
+    /// How much of the disk it takes, from the start; all of it if this isn't said.
+    pub(crate) size: Option<String>,
     /// Whether busybox and its links, a root file system that boots to a shell, are on it.
     #[serde(default)]
     pub(crate) busybox: bool,
@@ -326,13 +339,25 @@ impl Scenario {
             }
         }
         for disk in &self.disks {
-            size(&disk.size).doing(format!("disk {}", disk.name))?;
+            let whole = size(&disk.size).doing(format!("disk {}", disk.name))?;
+            if disk.file_system_size()? > whole {
+                return failed(format!("disk {}: its file system does not fit", disk.name));
+            }
         }
         if let Some(plain) = &self.plain {
             for module in [Some(&plain.kernel), plain.initrd.as_ref()].into_iter().flatten() {
                 if !self.modules.contains_key(module) {
                     return failed(format!("plain: there is no module {module}"));
                 }
+            }
+        }
+        for journal in &self.journals {
+            let (name, disk) = (&journal.name, &journal.disk);
+            if !self.disks.iter().any(|known| known.name == *disk) {
+                return failed(format!("journal {name}: there is no disk {disk}"));
+            }
+            if let Some(group) = RECORD_GROUPS.iter().find(|group| !names_group(&journal.record, group)) {
+                return failed(format!("journal {name}: record has no group {group}"));
             }
         }
         self.machines()?;
@@ -364,6 +389,11 @@ impl Scenario {
             .map(|(name, parameter)| (name.clone(), value(parameter)))
             .collect()
     }
+}
+
+/// Whether the regular expression `text` has a group of this name.
+fn names_group(text: &str, group: &str) -> bool {
+    text.contains(&format!("(?<{group}>")) || text.contains(&format!("(?P<{group}>"))
 }
 
 /// The names of all scenarios in `folder`, in alphabetical order.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::failure::{Doing, Result};
 use crate::scenario::Ends;
 use crate::terminal::RawTerminal;
+use crate::timeline::{Said, Timeline};
 use crate::transcript::{Reaction, Transcript};
 
 /// How long a machine may go on after it printed what it must not, so that the epitaph is complete.
@@ -47,6 +48,8 @@ pub(crate) struct Ended {
     pub(crate) reason: Option<String>,
     /// What was printed.
     pub(crate) output: String,
+    /// The same as lines, with times.
+    pub(crate) lines: Vec<Said>,
     /// How long it took.
     pub(crate) time: Duration,
 }
@@ -101,6 +104,8 @@ pub(crate) fn run(mut command: Command, conduct: Conduct) -> Result<Ended> {
         verdict: None,
         control_a: false,
         output: Vec::new(),
+        started,
+        timeline: Timeline::default(),
         complaint: String::new(),
         log,
         conduct,
@@ -112,6 +117,7 @@ pub(crate) fn run(mut command: Command, conduct: Conduct) -> Result<Ended> {
     Ok(Ended {
         reason,
         output: String::from_utf8_lossy(&session.output).into_owned(),
+        lines: session.timeline.lines().to_vec(),
         time: started.elapsed(),
     })
 }
@@ -161,6 +167,8 @@ struct Session {
     verdict: Option<Verdict>,
     control_a: bool,
     output: Vec<u8>,
+    started: Instant,
+    timeline: Timeline,
     complaint: String,
     log: File,
 }
@@ -195,6 +203,7 @@ impl Session {
 
     fn printed(&mut self, bytes: &[u8]) {
         self.output.extend(bytes);
+        self.timeline.take(bytes, self.started.elapsed());
         self.keep(bytes);
         if self.conduct.show {
             let mut screen = std::io::stdout();

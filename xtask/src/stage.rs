@@ -20,7 +20,7 @@ use crate::session::{self, Conduct};
 use crate::setup::{self, Tool};
 use crate::transcript::Transcript;
 use crate::workspace::{HYPERVISOR, Workspace};
-use crate::{distribution, gzip, initramfs, symbols};
+use crate::{distribution, evidence, gzip, initramfs, symbols};
 
 /// What the user chose beside the machine.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +72,9 @@ pub(crate) struct Stage<'a> {
     conduct: Conduct,
     /// Files of the scenario's disks; `None` for one that is the user's, whose contents are the user's business.
     disks: Vec<Option<PathBuf>>,
+    /// What is said of the whole run counts: nobody else's script was run.
+    evidence: bool,
+    values: BTreeMap<String, String>,
     reference: Option<(Comparison, Box<Self>)>,
 }
 
@@ -82,6 +85,8 @@ pub(crate) struct Report {
     pub(crate) reason: Option<String>,
     /// What the machine printed.
     pub(crate) output: String,
+    /// What people want to know of a run that passes, too.
+    pub(crate) findings: Vec<String>,
     /// Functions behind the addresses of an epitaph.
     pub(crate) explanation: Vec<String>,
     /// Where the output is kept.
@@ -181,6 +186,8 @@ impl<'a> Stage<'a> {
             command,
             conduct,
             disks,
+            evidence: choices.script.is_none() && !choices.plain,
+            values: scenario.parameters(choices.full),
             reference: Self::reference(workspace, scenario, machine, choices)?,
         })
     }
@@ -232,6 +239,16 @@ impl<'a> Stage<'a> {
         let dialogue_replaced = interactive && !self.scenario.script.is_empty();
         let ended = session::run(self.command, self.conduct)?;
         let mut reason = ended.reason;
+        let mut findings = Vec::new();
+        if self.evidence && !dialogue_replaced {
+            let named = |name: &str| {
+                let mut disks = self.scenario.disks.iter().zip(&self.disks);
+                disks.find_map(|(disk, file)| file.as_deref().filter(|_| disk.name == name))
+            };
+            // Before the disks' own checks, which repair file systems. A run that has failed shows how far it came.
+            let proved = evidence::check(self.scenario, &self.values, &ended.lines, named, &mut findings);
+            reason = reason.or(proved.err().map(|failure| failure.to_string()));
+        }
         if reason.is_none() && !dialogue_replaced {
             let disks = self.scenario.disks.iter().zip(self.disks);
             let mut checks = disks.filter_map(|(disk, file)| Some(disk.check(&file?)));
@@ -246,6 +263,7 @@ impl<'a> Stage<'a> {
         Ok(Report {
             reason,
             output: ended.output,
+            findings,
             explanation,
             log,
             time: ended.time,

@@ -52,6 +52,8 @@ struct Row {
     name: String,
     outcome: Outcome,
     time: Duration,
+    /// What is said of it in any case.
+    findings: Vec<String>,
     /// What helps to understand a failure.
     details: String,
 }
@@ -83,6 +85,9 @@ impl Sums {
                 self.unobtainable += 1;
                 println!("skip  {}: {reason}", row.name);
             }
+        }
+        for line in &row.findings {
+            println!("      {line}");
         }
         self.times.push((row.time, row.name.clone()));
     }
@@ -204,6 +209,7 @@ fn run_scenario(workspace: &Workspace, scenario: &Scenario, machine: &Machine, c
         name,
         outcome,
         time: report.time,
+        findings: report.findings,
         details,
     }
 }
@@ -218,6 +224,7 @@ fn row(name: String, result: Result<()>, started: Instant) -> Row {
         name,
         outcome,
         time: started.elapsed(),
+        findings: Vec::new(),
         details: String::new(),
     }
 }

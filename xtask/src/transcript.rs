@@ -120,7 +120,7 @@ impl Transcript {
 
 /// One line as a person would read it: without carriage returns and without the sequences that set colours.
 #[derive(Debug, Default)]
-struct Line {
+pub(crate) struct Line {
     bytes: Vec<u8>,
     escape: Escape,
 }
@@ -134,7 +134,8 @@ enum Escape {
 }
 
 impl Line {
-    fn push(&mut self, byte: u8) {
+    /// Adds a byte that is not the line's end.
+    pub(crate) fn push(&mut self, byte: u8) {
         match (&self.escape, byte) {
             (Escape::None, 0x1b) => self.escape = Escape::Begun,
             (Escape::Begun, b'[') => self.escape = Escape::Control,
@@ -146,7 +147,8 @@ impl Line {
         }
     }
 
-    fn text(&self) -> String {
+    /// The line so far.
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 }

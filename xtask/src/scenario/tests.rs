@@ -61,6 +61,19 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         ),
         ("summary = 'a'\n[plain]\nkernel = 'k'", "no module k"),
         ("summary = 'a'\nends = 'never'", "never"),
+        (
+            "summary = 'a'\n[[disks]]\nname = 'd'\nsize = '1M'\ncontents = { ext4 = { size = '2M' } }",
+            "does not fit",
+        ),
+        (
+            "summary = 'a'\n[[journals]]\nname = 'j'\ndisk = 'd'\nrecord = ''\nrecords = 1\nlimit-ms = 1",
+            "no disk d",
+        ),
+        (
+            "summary = 'a'\n[[disks]]\nname = 'd'\nsize = '1M'\n[[journals]]\nname = 'j'\ndisk = 'd'\nrecords = 1\nlimit-ms = 1\n\
+             record = '(?<number>a)(?<offset>a)(?P<length>a)(?<ms>a)'",
+            "no group sum",
+        ),
     ] {
         let line = refusal(text);
         assert!(

@@ -1,0 +1,70 @@
+//! What a scenario file says about the lines of a whole run: figures that must repeat, stops, and journals of what was
+//! written to disks.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::substitute;
+use crate::failure::{Result, failed};
+
+/// A number, or a text that is one once the parameters are filled in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Number {
+    /// As it is.
+    Plain(u64),
+    /// With parameters.
+    Text(String),
+}
+
+impl Number {
+    /// The number, with `values` for parameters.
+    pub(crate) fn value(&self, values: &BTreeMap<String, String>) -> Result<u64> {
+        match self {
+            Self::Plain(number) => Ok(*number),
+            Self::Text(text) => match substitute(text, values)?.parse() {
+                Ok(number) => Ok(number),
+                Err(_) => failed(format!("{text:?} is not a number")),
+            },
+        }
+    }
+}
+
+/// Moments at which somebody must wait.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Stops {
+    /// What a stop is called.
+    pub(crate) name: String,
+    /// A regular expression for the line with which a stop begins.
+    pub(crate) begin: String,
+    /// One for the line with which it ends.
+    pub(crate) end: String,
+    /// How many there must be.
+    pub(crate) count: Number,
+    /// How long each may last, in milliseconds.
+    pub(crate) limit_ms: Option<Number>,
+    /// Whether every journal must go on before and after each.
+    #[serde(default)]
+    pub(crate) under_load: bool,
+}
+
+/// What a guest says that it has written and flushed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Journal {
+    /// What it is called.
+    pub(crate) name: String,
+    /// The disk that holds the records.
+    pub(crate) disk: String,
+    /// A regular expression for a record's line, with the groups `number`, `offset`, `length`, `sum` and `ms`.
+    pub(crate) record: String,
+    /// How many there must be at least.
+    pub(crate) records: Number,
+    /// How long each may take, in milliseconds.
+    pub(crate) limit_ms: Number,
+}
+
+/// The groups that the expression for a record must have.
+pub(crate) const RECORD_GROUPS: [&str; 5] = ["number", "offset", "length", "sum", "ms"];
