@@ -8,6 +8,7 @@
 //! | `assemble` | a hypervisor from built domains |
 //! | `run` | who runs where: wake, kick, block, schedule |
 //! | `traps` | a synchronous exception, decoded and handed on |
+//! | `quick` | accesses that are answered at once |
 //! | `mmio` | an access to a device: from the abort to the register that it loads |
 //! | `interrupts` | everything that makes or takes interrupts |
 //! | `events` | event channels across domains, and what servers cause |
@@ -31,6 +32,7 @@ mod messages;
 mod mmio;
 mod pause;
 mod power;
+mod quick;
 mod reports;
 mod run;
 mod set_way;
@@ -45,6 +47,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
+pub use quick::Quick;
 
 use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::console::Console;

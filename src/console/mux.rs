@@ -294,6 +294,15 @@ impl Console {
         })
     }
 
+    /// What a load reads that changes nothing while nothing waits to be shown; `None`: only [`Self::access`] can tell.
+    #[inline]
+    pub fn read_idle(&self, port: PortId, offset: u64, width: AccessWidth) -> Option<u64> {
+        match &self.ports.get(usize::from(port.0))?.source {
+            Source::Uart { uart, .. } => uart.read_idle(offset, width),
+            Source::Messages(_) => None,
+        }
+    }
+
     /// Prints a message of the hypervisor; how many bytes fitted.
     pub fn print(&mut self, message: &[u8]) -> usize {
         match self.ports.first_mut().map(|port| &mut port.source) {

@@ -136,6 +136,14 @@ impl Pl011 {
         })
     }
 
+    /// What a load of the flag register reads while nothing that the guest sent waits; `None`: another register, or
+    /// something waits.
+    #[inline]
+    pub(super) fn read_idle(&self, offset: u64, width: AccessWidth) -> Option<u64> {
+        let idle = offset == FR && width != AccessWidth::Doubleword && self.transmit.is_empty();
+        idle.then(|| u64::from(self.flags()) & width.mask())
+    }
+
     /// The level of the interrupt line.
     pub fn line(&self) -> bool {
         self.raw_interrupts & self.interrupt_mask != 0

@@ -26,6 +26,15 @@ pub enum AccessWidth {
 }
 
 impl AccessWidth {
+    /// From the two lowest bits of a syndrome's SAS.
+    pub const fn from_sas(sas: u64) -> Self {
+        match sas & 3 {
+            0 => Self::Byte,
+            1 => Self::Halfword,
+            2 => Self::Word,
+            _ => Self::Doubleword,
+        }
+    }
     /// 1, 2, 4 or 8.
     pub const fn bytes(self) -> u64 {
         match self {

@@ -20,6 +20,13 @@ pub struct Syndrome {
     pub hpfar: u64,
 }
 
+impl Syndrome {
+    /// The page that HPFAR_EL2 names, where it is defined: FIPA is bits 43:4 and holds IPA\[51:12\].
+    pub const fn hpfar_page(&self) -> Ipa {
+        Ipa((self.hpfar & 0x0000_0fff_ffff_fff0) << 8)
+    }
+}
+
 /// How far HPFAR_EL2 can be believed on this pCPU.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum Hpfar {
@@ -259,8 +266,7 @@ pub enum FaultAddress {
 impl FaultAddress {
     fn decode(syndrome: &Syndrome, status: FaultStatus, walk: bool, far_valid: bool, hpfar: Hpfar) -> Self {
         let virtual_address = syndrome.far;
-        // HPFAR_EL2.FIPA is bits 43:4 and holds IPA[51:12].
-        let page = (syndrome.hpfar & 0x0000_0fff_ffff_fff0) << 8;
+        let page = syndrome.hpfar_page().0;
         let stage2_defined = match status {
             FaultStatus::Translation { .. } | FaultStatus::AccessFlag { .. } | FaultStatus::AddressSize { .. } => {
                 hpfar == Hpfar::Architectural
@@ -438,12 +444,7 @@ fn decode_data_abort(syndrome: &Syndrome, hpfar: Hpfar) -> DataAbort {
         error_state: (esr >> 11 & 3) as u8,
         transfer: valid.then(|| RegisterTransfer {
             register: (esr >> 16 & 31) as u8,
-            width: match esr >> 22 & 3 {
-                0 => AccessWidth::Byte,
-                1 => AccessWidth::Halfword,
-                2 => AccessWidth::Word,
-                _ => AccessWidth::Doubleword,
-            },
+            width: AccessWidth::from_sas(esr >> 22),
             extension: match (bit(21), bit(15)) {
                 (false, _) => Extension::Zero,
                 (true, false) => Extension::SignTo32,

@@ -71,7 +71,7 @@ impl Bank {
     }
 
     /// Shows state that list registers hold.
-    const fn is_state(self) -> bool {
+    pub(super) const fn is_state(self) -> bool {
         matches!(
             self,
             Self::SetPending
@@ -113,8 +113,8 @@ impl Vgic {
         within: u64,
         width: AccessWidth,
     ) -> Answer {
-        let (first, count) = bank.span(within, width);
         if bank.is_state() {
+            let (first, count) = bank.span(within, width);
             self.read_back(vcpu, interface);
             let mut holders = VcpuSet::EMPTY;
             for slot in (0..count).filter_map(|index| self.slot(scope, first + index)) {
@@ -124,10 +124,16 @@ impl Vgic {
                 return Answer::Again;
             }
         }
+        Answer::Value(self.read_fields(vcpu, bank, scope, within, width))
+    }
+
+    /// As [`Self::read_bank`], by what is in the tables.
+    pub(super) fn read_fields(&self, vcpu: u8, bank: Bank, scope: Scope, within: u64, width: AccessWidth) -> u64 {
+        let (first, count) = bank.span(within, width);
         if bank == Bank::Route {
             let route = self.slot(scope, first).map_or(0, |slot| self.irqs[slot].route);
             // The upper word is Aff3, which no vCPU has.
-            return Answer::Value(if within.is_multiple_of(8) { u64::from(route) } else { 0 });
+            return if within.is_multiple_of(8) { u64::from(route) } else { 0 };
         }
         let mut value = 0;
         for index in 0..count {
@@ -135,7 +141,7 @@ impl Vgic {
                 value |= u64::from(self.read_field(bank, slot, vcpu)) << (index * bank.bits());
             }
         }
-        Answer::Value(value)
+        value
     }
 
     fn read_field(&self, bank: Bank, slot: Slot, vcpu: u8) -> u8 {

@@ -122,7 +122,43 @@ const fn bank(start: u64, bytes: u64, widths: u64, bank: Bank) -> Row {
     row(start, bytes, widths, Register::Bank(bank))
 }
 
-const GICD_V2: &[Row] = &[
+/// Bytes of a chunk of a frame's first 4 KiB, and how many there are.
+const CHUNK: u64 = 0x80;
+const CHUNKS: usize = 0x20;
+
+/// The rows of a frame in ascending order, and the first one that can hold an offset of each chunk; the last is for what
+/// lies behind the chunks.
+struct Rows {
+    rows: &'static [Row],
+    first: [u8; CHUNKS + 1],
+}
+
+impl Rows {
+    const fn new(rows: &'static [Row]) -> Self {
+        let mut first = [0; CHUNKS + 1];
+        let mut chunk = 0;
+        while chunk < first.len() {
+            let mut index = 0;
+            while index < rows.len() && rows[index].start + rows[index].bytes <= chunk as u64 * CHUNK {
+                index += 1;
+            }
+            first[chunk] = index as u8;
+            chunk += 1;
+        }
+        Self { rows, first }
+    }
+
+    /// The row that holds `offset`.
+    fn find(&self, offset: u64) -> Option<&'static Row> {
+        let chunk = (offset / CHUNK).min(CHUNKS as u64);
+        let first = *self.first.get(chunk as usize)?;
+        let rows = self.rows.get(usize::from(first)..)?;
+        let row = rows.iter().find(|row| offset < row.start + row.bytes)?;
+        (row.start <= offset).then_some(row)
+    }
+}
+
+static GICD_V2: Rows = Rows::new(&[
     row(regs::GICD_CTLR, 4, WORD, Register::Control),
     row(regs::GICD_TYPER, 4, WORD, Register::Type),
     row(regs::GICD_IIDR, 4, WORD, Register::Constant(regs::IIDR)),
@@ -140,9 +176,9 @@ const GICD_V2: &[Row] = &[
     bank(regs::GICD_CPENDSGIR, 0x10, BYTE_OR_WORD, Bank::ClearSgiPending),
     bank(regs::GICD_SPENDSGIR, 0x10, BYTE_OR_WORD, Bank::SetSgiPending),
     row(regs::GICD_V2_PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V2)),
-];
+]);
 
-const GICD_V3: &[Row] = &[
+static GICD_V3: Rows = Rows::new(&[
     row(regs::GICD_CTLR, 4, WORD, Register::Control),
     row(regs::GICD_TYPER, 4, WORD, Register::Type),
     row(regs::GICD_IIDR, 4, WORD, Register::Constant(regs::IIDR)),
@@ -157,25 +193,27 @@ const GICD_V3: &[Row] = &[
     bank(regs::GICD_ICFGR, 0x100, WORD, Bank::Configuration),
     bank(regs::GICD_IROUTER, 0x2000, WORD_OR_DOUBLEWORD, Bank::Route),
     row(regs::PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V3)),
-];
+]);
 
-const SGI: u64 = regs::GICR_SGI_FRAME;
-const GICR: &[Row] = &[
+static GICR_CONTROL: Rows = Rows::new(&[
     row(regs::GICR_IIDR, 4, WORD, Register::Constant(regs::IIDR)),
     row(regs::GICR_TYPER, 8, WORD_OR_DOUBLEWORD, Register::RedistributorType),
     row(regs::GICR_WAKER, 4, WORD, Register::Waker),
     row(regs::PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V3)),
-    bank(SGI + regs::GICD_IGROUPR, 4, WORD, Bank::Group),
-    bank(SGI + regs::GICD_ISENABLER, 4, WORD, Bank::SetEnable),
-    bank(SGI + regs::GICD_ICENABLER, 4, WORD, Bank::ClearEnable),
-    bank(SGI + regs::GICD_ISPENDR, 4, WORD, Bank::SetPending),
-    bank(SGI + regs::GICD_ICPENDR, 4, WORD, Bank::ClearPending),
-    bank(SGI + regs::GICD_ISACTIVER, 4, WORD, Bank::SetActive),
-    bank(SGI + regs::GICD_ICACTIVER, 4, WORD, Bank::ClearActive),
-    bank(SGI + regs::GICD_IPRIORITYR, 0x20, BYTE_OR_WORD, Bank::Priority),
-    bank(SGI + regs::GICD_ICFGR, 8, WORD, Bank::Configuration),
-    row(SGI + regs::PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V3)),
-];
+]);
+
+static GICR_SGI: Rows = Rows::new(&[
+    bank(regs::GICD_IGROUPR, 4, WORD, Bank::Group),
+    bank(regs::GICD_ISENABLER, 4, WORD, Bank::SetEnable),
+    bank(regs::GICD_ICENABLER, 4, WORD, Bank::ClearEnable),
+    bank(regs::GICD_ISPENDR, 4, WORD, Bank::SetPending),
+    bank(regs::GICD_ICPENDR, 4, WORD, Bank::ClearPending),
+    bank(regs::GICD_ISACTIVER, 4, WORD, Bank::SetActive),
+    bank(regs::GICD_ICACTIVER, 4, WORD, Bank::ClearActive),
+    bank(regs::GICD_IPRIORITYR, 0x20, BYTE_OR_WORD, Bank::Priority),
+    bank(regs::GICD_ICFGR, 8, WORD, Bank::Configuration),
+    row(regs::PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V3)),
+]);
 
 impl Vgic {
     /// Bytes of the distributor's frame.
@@ -245,6 +283,20 @@ impl Vgic {
         result
     }
 
+    /// What a load reads if nothing but the distributor knows it: no list register, no other vCPU. `None`: only
+    /// [`Self::mmio`] can tell.
+    #[inline]
+    pub fn read_setting(&self, vcpu: u8, frame: Frame, offset: u64, width: AccessWidth) -> Option<u64> {
+        let Some((register, scope, within)) = self.find(vcpu, frame, offset, width) else {
+            return Some(0);
+        };
+        match register {
+            Register::Bank(bank) if bank.is_state() => None,
+            Register::Bank(bank) => Some(self.read_fields(vcpu, bank, scope, within, width)),
+            register => Some(self.read_register(register, scope) >> (within * 8) & width.mask()),
+        }
+    }
+
     /// What physical interrupts are to be set to after a write, by physical number; at most 32.
     pub fn physical_changes(&self, changes: PhysicalChanges) -> impl Iterator<Item = (IntId, PhysicalChange)> {
         let first = changes.first;
@@ -268,22 +320,22 @@ impl Vgic {
             return None;
         }
         let (rows, scope, offset) = match (frame, self.config.version) {
-            (Frame::Distributor, Version::V2) => (GICD_V2, Scope::Banked(vcpu), offset),
-            (Frame::Distributor, Version::V3) => (GICD_V3, Scope::Shared, offset),
+            (Frame::Distributor, Version::V2) => (&GICD_V2, Scope::Banked(vcpu), offset),
+            (Frame::Distributor, Version::V3) => (&GICD_V3, Scope::Shared, offset),
             (Frame::Redistributor, Version::V2) => return None,
             (Frame::Redistributor, Version::V3) => {
                 let owner = u8::try_from(offset / regs::GICR_SIZE)
                     .ok()
                     .filter(|owner| *owner < self.config.vcpus)?;
-                (GICR, Scope::Private(owner), offset % regs::GICR_SIZE)
+                let (rows, start) = match offset % regs::GICR_SIZE {
+                    within if within < regs::GICR_SGI_FRAME => (&GICR_CONTROL, 0),
+                    _ => (&GICR_SGI, regs::GICR_SGI_FRAME),
+                };
+                (rows, Scope::Private(owner), offset % regs::GICR_SIZE - start)
             }
         };
         let bytes = width.bytes();
-        // Rows are in ascending order.
-        let row = rows
-            .iter()
-            .take_while(|row| row.start <= offset)
-            .find(|row| offset - row.start < row.bytes)?;
+        let row = rows.find(offset)?;
         let within = offset - row.start;
         let fits = row.widths & bytes != 0 && offset.is_multiple_of(bytes) && bytes <= row.bytes - within;
         fits.then_some((row.register, scope, within))

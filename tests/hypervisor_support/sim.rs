@@ -11,7 +11,7 @@ use std::rc::Rc;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
-use portunus::hypervisor::{Claim, Entry, Hypervisor, Syndrome, VcpuState};
+use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Syndrome, VcpuState};
 use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -331,7 +331,11 @@ impl Sim {
         self.exit(pcpu, |sim| {
             sim.with(vcpu, |context| {
                 let Context { cpu, state, .. } = context;
-                sim.on(pcpu, |hypervisor| hypervisor.on_trap(cpu, state, syndrome));
+                sim.on(pcpu, |hypervisor| {
+                    if hypervisor.on_quick_trap(cpu, state, &syndrome) == Quick::No {
+                        hypervisor.on_trap(cpu, state, syndrome);
+                    }
+                });
             });
         });
     }

@@ -8,7 +8,7 @@ use crate::sysreg::read_sysreg;
 use crate::{console, epitaph, fp, power, timer};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
-use portunus::hypervisor::{Claim, Syndrome};
+use portunus::hypervisor::{Claim, Quick, Syndrome};
 use portunus::ids::IntId;
 use portunus::trap::quick;
 use portunus::trap::registers::GuestFrame;
@@ -65,8 +65,14 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
         hpfar: read_sysreg!("hpfar_el2"),
     };
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
-        hypervisor.left_guest(pcpu.id());
-        hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
+        match hypervisor.on_quick_trap(&mut cpu, &mut context.state, &syndrome) {
+            Quick::Done => return local.frame(),
+            Quick::Due => hypervisor.left_guest(pcpu.id()),
+            Quick::No => {
+                hypervisor.left_guest(pcpu.id());
+                hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
+            }
+        }
     }
     run::resume(pcpu, local)
 }

@@ -1,0 +1,99 @@
+//! Traps that need one look at a device of the hypervisor: answered without leaving the guest's time.
+//!
+//! Such a trap changes nothing that [`Hypervisor::enter`] looks at, or says that it did. What others want of the vCPU
+//! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
+//! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
+
+use crate::counters::Exit;
+use crate::cpu::Cpu;
+use crate::domain::Domain;
+use crate::domain::devices::Device;
+use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::ids::{Ipa, PAGE_SIZE};
+use crate::machine::Machine;
+use crate::trap::access::{AccessWidth, Direction, MmioAccess};
+use crate::trap::registers::InstructionLength;
+use crate::trap::syndrome::{Hpfar, Syndrome};
+
+/// What [`Hypervisor::on_quick_trap`] did.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Quick {
+    /// Nothing: it is a trap of another kind.
+    No,
+    /// Everything: the vCPU goes on at once.
+    Done,
+    /// Everything about the trap: what is due before the vCPU goes on is to be looked at.
+    Due,
+}
+
+/// ESR_EL2 of a load or store of one register (EC 0x24, ISV, no SSE) by a 4-byte instruction (IL) whose own address (no
+/// S1PTW) has no translation (DFSC 0b0001xx), and that is no cache maintenance (no CM).
+const PLAIN_ACCESS: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 0b0001 << 2;
+const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+/// WnR.
+const WRITE: u64 = 1 << 6;
+/// PSTATE of AArch32 (M\[4\]).
+const AARCH32: u64 = 1 << 4;
+
+impl<M: Machine> Hypervisor<M> {
+    /// A synchronous exception from the loaded vCPU, before anything else is done about it.
+    #[inline]
+    pub fn on_quick_trap<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
+        if syndrome.esr & PLAIN_ACCESS_MASK == PLAIN_ACCESS {
+            return self.quick_access(cpu, state, syndrome);
+        }
+        Quick::No
+    }
+
+    fn quick_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
+        let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
+        let width = AccessWidth::from_sas(esr >> 22);
+        // One that is not aligned may touch two pages, or have begun in the one before.
+        let whole = offset != 0 && offset.is_multiple_of(width.bytes());
+        if !whole || self.hpfar != Hpfar::Architectural || state.frame.pstate & AARCH32 != 0 {
+            return Quick::No;
+        }
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return Quick::No;
+        };
+        let register = (esr >> 16 & 31) as u8;
+        let direction = if esr & WRITE != 0 {
+            Direction::Write(state.frame.read(register) & width.mask())
+        } else {
+            Direction::Read
+        };
+        let access = MmioAccess {
+            ipa: Ipa(syndrome.hpfar_page().0 | offset),
+            width,
+            direction,
+        };
+        let (exit, value, done) = match (domain.devices.find(&access), direction) {
+            (Some((Device::Interrupts(frame), offset)), Direction::Read) => {
+                let value = domain.vgic.lock().read_setting(vcpu.id.index, frame, offset, width);
+                (Exit::InterruptController, value, Quick::Done)
+            }
+            (Some((Device::Interrupts(frame), offset)), Direction::Write(_)) => {
+                match self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, &access) {
+                    Some(value) => (Exit::InterruptController, Some(value), Quick::Due),
+                    None => return Quick::Due,
+                }
+            }
+            (Some((Device::Console, offset)), Direction::Read) => {
+                (Exit::Uart, self.read_console(domain, offset, width), Quick::Done)
+            }
+            _ => return Quick::No,
+        };
+        let Some(value) = value else { return Quick::No };
+        state.count(exit);
+        if direction == Direction::Read {
+            state.frame.write(register, value);
+        }
+        state.frame.advance(InstructionLength::Word);
+        done
+    }
+
+    /// A register of the domain's UART, if reading it changes nothing.
+    fn read_console(&self, domain: &Domain, offset: u64, width: AccessWidth) -> Option<u64> {
+        self.console.lock().read_idle(domain.console?, offset, width)
+    }
+}
