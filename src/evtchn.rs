@@ -13,6 +13,7 @@
 //! [`Tables`].
 
 pub mod delivery;
+mod look;
 pub mod pair;
 pub mod port;
 mod virq;
@@ -25,6 +26,7 @@ use crate::abi::shared_info::TWO_LEVEL_PORTS;
 use crate::ids::{DomainId, EventPort, MAX_VCPUS, Pa};
 
 pub use delivery::{Delivery, PollOutcome, Poller};
+pub use look::{Found, PortLook};
 pub use pair::{Bound, Closed, Tables};
 pub use port::{Channel, Consumer, Port, PortStatus};
 

@@ -15,9 +15,11 @@
 //! | `power` | starting and stopping vCPUs and domains |
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
 //! | `account` | how vCPUs spend their time, for their guests |
+//! | `visits` | looking at the registers of a vCPU that another pCPU has |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
 //! | `alarms`, `watchdog` | what happens to a domain at a time |
 //! | `pause`, `reports` | holding domains; what control domains and the console read of them |
+//! | `tables` | what a person at the serial line asks for by a key |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
 mod account;
@@ -37,8 +39,10 @@ mod reports;
 mod run;
 mod set_way;
 mod stop;
+mod tables;
 mod terminal;
 mod traps;
+mod visits;
 mod watchdog;
 
 use alloc::sync::Arc;
@@ -175,6 +179,8 @@ pub struct Hypervisor<M: Machine> {
     /// When the console has something to show that it has not yet; `u64::MAX`: never.
     console_due: AtomicU64,
     messages: messages::Messages,
+    visit: Mutex<visits::Visit>,
+    tables: tables::Tables,
     gate: stop::GuestGate,
     ids: IdRegisters,
     hpfar: Hpfar,
@@ -282,6 +288,10 @@ impl<M: Machine> Hypervisor<M> {
         };
         let notes = vcpu.take_notes();
         state.flush_due |= notes.has(Attention::Interrupts);
+        if notes.has(Attention::Snapshot) && !self.take_snapshot(cpu, vcpu, state) {
+            vcpu.put_back(notes.without(Attention::Snapshot));
+            return Entry::Blocked;
+        }
         if notes.has(Attention::Power) {
             self.apply_power(cpu, vcpu, state);
         }
@@ -299,7 +309,7 @@ impl<M: Machine> Hypervisor<M> {
         if state.registers.physical_timer.is_enabled() || state.physical_timer_line {
             self.update_physical_timer(domain, vcpu, state);
         }
-        if state.flush_due || vcpu.take_notes().has(Attention::Interrupts) {
+        if state.flush_due || vcpu.take_note(Attention::Interrupts) {
             state.flush_due = false;
             self.flush_interrupts(cpu, domain, vcpu);
         }

@@ -20,6 +20,7 @@
 
 mod account;
 mod lifetime;
+mod look;
 pub mod ranges;
 pub mod request;
 pub mod router;
@@ -30,6 +31,7 @@ use crate::abi::HypercallError;
 use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
 
+pub use look::ServerLook;
 pub use ranges::Range;
 pub use request::{Answer, OnFailure, Policy, Request};
 pub use router::Begun;

@@ -52,6 +52,8 @@ struct Entry {
     waited: u64,
     /// Since when it is held.
     held: Option<Ticks>,
+    /// Somebody wants its pCPU to look at its registers.
+    visit: bool,
 }
 
 impl Entry {
@@ -81,6 +83,8 @@ pub struct SlotReport {
     pub waits: Option<Wait>,
     /// It is held.
     pub held: bool,
+    /// When its wait ends at the latest.
+    pub deadline: Option<Ticks>,
     /// How long it waits, or can run, already.
     pub since: Ticks,
     /// How long it ran.
@@ -112,6 +116,8 @@ pub struct RunQueue {
     contended: bool,
     /// Served before any other at the next decision.
     handoff: Option<usize>,
+    /// Some vCPU is to be visited.
+    visits: bool,
 }
 
 /// The share of a domain whose manifest names none.
@@ -128,6 +134,7 @@ impl RunQueue {
             floor: 0,
             contended: false,
             handoff: None,
+            visits: false,
         }
     }
 
@@ -145,6 +152,7 @@ impl RunQueue {
             since: Ticks(0),
             waited: 0,
             held: None,
+            visit: false,
         });
         Slot(self.entries.len() - 1)
     }
@@ -289,9 +297,46 @@ impl RunQueue {
         }
     }
 
-    /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest.
+    /// At the next decision this pCPU loads `slot`'s vCPU, whatever that waits for, so that its registers can be looked at.
+    /// Its wait stays as it is, and the time is nobody's.
+    pub fn visit(&mut self, slot: Slot) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.visit = true;
+            self.visits = true;
+        }
+    }
+
+    /// The registers of `slot`'s vCPU, which is loaded, are about to be looked at. Whether it goes on: a visited one does not.
+    pub fn end_visit(&mut self, slot: Slot) -> bool {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.visit = false;
+        }
+        self.is_current(slot)
+    }
+
+    fn next_visit(&mut self) -> Option<Pick> {
+        let next = self.entries.iter_mut().find(|entry| entry.visit);
+        let Some(entry) = next else {
+            self.visits = false;
+            return None;
+        };
+        entry.visit = false;
+        self.current = None;
+        Some(Pick {
+            run: Some(entry.vcpu),
+            until: None,
+        })
+    }
+
+    /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest. One that is visited is not
+    /// [current](Self::is_current), and the pCPU asks again at once.
     pub fn pick(&mut self, now: Ticks) -> Pick {
         self.charge(now);
+        if self.visits
+            && let Some(visit) = self.next_visit()
+        {
+            return visit;
+        }
         let is_due = |entry: &Entry| entry.deadline.is_some_and(|deadline| deadline <= now);
         if self.entries.iter().any(is_due) {
             self.end_waits(now);
@@ -425,6 +470,7 @@ impl RunQueue {
             is_current: self.is_current(slot),
             waits: entry.waits,
             held: entry.held.is_some(),
+            deadline: entry.deadline,
             since: Ticks(since),
             ran: Ticks(entry.ran),
             waited: Ticks(entry.waited.saturating_add(open)),

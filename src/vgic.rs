@@ -29,6 +29,7 @@ mod inject;
 mod interface;
 mod irq;
 pub mod list_register;
+mod look;
 mod queue;
 mod sgi;
 
@@ -36,6 +37,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 pub use distributor::{Answer, Frame, MmioResult, PhysicalChange, PhysicalChanges, Setting};
+pub use look::{ControllerLook, InterruptLook, Waits};
 pub use sgi::SgiRegister;
 
 use crate::ids::{IntId, MAX_VCPUS, VcpuSet};

@@ -1,6 +1,7 @@
 //! The shared console: whole lines with names, prompts, focus, and lines never mixed.
 
 use heapless::Vec as Array;
+use portunus::console::keys::{KEYS, Topic};
 use portunus::console::mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};
 use portunus::ids::{DomainId, MAX_DOMAINS, Ticks};
 use portunus::trap::access::{AccessWidth, Direction};
@@ -232,12 +233,29 @@ fn typed_characters_reach_the_domain_in_focus_alone() {
 #[test]
 fn ctrl_a_is_the_consoles_or_reaches_the_guest_with_what_follows() {
     let none = InputEffect::None;
+    let report = |topic, domain: Option<u16>| InputEffect::Show {
+        topic,
+        domain: domain.map(DomainId),
+    };
     let table: &[(&str, &[u8], InputEffect, &[u8])] = &[
         ("quit", b"\x01q", InputEffect::Quit, b""),
-        ("help", b"\x01?", InputEffect::Help, b""),
+        ("the keys", b"\x01?", report(Topic::Keys, None), b""),
+        ("every domain", b"\x01l", report(Topic::Domains, None), b""),
+        ("every vCPU", b"\x01r", report(Topic::Vcpus, None), b""),
+        ("registers here", b"\x01d", report(Topic::Registers, Some(1)), b""),
+        ("registers everywhere", b"\x01D", report(Topic::Registers, None), b""),
+        ("interrupts here", b"\x01i", report(Topic::Interrupts, Some(1)), b""),
+        ("interrupts everywhere", b"\x01I", report(Topic::Interrupts, None), b""),
+        ("servers here", b"\x01s", report(Topic::Servers, Some(1)), b""),
+        ("servers everywhere", b"\x01S", report(Topic::Servers, None), b""),
+        ("channels here", b"\x01e", report(Topic::Events, Some(1)), b""),
+        ("channels everywhere", b"\x01E", report(Topic::Events, None), b""),
+        ("no capital of what is about all anyway", b"\x01L", none, b"\x01L"),
+        ("a report's key alone", b"e", none, b"e"),
         ("focus", b"\x01\x01\x01", InputEffect::Focus(DomainId(1)), b""),
         ("start of line, then a letter", b"\x01x", none, b"\x01x"),
-        ("two, then q: not a command", b"\x01\x01q", none, b"\x01\x01q"),
+        ("two, then q: the guest's Ctrl-a q", b"\x01\x01q", none, b"\x01q"),
+        ("two, then e: the guest's Ctrl-a e", b"\x01\x01e", none, b"\x01e"),
         ("q alone", b"q", none, b"q"),
         (
             "after the focus moved, counting starts anew",
@@ -256,6 +274,41 @@ fn ctrl_a_is_the_consoles_or_reaches_the_guest_with_what_follows() {
         }
         assert_eq!(received, *delivered, "{text}");
     }
+}
+
+#[test]
+fn every_key_has_its_topic_and_no_two_are_the_same() {
+    let bytes = KEYS.iter().flat_map(|key| {
+        let capital = key.one.then(|| key.byte.to_ascii_uppercase());
+        [Some(key.byte), capital].into_iter().flatten()
+    });
+    let mut bytes: Vec<u8> = bytes.chain([b'q', CTRL_A]).collect();
+    let count = bytes.len();
+    bytes.sort_unstable();
+    bytes.dedup();
+    assert_eq!(bytes.len(), count);
+    for topic in Topic::ALL {
+        assert_eq!(KEYS.iter().filter(|key| key.topic == topic).count(), 1, "{topic:?}");
+    }
+}
+
+#[test]
+fn what_a_guest_prints_is_no_key() {
+    let mut terminal = terminal(&["one"]);
+    terminal.send(0, "\x01q\x01?\x01D\n");
+    assert_eq!(terminal.shown(), "[one] \x01q\x01?\x01D\r\n");
+    assert_eq!(terminal.console.backlog(), 0);
+    // Nor does it begin one that a person ends.
+    terminal.send(0, "\x01");
+    assert_eq!(terminal.console.input(b'q'), InputEffect::None);
+    assert_eq!(terminal.read(0, 0), u64::from(b'q'));
+}
+
+#[test]
+fn a_name_sends_nothing_to_the_terminal_but_itself() {
+    let mut terminal = terminal(&["a\x1b[2Jb\r\n\u{e9}"]);
+    terminal.send(0, "x\n");
+    assert_eq!(terminal.shown(), "[a.[2Jb....] x\r\n");
 }
 
 #[test]

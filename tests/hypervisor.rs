@@ -22,6 +22,8 @@ mod sim;
 mod source;
 #[path = "hypervisor_support/state_page.rs"]
 mod state_page;
+#[path = "hypervisor_support/tables.rs"]
+mod tables;
 #[path = "hypervisor_support/terminal.rs"]
 mod terminal;
 #[path = "hypervisor_support/time.rs"]

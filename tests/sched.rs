@@ -1,7 +1,7 @@
 //! The run queue: fairness by share, preemption by events, handoff, deadlines.
 
 use portunus::ids::{DomainId, Ticks, VcpuId};
-use portunus::sched::{RunQueue, Slot, Wait};
+use portunus::sched::{RunQueue, Slot, SlotReport, Wait};
 
 const SLICE: u64 = 1_000;
 
@@ -409,4 +409,100 @@ fn what_a_vcpu_waited_for_servers_is_counted_while_it_waits_and_afterwards() {
     let report = queue.report(slots[0], Ticks(500)).unwrap();
     assert_eq!((report.waited, report.ran), (Ticks(120), Ticks(100 + 100 + 80)));
     assert_eq!((report.waits, report.since, report.is_current), (None, Ticks(80), true));
+}
+
+#[test]
+fn a_visit_loads_a_vcpu_once_and_changes_neither_its_wait_nor_anybodys_time() {
+    for wait in [Wait::Event, Wait::Request, Wait::Power] {
+        let (mut queue, slots) = queue(&[100, 100]);
+        let (first, second) = (slots[0], slots[1]);
+        queue.block(second, wait, Some(Ticks(900)), Ticks(10));
+        assert_eq!(queue.pick(Ticks(10)).run, Some(vcpu(1)));
+        let before = queue.report(second, Ticks(10)).unwrap();
+        let starved = queue.starved(second, Ticks(10));
+        queue.visit(second);
+        assert_eq!(queue.pick(Ticks(100)).run, Some(vcpu(2)), "{wait:?}");
+        assert!(!queue.end_visit(second), "it does not go on");
+        let pick = queue.pick(Ticks(140));
+        assert_eq!(pick.run, Some(vcpu(1)));
+        assert_eq!(pick.until, (wait != Wait::Power).then_some(Ticks(900)));
+        let after = SlotReport {
+            since: Ticks(before.since.0 + 130),
+            waited: Ticks(before.waited.0 + if wait == Wait::Request { 130 } else { 0 }),
+            ..before
+        };
+        assert_eq!(queue.report(second, Ticks(140)), Some(after), "{wait:?}");
+        assert_eq!(queue.ran(first), Ticks(90), "the visit was nobody's time");
+        assert_eq!(queue.starved(second, Ticks(140)), starved);
+        // Once.
+        assert_eq!(queue.pick(Ticks(150)).run, Some(vcpu(1)));
+    }
+}
+
+#[test]
+fn a_vcpu_that_runs_is_not_interrupted_by_a_visit_unless_the_pcpu_decides_first() {
+    let (mut queue, slots) = queue(&[100, 100]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.visit(slots[0]);
+    assert!(queue.end_visit(slots[0]), "looked at on its way");
+    assert_eq!(queue.pick(Ticks(SLICE)).run, Some(vcpu(2)));
+    queue.visit(slots[1]);
+    assert_eq!(queue.pick(Ticks(SLICE + 10)).run, Some(vcpu(2)));
+    assert!(!queue.is_current(slots[1]) && !queue.end_visit(slots[1]));
+    assert_eq!(
+        queue.pick(Ticks(SLICE + 20)).run,
+        Some(vcpu(2)),
+        "it is still the youngest"
+    );
+    assert!(queue.is_current(slots[1]));
+}
+
+#[test]
+fn a_visit_does_not_cost_a_handoff() {
+    let (mut queue, slots) = queue(&[100, 100, 100]);
+    queue.block(slots[1], Wait::Event, None, Ticks(0));
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.block(slots[0], Wait::Request, None, Ticks(100));
+    queue.wake(slots[1], Wait::Event, Ticks(100));
+    queue.hand_off(slots[0], slots[1]);
+    queue.visit(slots[2]);
+    assert_eq!(queue.pick(Ticks(100)).run, Some(vcpu(3)));
+    assert!(!queue.end_visit(slots[2]));
+    assert_eq!(queue.pick(Ticks(110)).run, Some(vcpu(2)), "whom the time was lent to");
+    // What happens meanwhile is decided about afterwards.
+    queue.visit(slots[2]);
+    assert_eq!(queue.pick(Ticks(200)).run, Some(vcpu(3)));
+    assert!(
+        queue.wake(slots[0], Wait::Request, Ticks(205)),
+        "nobody runs: decide anew"
+    );
+}
+
+#[test]
+fn every_vcpu_that_is_to_be_visited_is() {
+    let (mut queue, slots) = queue(&[100; 5]);
+    for slot in &slots {
+        queue.block(*slot, Wait::Power, None, Ticks(0));
+    }
+    slots.iter().for_each(|slot| queue.visit(*slot));
+    let mut seen: Vec<u16> = (0..5)
+        .filter_map(|now| Some(queue.pick(Ticks(now)).run?.domain.0))
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    assert_eq!(queue.pick(Ticks(9)).run, None);
+}
+
+#[test]
+fn a_vcpu_that_is_held_can_be_visited_and_stays_held() {
+    let (mut queue, slots) = queue(&[100]);
+    assert_eq!(queue.pick(Ticks(0)).run, Some(vcpu(1)));
+    queue.hold(slots[0], Ticks(10));
+    queue.visit(slots[0]);
+    assert_eq!(queue.pick(Ticks(20)).run, Some(vcpu(1)));
+    assert!(!queue.end_visit(slots[0]));
+    assert_eq!(queue.pick(Ticks(30)).run, None);
+    assert_eq!(queue.ran(slots[0]), Ticks(20));
+    assert!(queue.release(slots[0], Ticks(40)));
+    assert_eq!(queue.pick(Ticks(40)).run, Some(vcpu(1)));
 }

@@ -7,8 +7,8 @@
 //! from its start afterwards: no two domains ever share a line, and every line can be read whole somewhere. A guest that
 //! goes back to the start of its line, as shells do that redraw it, gets there behind its domain's name.
 //!
-//! *Input* goes to the port in focus. Ctrl-a pressed three times moves the focus, Ctrl-a q asks to quit, Ctrl-a ? for
-//! help; a Ctrl-a followed by anything else reaches the guest with it.
+//! *Input* goes to the port in focus. Ctrl-a pressed three times moves the focus, Ctrl-a q asks to quit, Ctrl-a and one of
+//! [`keys`] for a table; a Ctrl-a followed by anything else reaches the guest with it, and so does one of two Ctrl-a's.
 //!
 //! Output is pulled: [`Console::drain`] fills what it is given and never waits. Its work is bounded by what it is given.
 //! It is called after a guest has written to its UART, when the physical console has room again, and at
@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 use heapless::Vec as Array;
 use thiserror::Error;
 
+use super::keys::{self, Topic};
 use super::pl011::{BadAccess, Pl011};
 use super::ring::ByteRing;
 use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
@@ -92,8 +93,13 @@ pub enum InputEffect {
     Focus(DomainId),
     /// Ctrl-a q.
     Quit,
-    /// Ctrl-a ?
-    Help,
+    /// Ctrl-a and one of [`keys::KEYS`].
+    Show {
+        /// What about.
+        topic: Topic,
+        /// Of which domain; `None`: of all.
+        domain: Option<DomainId>,
+    },
 }
 
 #[derive(Debug)]
@@ -142,8 +148,8 @@ impl Port {
             last: Ticks(0),
         };
         for byte in name.bytes().take(NAME_CAPACITY) {
-            // Bounded by the line above.
-            let _ = port.name.push(byte);
+            // Bounded by the line above. A name is no place for a terminal's commands.
+            let _ = port.name.push(if byte.is_ascii_graphic() { byte } else { b'.' });
         }
         port
     }
@@ -326,14 +332,24 @@ impl Console {
                 self.held = 0;
                 InputEffect::Quit
             }
-            (1, b'?') => {
-                self.held = 0;
-                InputEffect::Help
-            }
             (held, byte) => {
                 self.held = 0;
-                self.deliver(held, byte)
+                match keys::find(byte) {
+                    Some((topic, all)) if held == 1 => InputEffect::Show {
+                        topic,
+                        domain: if all { None } else { self.focus() },
+                    },
+                    _ => self.deliver(held > 0, byte),
+                }
             }
+        }
+    }
+
+    /// How many bytes of the hypervisor's own messages nobody has taken yet.
+    pub fn backlog(&self) -> usize {
+        match self.ports.first().map(|port| &port.source) {
+            Some(Source::Messages(ring)) => ring.len(),
+            _ => 0,
         }
     }
 
@@ -416,12 +432,12 @@ impl Console {
         InputEffect::Focus(domain)
     }
 
-    fn deliver(&mut self, held: u8, byte: u8) -> InputEffect {
+    fn deliver(&mut self, ctrl_a: bool, byte: u8) -> InputEffect {
         let Some(port) = self.ports.get_mut(self.focus) else {
             return InputEffect::None;
         };
         if let Source::Uart { uart, .. } = &mut port.source {
-            for _ in 0..held {
+            if ctrl_a {
                 uart.receive(CTRL_A);
             }
             uart.receive(byte);

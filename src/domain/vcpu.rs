@@ -23,6 +23,8 @@ pub enum Attention {
     Stop = 1 << 3,
     /// An event that SCHEDOP_poll waits for.
     Poll = 1 << 4,
+    /// Somebody wants to see its registers.
+    Snapshot = 1 << 8,
 }
 
 /// Where a vCPU is between PSCI CPU_OFF and CPU_ON.
@@ -93,6 +95,16 @@ impl Vcpu {
         self.attention.load(Ordering::Acquire) & what as u32 != 0
     }
 
+    /// Takes one note and leaves the others: whether it was there.
+    pub fn take_note(&self, what: Attention) -> bool {
+        self.has_notes() && self.attention.fetch_and(!(what as u32), Ordering::Acquire) & what as u32 != 0
+    }
+
+    /// Puts notes back that were not looked at.
+    pub fn put_back(&self, notes: Notes) {
+        self.attention.fetch_or(notes.0, Ordering::Release);
+    }
+
     /// Takes all notes.
     pub fn take_notes(&self) -> Notes {
         if !self.has_notes() {
@@ -110,6 +122,10 @@ impl Notes {
     /// Whether `what` was among them.
     pub fn has(self, what: Attention) -> bool {
         self.0 & what as u32 != 0
+    }
+    /// The others.
+    pub fn without(self, what: Attention) -> Self {
+        Self(self.0 & !(what as u32))
     }
     /// Whether there were none.
     pub fn is_empty(self) -> bool {

@@ -52,6 +52,13 @@ impl EventChannels {
         Pa(self.shared_info.0 + SharedInfo::MASK_OFFSET + index * 8)
     }
 
+    /// Whether `port` has an event, and whether the guest has masked it.
+    pub(super) fn state<M: PhysicalMemory + ?Sized>(&self, port: EventPort, memory: &M) -> (bool, bool) {
+        let (index, bit) = bit(port);
+        let is_set = |word| memory.load_u64(word) & bit != 0;
+        (is_set(self.pending_word(index)), is_set(self.mask_word(index)))
+    }
+
     /// Makes `port` pending. A word that can't be changed in bounded time loses the event: only the domain itself can
     /// cause that, and only it is harmed.
     pub(super) fn set_pending<M: PhysicalMemory + ?Sized>(

@@ -25,7 +25,10 @@ impl<M: Machine> Hypervisor<M> {
             (Some(_), _) => RUNSTATE_BLOCKED,
             (None, false) => RUNSTATE_RUNNABLE,
         };
-        self.account(vcpu, &mut state.account, new);
+        // One that was only looked at does what it did before.
+        if state.account.state != new {
+            self.account(vcpu, &mut state.account, new);
+        }
     }
 
     fn account(&self, vcpu: &Vcpu, account: &mut RunstateInfo, new: u32) {

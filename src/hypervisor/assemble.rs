@@ -11,12 +11,12 @@ use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
-use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::TickLength;
 use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
+use crate::hypervisor::{Hypervisor, tables};
 use crate::ids::{IntId, Ipa, MAX_DOMAINS, Pa, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
 use crate::machine::Machine;
@@ -137,6 +137,8 @@ impl<M: Machine> Hypervisor<M> {
             console: Mutex::new(console),
             console_due: AtomicU64::new(u64::MAX),
             messages: Messages::default(),
+            visit: Mutex::default(),
+            tables: tables::Tables::default(),
             gate: GuestGate::default(),
             ids,
             hpfar: facts.hpfar,

@@ -70,6 +70,21 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Makes `vcpu`'s pCPU load it and look at `what` in [`Self::enter`], whether it can run or not.
+    pub(crate) fn visit(&self, vcpu: &Vcpu, what: Attention) {
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        // Together, so that no decision sees one without the other.
+        let mut queue = pcpu.queue.lock();
+        vcpu.note(what);
+        queue.visit(vcpu.slot);
+        let runs = queue.is_current(vcpu.slot) && queue.waits(vcpu.slot).is_none();
+        drop(queue);
+        if !runs {
+            pcpu.must_schedule.store(true, Ordering::Release);
+        }
+        self.machine.kick(vcpu.pcpu);
+    }
+
     /// The virtual GIC has news for some vCPUs of `domain`.
     pub(crate) fn interrupt_vcpus(&self, domain: &Domain, vcpus: VcpuSet) {
         for vcpu in vcpus.iter().filter_map(|index| domain.vcpus.get(usize::from(index))) {
@@ -143,7 +158,8 @@ impl<M: Machine> Hypervisor<M> {
         let shows = || {
             let next_message = self.has_message().then_some(Ticks(now.0.saturating_add(1)));
             if id == PcpuId(0) {
-                self.console_deadline().into_iter().chain(next_message).min()
+                let dues = [self.console_deadline(), self.table_deadline(), next_message];
+                dues.into_iter().flatten().min()
             } else {
                 None
             }

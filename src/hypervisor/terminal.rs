@@ -51,18 +51,17 @@ impl<M: Machine> Hypervisor<M> {
                 InputEffect::None | InputEffect::Focus(_) => {}
                 InputEffect::Line(change) => self.set_console_line(change),
                 InputEffect::Quit => self.finished.store(true, Ordering::Release),
-                InputEffect::Help => {
-                    console.print(HELP);
-                }
+                InputEffect::Show { topic, domain } => self.order_table(topic, domain),
             }
         }
         self.pump(&mut console);
     }
 
     /// The machine's console has room again, or time has passed: shows what waits. Of the hypervisor's own messages one
-    /// becomes a line each time.
+    /// becomes a line each time, and of the table that a person wants.
     pub fn on_console_ready(&self) {
         self.print_message();
+        self.continue_table();
         self.pump(&mut self.console.lock());
     }
 
@@ -113,5 +112,3 @@ impl<M: Machine> Hypervisor<M> {
         });
     }
 }
-
-const HELP: &[u8] = b"Ctrl-a three times: input to the next domain. Ctrl-a q: quit.\n";
