@@ -12,6 +12,7 @@
 
 pub mod buffers;
 mod console_io;
+pub mod control;
 mod dm_op;
 mod domctl;
 mod event_channel_op;
@@ -29,6 +30,7 @@ use crate::abi::hypercall as number;
 use crate::abi::sched::ShutdownReason;
 
 pub use buffers::GuestBuffers;
+pub use control::{Direction, Supervisor};
 pub use host::{DomainInfo, ForeignPage, Host, Right};
 pub use runstate::RunstateArea;
 
@@ -109,6 +111,13 @@ pub enum Hypercall {
         /// Its structure.
         pointer: u64,
     },
+    /// control.
+    Control {
+        /// The operation.
+        operation: u64,
+        /// Its structure.
+        pointer: u64,
+    },
     /// dm_op.
     DeviceModel {
         /// The target.
@@ -154,6 +163,10 @@ impl Hypercall {
                 pointer: x1,
             },
             number::DOMCTL => Self::Domctl { pointer: x0 },
+            number::CONTROL => Self::Control {
+                operation: x0,
+                pointer: x1,
+            },
             number::DM_OP => Self::DeviceModel {
                 domain: x0 as u16,
                 count: x1 as u32,
@@ -241,6 +254,7 @@ fn run<H: Host>(host: &mut H, call: Hypercall, arguments: [u64; 5]) -> Result<Do
         Hypercall::EventChannel { command, pointer } => event_channel_op::run(host, command, pointer, arguments),
         Hypercall::Hvm { command, pointer } => hvm_op::run(host, command, pointer).map(Done::Value),
         Hypercall::Domctl { pointer } => domctl::run(host, pointer).map(Done::Value),
+        Hypercall::Control { operation, pointer } => control::run(host, operation, pointer).map(Done::Value),
         Hypercall::DeviceModel { domain, count, pointer } => dm_op::run(host, domain, count, pointer).map(Done::Value),
         Hypercall::Refused(error) => Err(error),
     }

@@ -18,8 +18,8 @@
 //! | `visits` | looking at the registers of a vCPU that another pCPU has |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
 //! | `alarms`, `watchdog` | what happens to a domain at a time |
-//! | `pause`, `reports` | holding domains; what control domains and the console read of them |
 //! | `tables` | what a person at the serial line asks for by a key |
+//! | `pause`, `reports`, `control` | holding domains; what is read of them while they run; what control domains may do |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
 
 mod account;
@@ -28,7 +28,9 @@ mod assemble;
 mod buffers;
 mod calls;
 mod clock;
+mod control;
 mod events;
+
 mod interrupts;
 mod messages;
 mod mmio;

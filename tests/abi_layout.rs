@@ -4,7 +4,7 @@ use core::mem::offset_of;
 
 use portunus::abi::hypercall::{HypercallError, MulticallEntry, from_register, to_register};
 use portunus::abi::ioreq::{BufferedIoreq, Ioreq, State};
-use portunus::abi::{dm_op, domctl, evtchn, grant, hvm_op, memory, sched, shared_info, vcpu, version};
+use portunus::abi::{control, dm_op, domctl, evtchn, grant, hvm_op, memory, sched, shared_info, vcpu, version};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// (structure, its size, its size here, [(field, offset, offset here)])
@@ -76,6 +76,24 @@ fn every_field_is_where_xens_headers_put_it() {
             nr_online_vcpus @ 64, max_vcpu_id @ 68, ssidref @ 72, handle @ 76, cpupool @ 92, gpaddr_bits @ 96,
             gic_version @ 104, sve_vl @ 105, tee_type @ 106, nr_spis @ 108, clock_frequency @ 112
         }
+        control::Version, 8 { version @ 0, pad @ 4 }
+        control::Domain, 176 {
+            version @ 0, domain @ 4, pad @ 6, state @ 8, flags @ 12, reason @ 16, restarts @ 20, vcpus @ 24,
+            online_vcpus @ 28, servers @ 32, reserved @ 36, event_channels @ 40, attached_ports @ 44, ram_pages @ 48,
+            pool_frames @ 56, pool_used @ 64, foreign_pages @ 72, references @ 80, run_time @ 88, now @ 96,
+            frequency @ 104, name @ 112
+        }
+        control::Vcpu, 192 {
+            version @ 0, domain @ 4, vcpu @ 6, state @ 8, flags @ 12, pcpu @ 16, server @ 20, address @ 24, since @ 32,
+            run_time @ 40, server_wait @ 48, interrupts @ 56, exits @ 64
+        }
+        control::Server, 208 {
+            version @ 0, domain @ 4, server @ 6, first_range @ 8, ranges @ 12, owner @ 16, reserved @ 18, stage @ 20,
+            in_flight @ 24, reserved2 @ 28, answered @ 32, failed @ 40, posted @ 48, median @ 56, percentile_99 @ 64,
+            longest @ 72, range @ 80
+        }
+        control::Range, 16 { start @ 0, end @ 8 }
+        control::Action, 16 { version @ 0, domain @ 4, pad @ 6, reason @ 8, pad2 @ 12 }
         grant::GrantEntry, 8 { flags @ 0, domid @ 2, frame @ 4 }
         grant::MapGrantRef, 32 {
             host_addr @ 0, flags @ 8, reference @ 12, dom @ 16, status @ 18, handle @ 20, dev_bus_addr @ 24
@@ -148,4 +166,30 @@ fn errors_are_linux_numbers_and_come_back() {
     for unknown in [-4i64, -85, -4096, i64::MIN] {
         assert_eq!(from_register(unknown as u64), Err(HypercallError::InputOutput));
     }
+}
+
+#[test]
+fn numbers_of_exits_are_the_counters_own() {
+    use control::Vcpu;
+    use portunus::counters::Exit;
+    let table = [
+        (Exit::InterruptController, Vcpu::EXIT_INTERRUPT_CONTROLLER, 0),
+        (Exit::Uart, Vcpu::EXIT_UART, 1),
+        (Exit::Device, Vcpu::EXIT_DEVICE, 2),
+        (Exit::Server, Vcpu::EXIT_SERVER, 3),
+        (Exit::Unclaimed, Vcpu::EXIT_UNCLAIMED, 4),
+        (Exit::Memory, Vcpu::EXIT_MEMORY, 5),
+        (Exit::Instruction, Vcpu::EXIT_INSTRUCTION, 6),
+        (Exit::Hypercall, Vcpu::EXIT_HYPERCALL, 7),
+        (Exit::Firmware, Vcpu::EXIT_FIRMWARE, 8),
+        (Exit::Wait, Vcpu::EXIT_WAIT, 9),
+        (Exit::SystemRegister, Vcpu::EXIT_SYSTEM_REGISTER, 10),
+        (Exit::Interrupt, Vcpu::EXIT_INTERRUPT, 11),
+        (Exit::Other, Vcpu::EXIT_OTHER, 12),
+    ];
+    for ((exit, number, golden), listed) in table.into_iter().zip(Exit::ALL) {
+        assert_eq!((exit as usize, number, listed), (golden, golden, exit));
+    }
+    assert_eq!(table.len(), Exit::COUNT);
+    assert!(Exit::COUNT <= control::EXITS);
 }

@@ -2,6 +2,8 @@
 
 #[path = "hypercall_support/calls.rs"]
 mod calls;
+#[path = "hypercall_support/control.rs"]
+mod control;
 #[path = "hypercall_support/dm_errors.rs"]
 mod dm_errors;
 #[path = "hypercall_support/errors.rs"]

@@ -44,6 +44,8 @@ pub const ARGO_OP: u64 = 39;
 pub const DM_OP: u64 = 41;
 /// hypfs_op.
 pub const HYPFS_OP: u64 = 42;
+/// Portunus' own: [`crate::abi::control`]. The first number that Xen leaves to architectures, unused on Arm.
+pub const CONTROL: u64 = 48;
 
 /// Why a hypercall was refused. The numbers are Xen's, which are Linux's.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash, Error)]

@@ -37,6 +37,12 @@ fn answer(domain: &DomainInfo) -> abi::GetDomainInfo {
         (None, true) => abi::GetDomainInfo::FLAG_RUNNING,
         (None, false) => abi::GetDomainInfo::FLAG_BLOCKED,
     };
+    if domain.paused {
+        flags |= abi::GetDomainInfo::FLAG_PAUSED;
+    }
+    if domain.dying {
+        flags |= abi::GetDomainInfo::FLAG_DYING;
+    }
     // Backends take these off again to find the RAM (xen-vhost-frontend).
     let pages = domain.ram_pages.saturating_add(abi::GetDomainInfo::MAGIC_PAGES);
     abi::GetDomainInfo {

@@ -5,6 +5,7 @@
 //! [`crate::ioreq::Resources`], which takes event-channel locks inside the servers' lock, as the lock order allows.
 
 use super::buffers::GuestBuffers;
+use super::control::Supervisor;
 use super::runstate::RunstateArea;
 use crate::abi::HypercallError;
 use crate::abi::sched::ShutdownReason;
@@ -37,6 +38,10 @@ pub struct DomainInfo {
     pub handle: [u8; 16],
     /// Some vCPU runs or could run.
     pub running: bool,
+    /// It is held.
+    pub paused: bool,
+    /// It is being stopped.
+    pub dying: bool,
     /// Why it stopped, if it did.
     pub shutdown: Option<ShutdownReason>,
     /// Nanoseconds that its vCPUs ran.
@@ -94,7 +99,7 @@ pub struct ForeignPage {
 }
 
 /// The hypervisor, as a hypercall of one vCPU sees it.
-pub trait Host: GuestBuffers {
+pub trait Host: GuestBuffers + Supervisor {
     /// See [`Self::domains`].
     type Domains: Domains;
 

@@ -3,6 +3,8 @@
 //! [`Caller`] is the loaded vCPU that made the call. Its methods take locks one after the other, in the order that
 //! `ARCHITECTURE.md` names, and release them before they return.
 
+use core::sync::atomic::Ordering;
+
 use crate::abi::HypercallError;
 use crate::cpu::{Access, Cpu};
 use crate::domain::vcpu::Vcpu;
@@ -91,6 +93,8 @@ impl<M: Machine> Hypervisor<M> {
             address_bits: geometry.ipa_bits(),
             handle: [0; 16],
             running: !domain.is_stopped(),
+            paused: domain.paused.load(Ordering::Acquire),
+            dying: false,
             shutdown: domain.shutdown(),
             cpu_time: self.nanoseconds(self.run_time(domain)),
         }

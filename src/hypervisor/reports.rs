@@ -7,9 +7,9 @@ use core::sync::atomic::Ordering;
 
 use crate::counters::report::{DomainCounters, DomainReport, DomainState, ServerReport, VcpuActivity, VcpuReport};
 use crate::domain::Domain;
+use crate::hypercall::control::Ranges;
 use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, PAGE_SHIFT, ServerId, VcpuId};
-use crate::ioreq::Range;
 use crate::machine::Machine;
 use crate::sched::Wait;
 
@@ -93,12 +93,12 @@ impl<M: Machine> Hypervisor<M> {
         self.domain(domain)?.servers.lock().report(server)
     }
 
-    /// Writes the ranges of a server, from number `first` on, as many as there is room for; how many that were.
-    pub fn server_ranges(&self, domain: DomainId, server: ServerId, first: u32, into: &mut [Range]) -> usize {
-        let Some(domain) = self.domain(domain) else { return 0 };
+    /// Appends the ranges of a server, from number `first` on, as many as there is room for.
+    pub fn server_ranges(&self, domain: DomainId, server: ServerId, first: u32, into: &mut Ranges) {
+        let Some(domain) = self.domain(domain) else { return };
         let servers = domain.servers.lock();
-        let ranges = servers.ranges(server).skip(first as usize);
-        into.iter_mut().zip(ranges).map(|(slot, range)| *slot = range).count()
+        let room = into.capacity().saturating_sub(into.len());
+        into.extend(servers.ranges(server).skip(first as usize).take(room));
     }
 }
 

@@ -11,7 +11,9 @@ use portunus::abi::sched::ShutdownReason;
 use portunus::domain::watchdog::Watchdogs;
 use portunus::evtchn::{Consumer, Delivery, EventChannels, PortLimits, Tables};
 use portunus::fakes::FakeMachine;
-use portunus::hypercall::{Call, DomainInfo, ForeignPage, GuestBuffers, Host, Outcome, Right, RunstateArea, dispatch};
+use portunus::hypercall::{
+    Call, Direction, DomainInfo, ForeignPage, GuestBuffers, Host, Outcome, Right, RunstateArea, dispatch,
+};
 use portunus::ids::{DomainId, EventPort, IntId, Pa, Ticks, VcpuId, VcpuSet};
 use portunus::ioreq::{
     Clock, DeviceRange, Event, OnFailure, Policy, Range, Resources, ServerLimits, Servers, Surroundings,
@@ -62,6 +64,7 @@ pub(crate) enum Action {
     Populate(u64),
     Runstate(u8, Option<RunstateArea>),
     Console(Vec<u8>),
+    Direct(DomainId, Direction),
 }
 
 pub(crate) struct NoOthers;
@@ -141,6 +144,8 @@ pub(crate) struct FakeHost {
     pub(crate) foreign_limit: u64,
     pub(crate) direct_mapped: bool,
     pub(crate) shutdown: Option<ShutdownReason>,
+    pub(crate) paused: bool,
+    pub(crate) dying: bool,
     /// map_resource fails from this call on.
     pub(crate) fail_resource: Option<usize>,
     pub(crate) watchdogs: Watchdogs,
@@ -199,6 +204,8 @@ impl FakeHost {
             foreign_limit: 0x50000,
             direct_mapped: false,
             shutdown: None,
+            paused: false,
+            dying: false,
             fail_resource: None,
             watchdogs: Watchdogs::default(),
             reads: 0,
@@ -298,6 +305,8 @@ impl Host for FakeHost {
             address_bits: 40,
             handle: [7; 16],
             running: true,
+            paused: self.paused,
+            dying: self.dying,
             shutdown: self.shutdown,
             cpu_time: 99,
         })

@@ -1,0 +1,57 @@
+//! What a control domain may do: the hypercall's side of pause, restart and shutdown.
+
+use crate::abi::HypercallError;
+use crate::counters::report::{DomainReport, ServerReport, VcpuReport};
+use crate::cpu::Cpu;
+use crate::hypercall::control::Ranges;
+use crate::hypercall::{Direction, Supervisor};
+use crate::hypervisor::calls::Caller;
+use crate::ids::{DomainId, ServerId, Ticks, VcpuId};
+use crate::machine::Machine;
+
+impl<M: Machine, C: Cpu> Supervisor for Caller<'_, M, C> {
+    fn time(&self) -> (Ticks, u64) {
+        let now = self.hypervisor.machine.now().0;
+        (
+            Ticks(now.saturating_sub(self.hypervisor.booted.0)),
+            self.hypervisor.frequency,
+        )
+    }
+
+    fn name(&self, domain: DomainId) -> Option<&str> {
+        self.hypervisor.domain_name(domain)
+    }
+
+    fn domain_report(&self, domain: DomainId) -> Option<DomainReport> {
+        self.hypervisor.domain_report(domain)
+    }
+
+    fn vcpu_report(&self, vcpu: VcpuId) -> Option<VcpuReport> {
+        self.hypervisor.vcpu_report(vcpu)
+    }
+
+    fn server_report(&self, domain: DomainId, server: ServerId) -> Option<ServerReport> {
+        self.hypervisor.server_report(domain, server)
+    }
+
+    fn server_ranges(&self, domain: DomainId, server: ServerId, first: u32, into: &mut Ranges) {
+        self.hypervisor.server_ranges(domain, server, first, into);
+    }
+
+    fn direct(&mut self, domain: DomainId, direction: Direction) -> Result<(), HypercallError> {
+        let domain = self.hypervisor.domain(domain).ok_or(HypercallError::NoDomain)?;
+        match direction {
+            Direction::Pause => self.hypervisor.pause(domain).map_err(|_| HypercallError::Invalid),
+            Direction::Unpause => {
+                self.hypervisor.unpause(domain);
+                Ok(())
+            }
+            Direction::ShutDown(reason) => {
+                self.hypervisor.stop_domain(domain, reason);
+                Ok(())
+            }
+            // Until restart exists.
+            Direction::Restart => Err(HypercallError::NotSupported),
+        }
+    }
+}
