@@ -2,6 +2,10 @@
 
 #[path = "hypervisor_support/backend.rs"]
 mod backend;
+#[path = "hypervisor_support/control.rs"]
+mod control;
+#[path = "hypervisor_support/counters.rs"]
+mod counters;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]

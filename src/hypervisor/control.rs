@@ -46,6 +46,7 @@ impl<M: Machine, C: Cpu> Supervisor for Caller<'_, M, C> {
                 self.hypervisor.unpause(domain);
                 Ok(())
             }
+            Direction::ShutDown(_) if domain.is_stopped() => Err(HypercallError::Invalid),
             Direction::ShutDown(reason) => {
                 self.hypervisor.stop_domain(domain, reason);
                 Ok(())

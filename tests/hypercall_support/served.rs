@@ -381,6 +381,12 @@ fn getdomaininfo_tells_a_backend_how_big_its_guest_is() {
         host.shutdown = Some(ShutdownReason::Crash);
         assert_eq!(host.call(hypercall::DOMCTL, &[VA]), OK);
         assert_eq!(host.get::<domctl::GetDomainInfo>(VA + 16).flags, 2 | 4 | 256 | 3 << 16);
+        (host.shutdown, host.paused) = (None, true);
+        assert_eq!(host.call(hypercall::DOMCTL, &[VA]), OK);
+        assert_eq!(host.get::<domctl::GetDomainInfo>(VA + 16).flags, 2 | 8 | 32 | 256);
+        (host.paused, host.dying) = (false, true);
+        assert_eq!(host.call(hypercall::DOMCTL, &[VA]), OK);
+        assert_eq!(host.get::<domctl::GetDomainInfo>(VA + 16).flags, 1 | 2 | 32 | 256);
     }
 }
 

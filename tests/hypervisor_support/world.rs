@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) disk: &'static str,
     /// Properties of the guest.
     pub(crate) guest: &'static str,
+    /// Properties of the stranger.
+    pub(crate) stranger: &'static str,
     /// pCPUs of the guest's two vCPUs, the backend's two, and the stranger's one.
     pub(crate) pcpus: [u8; 5],
     /// More nodes of the guest, and of the backend.
@@ -56,6 +58,7 @@ impl Default for Options {
         Self {
             disk: "",
             guest: "",
+            stranger: "",
             pcpus: [0, 1, 2, 3, 4],
             channels: [""; 2],
         }
@@ -94,7 +97,7 @@ fn chosen(options: &Options) -> String {
     let mut text = "#address-cells = <2>; #size-cells = <2>;\n".to_string();
     text += &domain("guest", 0, &[g0, g1], &guest);
     text += &domain("dm", 1, &[b0, b1], options.channels[1]);
-    text += &domain("stranger", 2, &[s0], "");
+    text += &domain("stranger", 2, &[s0], options.stranger);
     text
 }
 
