@@ -5,7 +5,8 @@
 //! * ring code reaches the guest's memory through [`memory::GuestMemory`] only;
 //! * a device model ([`device::DeviceModel`]) sees requests through [`device::Requests`]: bytes to read and bytes to
 //!   write at offsets, never an address. Another transport needs no change in a model;
-//! * all that is a hypervisor's is behind [`shim::Shim`].
+//! * all that is a hypervisor's is behind [`shim::Shim`];
+//! * a device's state outlives its backend in a [`state::StatePage`], where there is one.
 //!
 //! Guarantees: no `unsafe`, no allocation, no panic and no unbounded loop that a driver can reach. Whatever a driver
 //! writes into registers or rings harms its own device only: at worst the device says DEVICE_NEEDS_RESET.
@@ -23,3 +24,4 @@ pub mod memory;
 pub mod mmio;
 pub mod queue;
 pub mod shim;
+pub mod state;

@@ -5,6 +5,10 @@ use crate::device::{DeviceModel, Requests};
 use crate::feature::RingFeature;
 use crate::memory::GuestMemory;
 use crate::queue::{QUEUE_SIZE_MAX, Queue, QueueError};
+use crate::state::layout::{offset as word, queue as queue_word};
+use crate::state::record::{QueueRecord, Record};
+use crate::state::saved::{self, Identity, Saved};
+use crate::state::{NoPage, Resumption, StateError, StatePage};
 
 /// Queues that one device can have.
 pub const MAX_QUEUES: usize = 8;
@@ -57,6 +61,8 @@ pub mod status {
     pub const FEATURES_OK: u32 = 8;
     pub const DEVICE_NEEDS_RESET: u32 = 64;
     pub const FAILED: u32 = 128;
+    /// Every bit that exists.
+    pub(crate) const ALL: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | DEVICE_NEEDS_RESET | FAILED;
 }
 
 /// InterruptStatus: buffers were used.
@@ -70,9 +76,13 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 ///
 /// The owner passes register accesses to [`Self::read`] and [`Self::write`], calls [`Self::process`] while
 /// [`Self::has_work`], and raises the device's interrupt whenever [`Self::take_interrupt`] says so.
+///
+/// With a state page (`P`), every change is stored there before the access is answered or the driver sees it, and
+/// [`Self::resume`] goes on from it.
 #[derive(Debug)]
-pub struct MmioDevice<D> {
+pub struct MmioDevice<D, P = NoPage> {
     model: D,
+    record: Record<P>,
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
@@ -83,13 +93,22 @@ pub struct MmioDevice<D> {
     config_generation: u32,
     interrupt: bool,
     fault: Option<QueueError>,
+    /// It goes on where a predecessor died, and the driver is to be interrupted as it may have missed an interrupt.
+    resumed: bool,
 }
 
 impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
     /// The device as after power-on.
     pub fn new(model: D) -> Self {
+        Self::power_on(model, NoPage)
+    }
+}
+
+impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
+    fn power_on(model: D, page: P) -> Self {
         Self {
             model,
+            record: Record(page),
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: 0,
@@ -100,7 +119,104 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
             config_generation: 0,
             interrupt: false,
             fault: None,
+            resumed: false,
         }
+    }
+
+    /// The device as the page says that a predecessor left it: as after power-on if it says nothing; in need of a reset if
+    /// what it says can't be.
+    ///
+    /// To be called before the device's addresses are taken over. Register accesses that the predecessor left unanswered
+    /// must be passed on before [`Self::process`] is called: they come again, and what they do, they do once. Then
+    /// [`Self::process`] runs again what was taken and not completed, and interrupts the driver, as an interrupt may have
+    /// been lost.
+    pub fn resume<M: GuestMemory>(model: D, page: P, memory: &M) -> (Self, Resumption) {
+        let mut device = Self::power_on(model, page);
+        let identity = Identity {
+            device_id: device.model.device_id(),
+            features: device.features(),
+            queues: device.queue_count(),
+        };
+        let resumption = match saved::read(&device.record.0, identity) {
+            Ok(None) => {
+                device.store_reset(0);
+                Resumption::Fresh
+            }
+            Ok(Some(saved)) => match device.restore(&saved, memory) {
+                Ok(requests) => Resumption::Continued { requests },
+                Err(error) => device.refuse(error),
+            },
+            Err(error) => device.refuse(error),
+        };
+        (device, resumption)
+    }
+
+    fn restore<M: GuestMemory>(&mut self, saved: &Saved, memory: &M) -> Result<u32, StateError> {
+        for (index, (queue, saved)) in (0_u16..).zip(self.queues.iter_mut().zip(&saved.queues)) {
+            *queue = Queue::restore(saved).map_err(|error| StateError::Queue { queue: index, error })?;
+        }
+        self.status = saved.status;
+        self.interrupt_status = saved.interrupt_status;
+        self.config_generation = saved.config_generation;
+        self.device_features_sel = saved.device_features_sel;
+        self.driver_features_sel = saved.driver_features_sel;
+        self.driver_features = saved.driver_features;
+        self.queue_sel = saved.queue_sel;
+        let mut requests = 0;
+        for (index, (queue, saved)) in self.queues.iter_mut().zip(&saved.queues).enumerate() {
+            let record = self.record.queue(index);
+            if !saved.ready || self.status & status::DEVICE_NEEDS_RESET != 0 {
+                continue;
+            }
+            if self.status & status::DRIVER_OK != 0 {
+                requests += queue.recover(index as u16, saved, memory, &record)?;
+            } else {
+                // Nothing is taken before the driver is ready: this is the rest of a reset that was not finished.
+                record.clear_progress();
+            }
+        }
+        if self.status & status::DRIVER_OK != 0 {
+            self.model.activate(self.driver_features);
+        }
+        self.resumed = true;
+        Ok(requests)
+    }
+
+    /// The page is nonsense: this device alone needs a reset.
+    fn refuse(&mut self, error: StateError) -> Resumption {
+        let driver_bits = self.record.0.load(word::STATUS) & status::ALL;
+        for queue in &mut self.queues {
+            *queue = Queue::default();
+        }
+        self.store_reset(driver_bits | status::DEVICE_NEEDS_RESET);
+        self.resumed = true;
+        Resumption::Refused(error)
+    }
+
+    /// All as after power-on, with this status, in the page too. The status first: from then on nothing else matters.
+    fn store_reset(&mut self, status: u32) {
+        self.status = status;
+        self.record.store(word::STATUS, status);
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.driver_features = 0;
+        self.queue_sel = 0;
+        self.interrupt_status = 0;
+        for offset in [
+            word::INTERRUPT_STATUS,
+            word::DEVICE_FEATURES_SEL,
+            word::DRIVER_FEATURES_SEL,
+            word::DRIVER_FEATURES,
+            word::DRIVER_FEATURES + 4,
+            word::QUEUE_SEL,
+        ] {
+            self.record.store(offset, 0);
+        }
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            queue.reset(&self.record.queue(index));
+        }
+        self.record.store(word::CONFIG_GENERATION, self.config_generation);
+        self.record.header(self.model.device_id());
     }
 
     /// The model.
@@ -121,15 +237,17 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
     }
     /// Whether [`Self::process`] has anything to do.
     pub fn has_work(&self) -> bool {
-        self.model.is_busy() || (self.is_running() && self.queues.iter().any(Queue::may_have_work))
+        self.resumed || self.model.is_busy() || (self.is_running() && self.queues.iter().any(Queue::may_have_work))
     }
 
     /// The configuration space changed: the driver is told.
     pub fn configuration_changed(&mut self) {
-        self.config_generation = self.config_generation.wrapping_add(1);
+        // The interrupt first: if no more than that is stored, the driver looks once too often.
         if self.status & status::DRIVER_OK != 0 {
             self.set_interrupt(INTERRUPT_CONFIG);
         }
+        self.config_generation = self.config_generation.wrapping_add(1);
+        self.record.store(word::CONFIG_GENERATION, self.config_generation);
     }
 
     fn is_running(&self) -> bool {
@@ -140,19 +258,33 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
         self.model.features() | RingFeature::all().bits()
     }
 
-    fn selected_queue(&mut self) -> Option<&mut Queue> {
-        let count = usize::from(self.model.queues()).min(MAX_QUEUES);
-        self.queues.get_mut(..count)?.get_mut(self.queue_sel as usize)
+    fn queue_count(&self) -> usize {
+        usize::from(self.model.queues()).min(MAX_QUEUES)
+    }
+
+    fn selected_queue(&mut self) -> Option<(&mut Queue, QueueRecord<'_, P>)> {
+        let index = self.queue_sel as usize;
+        let queue = self
+            .queues
+            .get_mut(index)
+            .filter(|_| index < usize::from(self.model.queues()))?;
+        Some((queue, self.record.queue(index)))
+    }
+
+    fn set_status(&mut self, bits: u32) {
+        self.status |= bits;
+        self.record.store(word::STATUS, self.status);
     }
 
     fn set_interrupt(&mut self, bits: u32) {
         self.interrupt_status |= bits;
+        self.record.store(word::INTERRUPT_STATUS, self.interrupt_status);
         self.interrupt = true;
     }
 
     fn needs_reset(&mut self, fault: Option<QueueError>) {
         self.fault = fault;
-        self.status |= status::DEVICE_NEEDS_RESET;
+        self.set_status(status::DEVICE_NEEDS_RESET);
         if self.status & status::DRIVER_OK != 0 {
             self.set_interrupt(INTERRUPT_CONFIG);
         }
@@ -160,17 +292,10 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
 
     fn reset(&mut self) {
         self.model.reset();
-        for queue in &mut self.queues {
-            queue.reset();
-        }
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.driver_features = 0;
-        self.queue_sel = 0;
-        self.status = 0;
-        self.interrupt_status = 0;
+        self.store_reset(0);
         self.interrupt = false;
         self.fault = None;
+        self.resumed = false;
     }
 
     /// A read of `size` bytes at `offset`. Registers are 32 bits wide and read as zero otherwise; the configuration
@@ -193,7 +318,7 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
             register::VENDOR_ID => VENDOR_ID,
             register::DEVICE_FEATURES => half(self.features(), self.device_features_sel),
             register::QUEUE_NUM_MAX => self.selected_queue().map_or(0, |_| QUEUE_SIZE_MAX.into()),
-            register::QUEUE_READY => self.selected_queue().is_some_and(|queue| queue.is_ready()).into(),
+            register::QUEUE_READY => self.selected_queue().is_some_and(|(queue, _)| queue.is_ready()).into(),
             register::INTERRUPT_STATUS => self.interrupt_status,
             register::STATUS => self.status,
             // No shared memory region: length and address read as -1 (section 4.2.2).
@@ -211,47 +336,81 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
         }
         let value = value as u32;
         match offset {
-            register::DEVICE_FEATURES_SEL => self.device_features_sel = value,
-            register::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
+            register::DEVICE_FEATURES_SEL => {
+                self.device_features_sel = value;
+                self.record.store(word::DEVICE_FEATURES_SEL, value);
+            }
+            register::DRIVER_FEATURES_SEL => {
+                self.driver_features_sel = value;
+                self.record.store(word::DRIVER_FEATURES_SEL, value);
+            }
             register::DRIVER_FEATURES if self.status & status::FEATURES_OK == 0 => {
                 set_half(&mut self.driver_features, self.driver_features_sel, value);
+                self.record
+                    .store_half(word::DRIVER_FEATURES, self.driver_features_sel, value);
             }
-            register::QUEUE_SEL => self.queue_sel = value,
-            register::QUEUE_NUM => self.set_up_queue(|queue| queue.size = value),
-            register::QUEUE_DESC_LOW => self.set_up_queue(|queue| set_half(&mut queue.descriptors, 0, value)),
-            register::QUEUE_DESC_HIGH => self.set_up_queue(|queue| set_half(&mut queue.descriptors, 1, value)),
-            register::QUEUE_DRIVER_LOW => self.set_up_queue(|queue| set_half(&mut queue.driver, 0, value)),
-            register::QUEUE_DRIVER_HIGH => self.set_up_queue(|queue| set_half(&mut queue.driver, 1, value)),
-            register::QUEUE_DEVICE_LOW => self.set_up_queue(|queue| set_half(&mut queue.device, 0, value)),
-            register::QUEUE_DEVICE_HIGH => self.set_up_queue(|queue| set_half(&mut queue.device, 1, value)),
+            register::QUEUE_SEL => {
+                self.queue_sel = value;
+                self.record.store(word::QUEUE_SEL, value);
+            }
+            register::QUEUE_NUM => self.set_up_queue(|queue, record| {
+                queue.size = value;
+                record.store(queue_word::SIZE, value);
+            }),
+            register::QUEUE_DESC_LOW | register::QUEUE_DESC_HIGH => {
+                let half = u32::from(offset == register::QUEUE_DESC_HIGH);
+                self.set_up_queue(|queue, record| {
+                    set_half(&mut queue.descriptors, half, value);
+                    record.store_half(queue_word::DESCRIPTORS, half, value);
+                });
+            }
+            register::QUEUE_DRIVER_LOW | register::QUEUE_DRIVER_HIGH => {
+                let half = u32::from(offset == register::QUEUE_DRIVER_HIGH);
+                self.set_up_queue(|queue, record| {
+                    set_half(&mut queue.driver, half, value);
+                    record.store_half(queue_word::DRIVER, half, value);
+                });
+            }
+            register::QUEUE_DEVICE_LOW | register::QUEUE_DEVICE_HIGH => {
+                let half = u32::from(offset == register::QUEUE_DEVICE_HIGH);
+                self.set_up_queue(|queue, record| {
+                    set_half(&mut queue.device, half, value);
+                    record.store_half(queue_word::DEVICE, half, value);
+                });
+            }
             register::QUEUE_READY => self.write_queue_ready(value),
             register::QUEUE_NOTIFY => {
                 if let Some(queue) = self.queues.get_mut(value as usize) {
                     queue.notify();
                 }
             }
-            register::INTERRUPT_ACK => self.interrupt_status &= !value,
+            register::INTERRUPT_ACK => {
+                self.interrupt_status &= !value;
+                self.record.store(word::INTERRUPT_STATUS, self.interrupt_status);
+            }
             register::STATUS => self.write_status(value),
             _ => {}
         }
     }
 
     /// A queue's registers are the driver's only while the queue is not ready (section 4.2.3.2).
-    fn set_up_queue(&mut self, set: impl FnOnce(&mut Queue)) {
-        if let Some(queue) = self.selected_queue().filter(|queue| !queue.is_ready()) {
-            set(queue);
+    fn set_up_queue(&mut self, set: impl FnOnce(&mut Queue, &QueueRecord<'_, P>)) {
+        if let Some((queue, record)) = self.selected_queue().filter(|(queue, _)| !queue.is_ready()) {
+            set(queue, &record);
         }
     }
 
     fn write_queue_ready(&mut self, value: u32) {
         let accepted = RingFeature::from_bits_truncate(self.driver_features);
-        let Some(queue) = self.selected_queue() else { return };
+        let Some((queue, record)) = self.selected_queue() else {
+            return;
+        };
         if value & 1 == 0 {
-            queue.disable();
+            queue.disable(&record);
         } else if !queue.is_ready() {
             let event_idx = accepted.contains(RingFeature::EVENT_IDX);
             let indirect = accepted.contains(RingFeature::INDIRECT_DESC);
-            if let Err(error) = queue.enable(event_idx, indirect) {
+            if let Err(error) = queue.enable(event_idx, indirect, &record) {
                 self.needs_reset(Some(error));
             }
         }
@@ -262,17 +421,22 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
             self.reset();
             return;
         }
+        // Who zeroed the page meanwhile, for a guest that starts anew, left a page that says nothing.
+        self.record.header(self.model.device_id());
         let driver_bits = status::ACKNOWLEDGE | status::DRIVER | status::FAILED;
-        self.status |= value & driver_bits;
+        let mut bits = value & driver_bits;
         if value & status::FEATURES_OK != 0 {
             let unknown = self.driver_features & !self.features();
             if unknown == 0 && self.driver_features & RingFeature::VERSION_1.bits() != 0 {
-                self.status |= status::FEATURES_OK;
+                bits |= status::FEATURES_OK;
             }
         }
-        let starts = value & !self.status & status::DRIVER_OK != 0;
-        if starts && self.status & status::FEATURES_OK != 0 {
-            self.status |= status::DRIVER_OK;
+        let starts = value & !self.status & status::DRIVER_OK != 0 && (self.status | bits) & status::FEATURES_OK != 0;
+        if starts {
+            bits |= status::DRIVER_OK;
+        }
+        self.set_status(bits);
+        if starts {
             self.model.activate(self.driver_features);
             if self.status & status::DEVICE_NEEDS_RESET != 0 {
                 self.set_interrupt(INTERRUPT_CONFIG);
@@ -280,12 +444,26 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
         }
     }
 
+    /// Tells the driver what a predecessor may not have told.
+    fn announce(&mut self) {
+        if self.status & status::DEVICE_NEEDS_RESET != 0 {
+            self.set_interrupt(INTERRUPT_CONFIG);
+        }
+        if self.status & status::DRIVER_OK != 0 {
+            self.set_interrupt(INTERRUPT_USED);
+        }
+    }
+
     /// Goes on with requests, takes new ones, and finds out whether the driver wants an interrupt. True if it got any
     /// further: then it may at once get further still.
     pub fn process<M: GuestMemory>(&mut self, memory: &M) -> bool {
+        if core::mem::take(&mut self.resumed) {
+            self.announce();
+        }
         let running = self.is_running();
         let mut requests = MmioRequests {
             queues: &mut self.queues,
+            record: &self.record,
             memory,
             running,
             used: false,
@@ -293,17 +471,18 @@ impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
         };
         let progress = self.model.process(&mut requests);
         let MmioRequests { used, mut failure, .. } = requests;
+        let mut interrupt = false;
         if used {
             for queue in self.queues.iter_mut().filter(|queue| queue.is_ready()) {
                 match queue.wants_interrupt(memory) {
                     Ok(false) => {}
-                    Ok(true) => {
-                        self.interrupt_status |= INTERRUPT_USED;
-                        self.interrupt = true;
-                    }
+                    Ok(true) => interrupt = true,
                     Err(error) => failure = Some(Some(error)),
                 }
             }
+        }
+        if interrupt {
+            self.set_interrupt(INTERRUPT_USED);
         }
         if let Some(fault) = failure {
             self.needs_reset(fault);
@@ -329,8 +508,9 @@ fn set_half(value: &mut u64, select: u32, half: u32) {
 }
 
 /// The queues of one device while its model runs.
-struct MmioRequests<'a, M> {
+struct MmioRequests<'a, M, P> {
     queues: &'a mut [Queue; MAX_QUEUES],
+    record: &'a Record<P>,
     memory: &'a M,
     running: bool,
     used: bool,
@@ -338,14 +518,14 @@ struct MmioRequests<'a, M> {
     failure: Option<Option<QueueError>>,
 }
 
-impl<M: GuestMemory> MmioRequests<'_, M> {
+impl<M: GuestMemory, P: StatePage> MmioRequests<'_, M, P> {
     fn broken(&mut self, error: Option<QueueError>) {
         self.running = false;
         self.failure.get_or_insert(error);
     }
 }
 
-impl<M: GuestMemory> Requests for MmioRequests<'_, M> {
+impl<M: GuestMemory, P: StatePage> Requests for MmioRequests<'_, M, P> {
     type Request = Chain;
 
     fn take(&mut self, queue: u16, into: &mut Chain) -> bool {
@@ -356,7 +536,7 @@ impl<M: GuestMemory> Requests for MmioRequests<'_, M> {
         let Some(queue) = self.queues.get_mut(usize::from(index)) else {
             return false;
         };
-        match queue.take(self.memory, into) {
+        match queue.take(self.memory, into, &self.record.queue(index.into())) {
             Ok(taken) => {
                 into.queue = index;
                 into.epoch = queue.epoch();
@@ -387,7 +567,8 @@ impl<M: GuestMemory> Requests for MmioRequests<'_, M> {
         if !self.running || !queue.is_ready() || queue.epoch() != request.epoch {
             return;
         }
-        match queue.push(self.memory, request.head, written) {
+        let record = self.record.queue(request.queue.into());
+        match queue.push(self.memory, request.head, written, &record) {
             Ok(()) => self.used = true,
             Err(error) => self.broken(Some(error)),
         }

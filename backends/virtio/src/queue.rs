@@ -2,6 +2,10 @@
 
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
 use crate::memory::{GuestAddress, GuestMemory, MemoryError};
+use crate::state::layout::queue::ready;
+use crate::state::record::QueueRecord;
+use crate::state::saved::SavedQueue;
+use crate::state::{Heads, StateError, StatePage, layout};
 
 /// Entries that a queue may have at most.
 pub const QUEUE_SIZE_MAX: u16 = 256;
@@ -21,6 +25,9 @@ pub enum QueueError {
     /// The driver made more entries available than the queue has.
     #[error("the available index jumped to {0}")]
     AvailableIndex(u16),
+    /// The driver made a request available that it has not got back yet.
+    #[error("head {0} is available twice")]
+    HeadInUse(u16),
     /// A chain is malformed.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -53,6 +60,10 @@ pub struct Queue {
     armed: bool,
     /// The driver was told by flags not to notify.
     suppressed: bool,
+    /// Requests that were taken and not completed.
+    taken: Heads,
+    /// Those of them that a predecessor took: they are run again.
+    again: Heads,
 }
 
 impl Queue {
@@ -65,8 +76,8 @@ impl Queue {
         self.epoch
     }
 
-    /// Checks what the driver set up and starts from the rings' beginning.
-    pub(crate) fn enable(&mut self, event_idx: bool, indirect: bool) -> Result<(), QueueError> {
+    /// Whether a queue can be made ready with what the driver set up.
+    fn check(&self) -> Result<(), QueueError> {
         let size = u64::from(self.size);
         if !self.size.is_power_of_two() || self.size > u32::from(QUEUE_SIZE_MAX) {
             return Err(QueueError::Size(self.size));
@@ -80,6 +91,21 @@ impl Queue {
                 return Err(QueueError::Address(GuestAddress(address)));
             }
         }
+        Ok(())
+    }
+
+    /// Checks what the driver set up and starts from the rings' beginning.
+    pub(crate) fn enable<P: StatePage>(
+        &mut self,
+        event_idx: bool,
+        indirect: bool,
+        record: &QueueRecord<'_, P>,
+    ) -> Result<(), QueueError> {
+        self.check()?;
+        record.clear_progress();
+        let flag = |set, bit| if set { bit } else { 0 };
+        let agreed = flag(event_idx, ready::EVENT_IDX) | flag(indirect, ready::INDIRECT);
+        record.store(layout::queue::READY, ready::READY | agreed);
         *self = Self {
             size: self.size,
             descriptors: self.descriptors,
@@ -95,13 +121,92 @@ impl Queue {
     }
 
     /// Stops it; requests that were taken are forgotten.
-    pub(crate) fn disable(&mut self) {
+    pub(crate) fn disable<P: StatePage>(&mut self, record: &QueueRecord<'_, P>) {
+        record.store(layout::queue::READY, 0);
         self.ready = false;
         self.epoch = self.epoch.wrapping_add(1);
     }
 
+    /// Becomes what a predecessor's was, before [`Self::recover`].
+    ///
+    /// # Errors
+    /// It is said to be ready and can't have been.
+    pub(crate) fn restore(saved: &SavedQueue) -> Result<Self, QueueError> {
+        let queue = Self {
+            size: saved.size,
+            descriptors: saved.descriptors,
+            driver: saved.driver,
+            device: saved.device,
+            ready: saved.ready,
+            event_idx: saved.event_idx,
+            indirect: saved.indirect,
+            ..Self::default()
+        };
+        if queue.ready {
+            queue.check()?;
+        }
+        Ok(queue)
+    }
+
+    /// Finds out how far the predecessor of a running device got with queue `index`. How many requests are to be run again.
+    pub(crate) fn recover<M: GuestMemory, P: StatePage>(
+        &mut self,
+        index: u16,
+        saved: &SavedQueue,
+        memory: &M,
+        record: &QueueRecord<'_, P>,
+    ) -> Result<u32, StateError> {
+        let unreadable = |error: MemoryError| StateError::Queue {
+            queue: index,
+            error: error.into(),
+        };
+        let used = memory
+            .load_acquire_u16(GuestAddress(self.device + 2))
+            .map_err(unreadable)?;
+        let mut taken = saved.taken;
+        if let Some((head, number)) = saved.intent {
+            if taken.contains(head) {
+                if used == number.wrapping_add(1) {
+                    record.taken(taken.set(head, false));
+                } else if used != number {
+                    return Err(StateError::UsedIndex {
+                        queue: index,
+                        found: used,
+                    });
+                }
+            }
+            record.end_completion();
+        }
+        let mut next = saved.next_available;
+        if taken.count() == u32::from(next.wrapping_sub(used)) + 1 {
+            // The last bit was set, and the index after it not yet stored: if that is so, the request there is taken.
+            let available = memory
+                .load_acquire_u16(GuestAddress(self.driver + 2))
+                .map_err(unreadable)?;
+            let head = self.available_head(memory, next).map_err(unreadable)?;
+            if available != next && taken.contains(head) {
+                next = next.wrapping_add(1);
+                record.next_available(next);
+            }
+        }
+        let distance = next.wrapping_sub(used);
+        if taken.count() != u32::from(distance) {
+            return Err(StateError::InWork {
+                queue: index,
+                heads: taken.count(),
+                distance,
+            });
+        }
+        self.next_available = next;
+        self.next_used = used;
+        self.taken = taken;
+        self.again = taken;
+        Ok(taken.count())
+    }
+
     /// Forgets all that the driver wrote.
-    pub(crate) fn reset(&mut self) {
+    pub(crate) fn reset<P: StatePage>(&mut self, record: &QueueRecord<'_, P>) {
+        record.clear();
         *self = Self {
             epoch: self.epoch.wrapping_add(1),
             ..Self::default()
@@ -115,7 +220,7 @@ impl Queue {
 
     /// Whether there may be something to take.
     pub(crate) fn may_have_work(&self) -> bool {
-        self.ready && !self.armed
+        self.ready && (!self.armed || self.again.count() != 0)
     }
 
     fn mask(&self) -> u16 {
@@ -125,11 +230,21 @@ impl Queue {
 
     /// Takes the next request, or asks the driver for a notification and returns false. Never misses one that became
     /// available in between.
-    pub(crate) fn take<M: GuestMemory>(&mut self, memory: &M, into: &mut Chain) -> Result<bool, QueueError> {
+    pub(crate) fn take<M: GuestMemory, P: StatePage>(
+        &mut self,
+        memory: &M,
+        into: &mut Chain,
+        record: &QueueRecord<'_, P>,
+    ) -> Result<bool, QueueError> {
         if !self.may_have_work() {
             return Ok(false);
         }
-        if self.pop(memory, into)? {
+        if let Some(head) = self.again.first() {
+            self.walk(memory, into, head)?;
+            self.again.set(head, false);
+            return Ok(true);
+        }
+        if self.pop(memory, into, record)? {
             if !self.event_idx && !self.suppressed {
                 memory.store_release_u16(GuestAddress(self.device), NO_NOTIFY)?;
                 self.suppressed = true;
@@ -144,12 +259,30 @@ impl Queue {
             self.suppressed = false;
         }
         memory.fence();
-        let found = self.pop(memory, into)?;
+        let found = self.pop(memory, into, record)?;
         self.armed = !found;
         Ok(found)
     }
 
-    fn pop<M: GuestMemory>(&mut self, memory: &M, into: &mut Chain) -> Result<bool, QueueError> {
+    fn available_head<M: GuestMemory>(&self, memory: &M, index: u16) -> Result<u16, MemoryError> {
+        let slot = u64::from(index & self.mask());
+        let mut head = [0; 2];
+        memory.read(GuestAddress(self.driver + 4 + 2 * slot), &mut head)?;
+        Ok(u16::from_le_bytes(head))
+    }
+
+    fn walk<M: GuestMemory>(&self, memory: &M, into: &mut Chain, head: u16) -> Result<(), QueueError> {
+        let table = GuestAddress(self.descriptors);
+        into.walk(memory, table, self.size as u16, head, self.indirect)?;
+        Ok(())
+    }
+
+    fn pop<M: GuestMemory, P: StatePage>(
+        &mut self,
+        memory: &M,
+        into: &mut Chain,
+        record: &QueueRecord<'_, P>,
+    ) -> Result<bool, QueueError> {
         let available = memory.load_acquire_u16(GuestAddress(self.driver + 2))?;
         let waiting = available.wrapping_sub(self.next_available);
         if waiting == 0 {
@@ -158,28 +291,33 @@ impl Queue {
         if u32::from(waiting) > self.size {
             return Err(QueueError::AvailableIndex(available));
         }
-        let slot = u64::from(self.next_available & self.mask());
-        let mut head = [0; 2];
-        memory.read(GuestAddress(self.driver + 4 + 2 * slot), &mut head)?;
-        let head = u16::from_le_bytes(head);
-        into.walk(
-            memory,
-            GuestAddress(self.descriptors),
-            self.size as u16,
-            head,
-            self.indirect,
-        )?;
+        let head = self.available_head(memory, self.next_available)?;
+        if self.taken.contains(head) {
+            return Err(QueueError::HeadInUse(head));
+        }
+        self.walk(memory, into, head)?;
+        record.taken(self.taken.set(head, true));
         self.next_available = self.next_available.wrapping_add(1);
+        record.next_available(self.next_available);
         Ok(true)
     }
 
     /// Gives a request back to the driver, with the number of bytes written.
-    pub(crate) fn push<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), QueueError> {
+    pub(crate) fn push<M: GuestMemory, P: StatePage>(
+        &mut self,
+        memory: &M,
+        head: u16,
+        written: u32,
+        record: &QueueRecord<'_, P>,
+    ) -> Result<(), QueueError> {
+        record.begin_completion(head, self.next_used);
         let slot = u64::from(self.next_used & self.mask());
         let element = u64::from(head) | u64::from(written) << 32;
         memory.write(GuestAddress(self.device + 4 + 8 * slot), &element.to_le_bytes())?;
         self.next_used = self.next_used.wrapping_add(1);
         memory.store_release_u16(GuestAddress(self.device + 2), self.next_used)?;
+        record.taken(self.taken.set(head, false));
+        record.end_completion();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use crate::chain::Chain;
 use crate::device::DeviceModel;
 use crate::memory::GuestMemory;
 use crate::mmio::{MmioDevice, REGION_SIZE};
+use crate::state::{NoPage, StatePage};
 
 /// One guest among those that are served: an index that the shim gives out.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -52,7 +53,7 @@ pub trait Shim {
 
 /// A device and its place in a guest.
 #[derive(Debug)]
-pub struct ServedDevice<D> {
+pub struct ServedDevice<D, P = NoPage> {
     /// The guest that sees it.
     pub guest: GuestIndex,
     /// Guest-physical address of its registers.
@@ -60,10 +61,10 @@ pub struct ServedDevice<D> {
     /// Its interrupt there.
     pub intid: u32,
     /// The device.
-    pub device: MmioDevice<D>,
+    pub device: MmioDevice<D, P>,
 }
 
-impl<D> ServedDevice<D> {
+impl<D, P> ServedDevice<D, P> {
     fn offset(&self, access: &Access) -> Option<u64> {
         let offset = access.address.checked_sub(self.base)?;
         let inside = self.guest == access.guest && offset + u64::from(access.size) <= REGION_SIZE;
@@ -76,7 +77,10 @@ impl<D> ServedDevice<D> {
 ///
 /// An access is answered before the work that it causes is begun, so no vCPU waits for a disk. One that hits no device
 /// reads as ones.
-pub fn serve<S: Shim, D: DeviceModel<Request = Chain>>(shim: &mut S, devices: &mut [ServedDevice<D>]) -> bool {
+pub fn serve<S: Shim, D: DeviceModel<Request = Chain>, P: StatePage>(
+    shim: &mut S,
+    devices: &mut [ServedDevice<D, P>],
+) -> bool {
     let mut progress = false;
     while let Some((access, token)) = shim.next_access() {
         progress = true;
