@@ -139,7 +139,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         };
         let resumption = match saved::read(&device.record.0, identity) {
             Ok(None) => {
-                device.store_reset(0);
+                device.store_reset(0, MAX_QUEUES);
                 Resumption::Fresh
             }
             Ok(Some(saved)) => match device.restore(&saved, memory) {
@@ -188,13 +188,14 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         for queue in &mut self.queues {
             *queue = Queue::default();
         }
-        self.store_reset(driver_bits | status::DEVICE_NEEDS_RESET);
+        self.store_reset(driver_bits | status::DEVICE_NEEDS_RESET, MAX_QUEUES);
         self.resumed = true;
         Resumption::Refused(error)
     }
 
-    /// All as after power-on, with this status, in the page too. The status first: from then on nothing else matters.
-    fn store_reset(&mut self, status: u32) {
+    /// All as after power-on, with this status, and so the page, with the first `queues` queues. The status first: from then
+    /// on nothing else matters.
+    fn store_reset(&mut self, status: u32, queues: usize) {
         self.status = status;
         self.record.store(word::STATUS, status);
         self.device_features_sel = 0;
@@ -212,7 +213,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         ] {
             self.record.store(offset, 0);
         }
-        for (index, queue) in self.queues.iter_mut().enumerate() {
+        for (index, queue) in self.queues.iter_mut().enumerate().take(queues) {
             queue.reset(&self.record.queue(index));
         }
         self.record.store(word::CONFIG_GENERATION, self.config_generation);
@@ -292,7 +293,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
 
     fn reset(&mut self) {
         self.model.reset();
-        self.store_reset(0);
+        self.store_reset(0, self.queue_count());
         self.interrupt = false;
         self.fault = None;
         self.resumed = false;

@@ -177,12 +177,12 @@ impl Queue {
             }
             record.end_completion();
         }
+        let available = memory
+            .load_acquire_u16(GuestAddress(self.driver + 2))
+            .map_err(unreadable)?;
         let mut next = saved.next_available;
         if taken.count() == u32::from(next.wrapping_sub(used)) + 1 {
             // The last bit was set, and the index after it not yet stored: if that is so, the request there is taken.
-            let available = memory
-                .load_acquire_u16(GuestAddress(self.driver + 2))
-                .map_err(unreadable)?;
             let head = self.available_head(memory, next).map_err(unreadable)?;
             if available != next && taken.contains(head) {
                 next = next.wrapping_add(1);
@@ -195,6 +195,12 @@ impl Queue {
                 queue: index,
                 heads: taken.count(),
                 distance,
+            });
+        }
+        if u32::from(available.wrapping_sub(next)) > self.size {
+            return Err(StateError::Queue {
+                queue: index,
+                error: QueueError::AvailableIndex(available),
             });
         }
         self.next_available = next;

@@ -6,4 +6,5 @@ mod hostile;
 mod negotiation;
 mod served;
 mod simulator;
+mod takeover;
 mod third_party;

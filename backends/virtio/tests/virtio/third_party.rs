@@ -15,7 +15,7 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// This process's memory is the guest's.
-struct OwnMemory;
+pub(crate) struct OwnMemory;
 
 impl GuestMemory for OwnMemory {
     fn read(&self, at: GuestAddress, into: &mut [u8]) -> Result<(), MemoryError> {
@@ -38,7 +38,7 @@ impl GuestMemory for OwnMemory {
     }
 }
 
-struct HostHal;
+pub(crate) struct HostHal;
 
 // SAFETY: pages come zeroed and aligned from the allocator; the device uses this process's addresses.
 unsafe impl Hal for HostHal {
@@ -65,20 +65,48 @@ unsafe impl Hal for HostHal {
 
 type Device = MmioDevice<BlockDevice<RamDisk<Vec<u8>>, Chain>>;
 
-/// Register accesses as virtio-mmio makes them; a notification runs the device.
-#[derive(Clone)]
-struct Registers(Rc<RefCell<Device>>);
+/// A device as its driver reaches it.
+pub(crate) trait RegisterAccess {
+    fn read(&mut self, offset: u64, size: u8) -> u64;
+    fn write(&mut self, offset: u64, value: u32);
+    /// Lets it work until it is idle.
+    fn run(&mut self);
+}
 
-impl Registers {
+impl RegisterAccess for Device {
+    fn read(&mut self, offset: u64, size: u8) -> u64 {
+        self.read(offset, size)
+    }
+    fn write(&mut self, offset: u64, value: u32) {
+        self.write(offset, 4, value.into());
+    }
+    fn run(&mut self) {
+        while self.has_work() && self.process(&OwnMemory) {}
+    }
+}
+
+/// Register accesses as virtio-mmio makes them; a notification runs the device.
+pub(crate) struct Registers<D>(Rc<RefCell<D>>);
+
+impl<D> Clone for Registers<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<D: RegisterAccess> Registers<D> {
+    pub(crate) fn over(device: D) -> Self {
+        Self(Rc::new(RefCell::new(device)))
+    }
     fn read(&self, offset: u64) -> u32 {
         self.0.borrow_mut().read(offset, 4) as u32
     }
     fn write(&self, offset: u64, value: u32) {
-        self.0.borrow_mut().write(offset, 4, value.into());
+        self.0.borrow_mut().write(offset, value);
     }
 }
 
-impl Transport for Registers {
+impl<D: RegisterAccess> Transport for Registers<D> {
     fn device_type(&self) -> DeviceType {
         DeviceType::try_from(self.read(r::DEVICE_ID)).unwrap()
     }
@@ -100,8 +128,7 @@ impl Transport for Registers {
     }
     fn notify(&mut self, queue: u16) {
         self.write(r::QUEUE_NOTIFY, queue.into());
-        let mut device = self.0.borrow_mut();
-        while device.has_work() && device.process(&OwnMemory) {}
+        self.0.borrow_mut().run();
     }
     fn get_status(&self) -> DeviceStatus {
         DeviceStatus::from_bits_truncate(self.read(r::STATUS))
@@ -159,7 +186,7 @@ impl Transport for Registers {
 fn virtio_drivers_reads_writes_flushes_and_identifies() {
     let contents: Vec<u8> = (0..64 * 512).map(|offset| (offset / 512) as u8).collect();
     let block = BlockDevice::new(RamDisk::new(contents, disk_id("disk0")), 1);
-    let registers = Registers(Rc::new(RefCell::new(MmioDevice::new(block))));
+    let registers = Registers::over(MmioDevice::new(block));
     let mut disk = VirtIOBlk::<HostHal, _>::new(registers.clone()).unwrap();
     assert_eq!(disk.capacity(), 64);
     assert!(!disk.readonly());
