@@ -26,6 +26,7 @@ use crate::ioreq::Servers;
 use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
 use crate::memory::pool::Pool;
+use crate::rtc::pl031::Pl031;
 use crate::stage2::Stage2;
 use crate::sync::Mutex;
 use crate::vgic::Vgic;
@@ -60,6 +61,8 @@ pub struct Domain {
     pub vgic: Mutex<Vgic>,
     /// Its watchdogs.
     pub watchdogs: Mutex<Watchdogs>,
+    /// Its real-time clock.
+    pub clock: Option<DomainClock>,
     /// Where the hypervisor answers itself.
     pub devices: Devices,
     /// Its place on the console.
@@ -90,6 +93,15 @@ pub struct Domain {
     pub stopped: AtomicU32,
     /// Its vCPUs are held.
     pub paused: AtomicBool,
+}
+
+/// A domain's PL031.
+#[derive(Debug)]
+pub struct DomainClock {
+    /// Its registers.
+    pub registers: Mutex<Pl031>,
+    /// Its interrupt, if its interrupt controller had one to spare.
+    pub interrupt: Option<IntId>,
 }
 
 /// What the world switch loads for every vCPU of a domain.

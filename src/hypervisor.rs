@@ -17,7 +17,8 @@
 //! | `account` | how vCPUs spend their time, for their guests |
 //! | `visits` | looking at the registers of a vCPU that another pCPU has |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
-//! | `alarms`, `watchdog` | what happens to a domain at a time |
+//! | `alarms`, `watchdog`, `wall_clock` | what happens to a domain at a time; what time it is |
+//! | `pause`, `reports` | holding domains; what control domains and the console read of them |
 //! | `tables` | what a person at the serial line asks for by a key |
 //! | `pause`, `reports`, `control` | holding domains; what is read of them while they run; what control domains may do |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |
@@ -45,6 +46,7 @@ mod tables;
 mod terminal;
 mod traps;
 mod visits;
+mod wall_clock;
 mod watchdog;
 
 use alloc::sync::Arc;
@@ -191,6 +193,8 @@ pub struct Hypervisor<M: Machine> {
     frequency: u64,
     tick_length: clock::TickLength,
     booted: Ticks,
+    /// Nanoseconds from 1970 to `booted`; 0: nobody knows.
+    wall_clock_at_boot: u64,
     /// Owners of physical SPIs, by number.
     interrupts: Vec<(IntId, DomainId)>,
     /// Who serves which addresses of whom: for messages.

@@ -51,6 +51,8 @@ pub mod psci;
 #[cfg(feature = "hypervisor")]
 pub mod routing;
 #[cfg(feature = "hypervisor")]
+pub mod rtc;
+#[cfg(feature = "hypervisor")]
 pub mod sched;
 #[cfg(feature = "hypervisor")]
 pub mod stage2;

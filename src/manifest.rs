@@ -19,6 +19,7 @@ pub mod notice;
 pub mod passthrough;
 pub mod range;
 pub mod report;
+pub mod rtc;
 pub mod shared_memory;
 pub mod tree;
 
@@ -44,6 +45,7 @@ pub use tree::Tree;
 
 use domain::DomainNode;
 use notice::Notices;
+use rtc::Rtc;
 
 /// The number of the first domain that a manifest describes; 0 would be Xen's dom0.
 const FIRST_DOMAIN: u16 = 1;
@@ -55,6 +57,8 @@ pub struct Manifest {
     pub domains: Vec<DomainConfig>,
     /// Event channels that exist from the start.
     pub channels: Vec<StaticChannel>,
+    /// The machine's real-time clock, if it is the hypervisor's to read.
+    pub rtc: Rtc,
     /// Domains' names on the console are coloured.
     pub colour: bool,
     /// Lines for the boot console: what was read and has no effect.
@@ -113,6 +117,7 @@ impl Manifest {
             }
         }
         grow_pools(&mut domains, &nodes);
+        let rtc = rtc::distribute(&mut domains, &nodes, host)?;
         for (index, node) in nodes.iter().enumerate() {
             let serves = domains
                 .iter()
@@ -127,6 +132,7 @@ impl Manifest {
         let manifest = Self {
             domains,
             channels,
+            rtc,
             colour: chosen.has(validate::COLOUR),
             notices: notices.into_lines(),
         };

@@ -49,6 +49,7 @@ fn host(gic: Gic, memory: &[PaRange]) -> Host {
         gic,
         timer,
         uart: None,
+        rtc: None,
         devices: Vec::new(),
     }
 }
@@ -88,6 +89,7 @@ fn domain(number: u16, memory: u64) -> DomainConfig {
         share: 100,
         modules: Modules::default(),
         vpl011: false,
+        rtc: false,
         spis: 0,
         unmapped: UnmappedAccess::Abort,
         hypervisor_node: false,

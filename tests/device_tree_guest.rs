@@ -129,6 +129,26 @@ fn memory_cpus_and_boot_arguments_are_there() {
 }
 
 #[test]
+fn the_real_time_clock_is_a_pl031_with_a_clock() {
+    let blob = build(&manifest(), 1);
+    let tree = Tree::new(&blob).unwrap();
+    let rtc = find(&tree, "/pl031@22001000");
+    assert_eq!(strings(rtc, "compatible"), ["arm,pl031", "arm,primecell"]);
+    assert_eq!(rtc.physical_reg(0).unwrap().start.0, 0x2200_1000);
+    let interrupt = rtc.interrupts().unwrap()[0];
+    assert_eq!((interrupt.id.0, interrupt.trigger), (36, Trigger::LevelHigh));
+    assert_eq!(strings(rtc, "clock-names"), ["apb_pclk"]);
+    let clock = rtc.cells("clocks").unwrap().unwrap();
+    assert!(tree.by_phandle(clock[0]).unwrap().is_compatible("fixed-clock"));
+    assert_eq!(clock.len(), 1);
+    // One without a UART has its clock's clock too.
+    let blob = build(&manifest(), 3);
+    let tree = Tree::new(&blob).unwrap();
+    let clock = find(&tree, "/pl031@22001000").cells("clocks").unwrap().unwrap();
+    assert!(tree.by_phandle(clock[0]).unwrap().is_compatible("fixed-clock"));
+}
+
+#[test]
 fn the_console_is_a_pl011_with_a_clock() {
     let blob = build(&manifest(), 1);
     let tree = Tree::new(&blob).unwrap();

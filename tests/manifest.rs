@@ -15,6 +15,7 @@ use portunus::manifest::domain::{GrantLimits, UnmappedAccess};
 use portunus::manifest::events::ChannelEnd;
 use portunus::manifest::layout::VirtualGic;
 use portunus::manifest::lifecycle::{OnShutdown, RestartLimit};
+use portunus::manifest::rtc::Rtc;
 use portunus::manifest::tree::{Interrupt, Trigger};
 use portunus::manifest::{Host, IpaRange, Manifest, MemoryAccess, NoModules, PaRange, Tree};
 
@@ -272,6 +273,72 @@ fn an_ordinary_domain_has_the_addresses_of_xen() {
 }
 
 #[test]
+fn a_domain_has_a_clock_where_the_machine_has_one_unless_the_manifest_says_otherwise() {
+    let absent = VIRT.replace("\"arm,pl031\",", "");
+    let disabled = VIRT.replace(
+        "reg = <0 0x9010000 0 0x1000>;",
+        "status = \"disabled\"; reg = <0 0x9010000 0 0x1000>;",
+    );
+    let short = VIRT.replace("reg = <0 0x9010000 0 0x1000>;", "reg = <0 0x9010000 0 0x10>;");
+    let hypervisors = Rtc::Hypervisor(PaRange::new(0x901_0000, 0x1000));
+    let (enabled, refused) = ("portunus,rtc = \"enabled\";", "portunus,rtc = \"disabled\";");
+    for (machine, property, rtc, has_clock) in [
+        (VIRT, "", hypervisors, true),
+        (VIRT, enabled, hypervisors, true),
+        (VIRT, refused, hypervisors, false),
+        (&absent, "", Rtc::Absent, false),
+        (&absent, enabled, Rtc::Absent, true),
+        (&absent, refused, Rtc::Absent, false),
+        (&disabled, "", Rtc::Absent, false),
+        (&short, "", Rtc::Absent, false),
+        (BOARD, "", Rtc::Absent, false),
+    ] {
+        let (_, manifest) = read(machine, &small(property), PARTIAL).unwrap();
+        let clock = manifest.domains[0].layout.rtc;
+        assert_eq!((manifest.rtc, clock.is_some()), (rtc, has_clock), "{property}");
+        if let Some(clock) = clock {
+            assert_eq!(clock.registers, IpaRange::new(0x2200_1000, 0x1000));
+        }
+    }
+}
+
+#[test]
+fn the_clocks_interrupt_comes_after_all_others_and_moves_none() {
+    let clocks: Vec<_> = manifest()
+        .domains
+        .iter()
+        .map(|domain| domain.layout.rtc.unwrap())
+        .collect();
+    // After the UART and three devices, after the UART of a domain with a passed-through device, and in one with nothing.
+    let interrupts: Vec<_> = clocks.iter().map(|clock| clock.interrupt).collect();
+    assert_eq!(interrupts, [Some(IntId(36)), Some(IntId(33)), Some(IntId(33))]);
+
+    // Where the manifest counts interrupts and leaves none, the clock goes without.
+    for (spis, interrupt) in [(4, None), (5, Some(IntId(36)))] {
+        let domains = DOMAINS.replacen("vpl011 = <1>;", &format!("vpl011; nr_spis = <{spis}>;"), 1);
+        let (_, manifest) = read(VIRT, &domains, PARTIAL).unwrap();
+        let layout = &manifest.domains[0].layout;
+        assert_eq!((layout.rtc.unwrap().interrupt, layout.spis), (interrupt, 32));
+    }
+}
+
+#[test]
+fn a_passed_through_clock_is_its_owners_alone() {
+    let partial = PARTIAL
+        .replace("0xa003000", "0x9010000")
+        .replace("/virtio_mmio@a003000", "/pl031@9010000")
+        .replace("virtio,mmio", "arm,pl031")
+        .replace("<0 40 1>", "<0 2 4>");
+    let domains = DOMAINS.replace(
+        "portunus,source = <&vmmio24>;\n                portunus,partition = <2>;",
+        "portunus,ram-disk = <1>;",
+    );
+    let (_, manifest) = read(VIRT, &domains, &partial).unwrap();
+    assert_eq!(manifest.rtc, Rtc::Domain(DomainId(2)));
+    assert!(manifest.domains.iter().all(|domain| domain.layout.rtc.is_none()));
+}
+
+#[test]
 fn memory_above_3_gib_is_a_second_bank() {
     let machine = VIRT.replace("0 0x80000000>", "2 0>");
     let domains = small("").replacen("memory = <0 65536>", "memory = <0 0x500000>", 1);
@@ -302,6 +369,7 @@ fn a_direct_mapped_domain_has_its_windows_in_holes_of_the_machine() {
         assert_eq!(layout.gic.frames()[0].start.0, host.gic.distributor().start.0);
         let uart = layout.uart.unwrap().registers;
         let mut windows = vec![uart, layout.virtio, layout.grant_window];
+        windows.extend(layout.rtc.map(|rtc| rtc.registers));
         windows.extend(&layout.extended_regions);
         for (index, window) in windows.iter().enumerate() {
             let physical = PaRange::new(window.start.0, window.size);
@@ -432,5 +500,9 @@ fn without_modules_a_manifest_can_still_be_read() {
 
 #[test]
 fn a_tree_without_domains_gives_an_empty_manifest() {
-    assert_eq!(read(VIRT, "", PARTIAL).unwrap().1, Manifest::default());
+    let expected = Manifest {
+        rtc: Rtc::Hypervisor(PaRange::new(0x901_0000, 0x1000)),
+        ..Manifest::default()
+    };
+    assert_eq!(read(VIRT, "", PARTIAL).unwrap().1, expected);
 }

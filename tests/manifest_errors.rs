@@ -175,6 +175,12 @@ fn properties_of_a_domain() {
             "/chosen/dm: portunus,on-crash: has the unknown value \"reboot\"",
         ),
         (
+            "a clock or not",
+            "portunus,on-reboot = \"stop\"",
+            "portunus,rtc = \"yes\"",
+            "/chosen/dm: portunus,rtc: has the unknown value \"yes\"",
+        ),
+        (
             "a reboot with an unknown end",
             "portunus,on-reboot = \"stop\"",
             "portunus,on-reboot = \"\"",

@@ -87,6 +87,7 @@ fn check_layout(domain: &DomainConfig) {
     let layout = &domain.layout;
     let mut placed = vec![layout.grant_window];
     placed.extend(layout.uart.map(|uart| uart.registers));
+    placed.extend(layout.rtc.map(|rtc| rtc.registers));
     placed.extend(&layout.extended_regions);
     placed.extend(domain.devices.iter().map(|device| device.range));
     let mut given = layout.memory.clone();
@@ -102,6 +103,7 @@ fn check_layout(domain: &DomainConfig) {
     }
     let mut interrupts: Vec<u32> = domain.devices.iter().map(|device| device.interrupt.id.0).collect();
     interrupts.extend(layout.uart.map(|uart| uart.interrupt.0));
+    interrupts.extend(layout.rtc.and_then(|rtc| rtc.interrupt).map(|interrupt| interrupt.0));
     let mut owned: Vec<u32> = domain
         .passthrough
         .interrupts()

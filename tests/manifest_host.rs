@@ -48,6 +48,7 @@ fn reads_qemu_virt_with_gicv3() {
     assert_eq!(uart.registers, PaRange::new(0x900_0000, 0x1000));
     assert_eq!(uart.interrupt, Some(level(33, Trigger::LevelHigh)));
     assert_eq!(uart.clock_frequency, Some(24_000_000));
+    assert_eq!(host.rtc, Some(PaRange::new(0x901_0000, 0x1000)));
     for window in [
         PaRange::new(0x3eff_0000, 0x1_0000),
         PaRange::new(0x40_1000_0000, 0x1000_0000),

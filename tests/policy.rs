@@ -151,6 +151,7 @@ domain 1 domU1: 2 vCPUs, 262144 KiB, share 50
   RAM at 0x40000000..0x50000000
   GICv3 at 0x3001000..0x3011000 and 0x3020000..0x3060000, 32 SPIs
   UART at 0x22000000..0x22001000, INTID 32
+  real-time clock at 0x22001000..0x22002000, INTID 36
   after a crash: stop, a reboot: restart, its watchdog: restart; at most 5 restarts in 60 s
   device disk0: block at 0x2000000..0x2000200, INTID 33, served by dm from partition 2 of /passthrough/virtio@a003000, 4 queues; answer within 250 ms, attach within 0 ms, then abort
   device net0: net at 0x2001000..0x2002000, INTID 34, served by dm, 1 queues, accelerated; answer within 5000 ms, attach within 60000 ms, then wait

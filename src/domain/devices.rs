@@ -11,6 +11,8 @@ pub enum Device {
     Interrupts(Frame),
     /// The vPL011.
     Console,
+    /// The PL031.
+    Clock,
 }
 
 /// A device's registers.
@@ -27,7 +29,7 @@ pub struct Window {
 /// The windows of one domain: a handful.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
-    windows: heapless::Vec<Window, 4>,
+    windows: heapless::Vec<Window, 5>,
 }
 
 /// A domain has more windows than there are kinds of them.

@@ -19,11 +19,13 @@ use crate::sync::Mutex;
 pub(crate) enum Alarm {
     /// The first of its watchdogs.
     Watchdog,
+    /// The interrupt of its PL031.
+    Clock,
 }
 
 impl Alarm {
     /// How many kinds there are.
-    const KINDS: usize = 1;
+    const KINDS: usize = 2;
 }
 
 /// No alarm is set.
@@ -112,6 +114,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Nothing of what `domain`, which has stopped, asked for at a later time happens any more.
     pub(crate) fn cancel_alarms(&self, domain: &Domain) {
         self.drop_watchdogs(domain);
+        self.reset_clock(domain);
     }
 
     /// Does what is due at `now`. A handler may set alarms; those that are due at once come with the next decision, so that
@@ -127,6 +130,7 @@ impl<M: Machine> Hypervisor<M> {
             let Some(domain) = self.domain(domain) else { continue };
             match alarm {
                 Alarm::Watchdog => self.on_watchdog(domain),
+                Alarm::Clock => self.on_clock(domain),
             }
         }
     }
@@ -160,6 +164,19 @@ mod tests {
         assert_eq!(alarms.first(), Some(Ticks(400)));
         assert_eq!(due(&alarms, u64::MAX).len(), MAX_DOMAINS - 3);
         assert_eq!(alarms.first(), None);
+    }
+
+    #[test]
+    fn there_is_room_for_every_alarm_of_every_domain() {
+        let alarms = Alarms::default();
+        let domains = 0..=MAX_DOMAINS as u16;
+        for domain in domains.clone() {
+            for alarm in [Alarm::Watchdog, Alarm::Clock] {
+                alarms.set(DomainId(domain), alarm, Some(Ticks(domain.into())));
+            }
+        }
+        let twice = domains.flat_map(|domain| [domain, domain]);
+        assert!(due(&alarms, u64::MAX).into_iter().eq(twice));
     }
 
     #[test]

@@ -9,13 +9,14 @@ use crate::console::{Colour, Console, TooManyPorts};
 use crate::domain::builder::{Built, BuiltDomain};
 use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Domain, DomainMemory, SwitchConstants};
+use crate::domain::{Domain, DomainClock, DomainMemory, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
 use crate::hypervisor::clock::TickLength;
 use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
+use crate::hypervisor::wall_clock::NANOSECONDS;
 use crate::hypervisor::{Hypervisor, tables};
 use crate::ids::{IntId, Ipa, MAX_DOMAINS, Pa, PcpuId, Ticks, VcpuId};
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
@@ -26,6 +27,8 @@ use crate::manifest::layout::VirtualGic;
 use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
 use crate::memory::pool::PoolError;
 use crate::policy::Policy;
+use crate::rtc::Reading;
+use crate::rtc::pl031::Pl031;
 use crate::sched::RunQueue;
 use crate::sync::Mutex;
 use crate::trap::syndrome::Hpfar;
@@ -45,6 +48,8 @@ pub struct MachineFacts {
     pub virtual_timer: IntId,
     /// The machine has a GICv3.
     pub gic_system_registers: bool,
+    /// What the machine's real-time clock showed; `None`: nobody knows what time it is, and the wall clock begins at 1970.
+    pub wall_clock: Option<Reading>,
     /// Names on the console in colour.
     pub colour: Colour,
 }
@@ -87,6 +92,11 @@ impl<M: Machine> Hypervisor<M> {
     /// [`AssemblyError`]
     pub fn assemble(machine: M, facts: MachineFacts, manifest: &Manifest, built: Built) -> Result<Self, AssemblyError> {
         let booted = machine.now();
+        let tick_length = TickLength::of(facts.frequency);
+        let wall_clock_at_boot = facts.wall_clock.map_or(0, |reading| {
+            let since = tick_length.nanoseconds(booted.0.saturating_sub(reading.at.0));
+            reading.seconds.saturating_mul(NANOSECONDS).saturating_add(since)
+        });
         let slice = Ticks((facts.frequency / 1000).max(1));
         let mut queues: Vec<RunQueue> = facts.ids.iter().map(|_| RunQueue::new(slice)).collect();
         let mut console = Console::new(facts.frequency, facts.colour);
@@ -144,14 +154,17 @@ impl<M: Machine> Hypervisor<M> {
             hpfar: facts.hpfar,
             slice,
             frequency: facts.frequency.max(1),
-            tick_length: TickLength::of(facts.frequency),
+            tick_length,
             booted,
+            wall_clock_at_boot,
             interrupts,
             backends: backends.collect(),
             finished: AtomicBool::new(false),
         };
         hypervisor.connect_static_channels(manifest)?;
         for domain in hypervisor.domains() {
+            hypervisor.reset_clock(domain);
+            hypervisor.publish_wall_clock(domain, Ticks(domain.constants.virtual_offset));
             hypervisor.boot(domain);
         }
         Ok(hypervisor)
@@ -243,6 +256,10 @@ fn assemble_domain<M: Machine>(
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
         vgic: Mutex::new(interrupt_controller(config, facts)?),
         watchdogs: Mutex::default(),
+        clock: config.layout.rtc.map(|clock| DomainClock {
+            registers: Mutex::new(Pl031::new(0)),
+            interrupt: clock.interrupt,
+        }),
         devices: windows(config)?,
         console: port,
         console_interrupt: uart.map(|uart| uart.interrupt),
@@ -327,6 +344,9 @@ fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
     if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
         add(uart.registers, Device::Console)?;
     }
+    if let Some(clock) = config.layout.rtc {
+        add(clock.registers, Device::Clock)?;
+    }
     Ok(devices)
 }
 
@@ -342,6 +362,9 @@ fn interrupt_controller(config: &DomainConfig, facts: &MachineFacts) -> Result<V
     vgic.bind_physical_ppi(VIRTUAL_TIMER, facts.virtual_timer)?;
     if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
         vgic.reserve(uart.interrupt)?;
+    }
+    if let Some(interrupt) = config.layout.rtc.and_then(|clock| clock.interrupt) {
+        vgic.reserve(interrupt)?;
     }
     for interrupt in config.passthrough.interrupts() {
         vgic.bind_physical(interrupt.id, interrupt.id, interrupt.trigger.is_edge())?;

@@ -18,6 +18,7 @@ impl<'a, M: Machine> CoreClock<'a, M> {
     }
 }
 
+/// Nanoseconds of a second.
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// How long a tick of the system counter is, so that no conversion divides: whole nanoseconds, and 2^-64 of them.
@@ -37,7 +38,7 @@ impl TickLength {
         }
     }
 
-    fn nanoseconds(self, ticks: u64) -> u64 {
+    pub(crate) fn nanoseconds(self, ticks: u64) -> u64 {
         let parts = (u128::from(ticks) * u128::from(self.fraction)) >> 64;
         ticks.wrapping_mul(self.whole).wrapping_add(parts as u64)
     }

@@ -253,6 +253,10 @@ impl<M: Machine> Hypervisor<M> {
                 let value = self.access_console(domain, offset, access);
                 (Exit::Uart, Routed::Done(value))
             }
+            Some((Device::Clock, offset)) => {
+                let value = self.access_clock(domain, offset, access);
+                (Exit::Device, Routed::Done(value))
+            }
             None => match self.request(domain, vcpu, access) {
                 Routed::Unclaimed => (Exit::Unclaimed, Routed::Unclaimed),
                 routed => (Exit::Server, routed),

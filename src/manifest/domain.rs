@@ -15,6 +15,7 @@ use crate::manifest::modules::{self, ModuleReader, Modules};
 use crate::manifest::notice::Notices;
 use crate::manifest::passthrough::{self, Passthrough};
 use crate::manifest::range::PaRange;
+use crate::manifest::rtc;
 use crate::manifest::shared_memory;
 use crate::manifest::tree::Node;
 use crate::sched::DEFAULT_SHARE;
@@ -76,6 +77,8 @@ pub struct DomainConfig {
     pub modules: Modules,
     /// Whether it has an emulated UART.
     pub vpl011: bool,
+    /// Whether it has an emulated real-time clock.
+    pub rtc: bool,
     /// SPIs that its GIC has at least; the layout raises it to what its devices need.
     pub spis: u32,
     /// What an access answers that nothing serves.
@@ -140,7 +143,7 @@ const READ_ELSEWHERE: [&str; 5] = [
     "linux,phandle",
 ];
 /// Properties that [`parse`] reads.
-const READ: [&str; 22] = [
+const READ: [&str; 23] = [
     "memory",
     "cpus",
     "vpl011",
@@ -157,6 +160,7 @@ const READ: [&str; 22] = [
     "max_maptrack_frames",
     "portunus,dma-trusted",
     "portunus,share",
+    rtc::RTC,
     lifecycle::ON_CRASH,
     lifecycle::ON_REBOOT,
     lifecycle::ON_WATCHDOG,
@@ -165,7 +169,8 @@ const READ: [&str; 22] = [
     "xen,sci_type",
 ];
 
-/// Reads a domain, without the devices that others serve to it, without whom it controls and without its layout.
+/// Reads a domain, without what other domains or the machine have a say in: the devices that are served to it, whom it
+/// controls, whether it has a clock, its layout.
 pub(crate) fn parse(
     domain: &DomainNode<'_, '_>,
     host: &Host,
@@ -212,6 +217,7 @@ pub(crate) fn parse(
         direct_map,
         share: share(node)?,
         vpl011: node.has("vpl011"),
+        rtc: false,
         spis: limited(node, "nr_spis", MAX_SPIS)?.unwrap_or(0),
         unmapped: match node.u32("trap-unmapped-accesses")? {
             None | Some(1) => UnmappedAccess::Abort,

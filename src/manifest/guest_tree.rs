@@ -21,7 +21,7 @@ use crate::manifest::Manifest;
 use crate::manifest::devices::DeviceConfig;
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::layout::{VirtualGic, VirtualUart};
+use crate::manifest::layout::{VirtualGic, VirtualRtc, VirtualUart};
 use crate::manifest::range::IpaRange;
 use crate::manifest::tree::{Interrupt, Tree, Trigger};
 
@@ -39,7 +39,7 @@ const UPCALL: Interrupt = Interrupt {
 };
 /// Timer interrupts of a guest: secure physical, physical, virtual.
 const TIMER: [u32; 3] = [29, 30, 27];
-/// Rate of the UART's clock; any that divides to a usual baud rate does.
+/// Rate of the clock of UART and real-time clock; any that divides to a usual baud rate does.
 const UART_CLOCK: u32 = 24_000_000;
 
 /// What a guest's tree is made from.
@@ -104,8 +104,14 @@ impl GuestTree<'_> {
         }
         root.add_child(self.timer());
         root.add_child(gic(domain.layout.gic, phandles.gic));
-        if let (Some(uart), Some(name)) = (uart, uart_name) {
+        let rtc = domain.layout.rtc;
+        if uart.is_some() || rtc.is_some() {
             root.add_child(clock(phandles.clock));
+        }
+        if let Some(rtc) = rtc {
+            root.add_child(pl031(rtc, phandles.clock));
+        }
+        if let (Some(uart), Some(name)) = (uart, uart_name) {
             root.add_child(pl011(&name, uart, phandles.clock));
         }
         if domain.hypervisor_node {
@@ -230,6 +236,21 @@ fn pl011(name: &str, uart: VirtualUart, clock: u32) -> DeviceTreeNode {
         .bytes("clocks", &cells(&[clock, clock]))
         .strings("clock-names", &["uartclk", "apb_pclk"])
         .build()
+}
+
+fn pl031(rtc: VirtualRtc, clock: u32) -> DeviceTreeNode {
+    let interrupt = rtc.interrupt.map(|id| Interrupt {
+        id,
+        trigger: Trigger::LevelHigh,
+    });
+    let node = Builder::new(&format!("pl031@{:x}", rtc.registers.start.0))
+        .strings("compatible", &["arm,pl031", "arm,primecell"])
+        .bytes("reg", &regs(&[rtc.registers]));
+    let node = match interrupt {
+        Some(interrupt) => node.interrupts(&[interrupt]),
+        None => node,
+    };
+    node.cell("clocks", clock).strings("clock-names", &["apb_pclk"]).build()
 }
 
 fn hypervisor(domain: &DomainConfig) -> DeviceTreeNode {

@@ -10,6 +10,7 @@ use crate::ids::Pa;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
+use crate::rtc::pl031;
 
 /// Frames that GICv2's distributor and each of its other register blocks have at least (GICv2 specification, chapter 4).
 const GICV2_MIN_FRAME: u64 = 0x1000;
@@ -33,6 +34,8 @@ pub struct Host {
     pub timer: Timer,
     /// The console.
     pub uart: Option<Uart>,
+    /// The registers of the real-time clock, a PL031.
+    pub rtc: Option<PaRange>,
     /// Every device's registers, lowest first, joined: where a direct-mapped domain's windows must not be.
     pub devices: Vec<PaRange>,
 }
@@ -175,6 +178,7 @@ impl Host {
             gic: gic(root)?,
             timer: timer(root)?,
             uart: uart(tree)?,
+            rtc: rtc(tree),
             devices: devices(tree),
         })
     }
@@ -436,6 +440,15 @@ pub fn uart(tree: &Tree<'_>) -> Result<Option<Uart>, ManifestError> {
         clock_frequency: fixed_clock(node),
         options: options.to_string(),
     }))
+}
+
+/// The first PL031. The machine is usable without one, so a node that is malformed is none.
+fn rtc(tree: &Tree<'_>) -> Option<PaRange> {
+    let mut clocks = tree
+        .nodes()
+        .filter(|node| node.is_enabled() && node.is_compatible("arm,pl031"));
+    let registers = clocks.next()?.physical_reg(0).ok()?;
+    (registers.size >= pl031::FRAME_SIZE && registers.fits() && registers.is_aligned(4)).then_some(registers)
 }
 
 /// The rate of a node's first clock when it is a fixed one.

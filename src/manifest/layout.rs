@@ -9,6 +9,7 @@ mod taken;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::ids::{IntId, PAGE_SIZE};
 use crate::manifest::devices;
@@ -16,6 +17,7 @@ use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE};
 use crate::manifest::range::{IpaRange, PaRange};
+use crate::manifest::rtc;
 use crate::manifest::tree::Node;
 
 use taken::{HOLE_ALIGNMENT, LAST_HOLE, Taken};
@@ -35,6 +37,8 @@ const CPU_INTERFACE: u64 = 0x0300_2000;
 const REDISTRIBUTORS: u64 = 0x0302_0000;
 /// The emulated UART of an ordinary domain.
 const UART: IpaRange = IpaRange::new(0x2200_0000, PAGE_SIZE);
+/// The emulated real-time clock of an ordinary domain, which Xen does not have.
+const RTC: IpaRange = IpaRange::new(0x2200_1000, PAGE_SIZE);
 /// Where an ordinary domain maps its grant table.
 const GRANT_WINDOW: IpaRange = IpaRange::new(0x3800_0000, 16 * MIB);
 /// First bank of an ordinary domain's RAM: at most this much.
@@ -64,6 +68,8 @@ pub struct Layout {
     pub gic: VirtualGic,
     /// The emulated UART and its SPI.
     pub uart: Option<VirtualUart>,
+    /// The emulated real-time clock.
+    pub rtc: Option<VirtualRtc>,
     /// Where virtio devices without an address of their own are.
     pub virtio: IpaRange,
     /// Where the domain may map its grant table.
@@ -127,6 +133,15 @@ pub struct VirtualUart {
     pub interrupt: IntId,
 }
 
+/// The emulated real-time clock of a domain.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct VirtualRtc {
+    /// Its registers.
+    pub registers: IpaRange,
+    /// Its interrupt, level-high; `None` if `nr_spis` leaves none for it.
+    pub interrupt: Option<IntId>,
+}
+
 /// What a manifest says of a device's place; `None`: anywhere.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct DeviceWindow {
@@ -147,6 +162,7 @@ impl Layout {
             .chain([&self.grant_window, &self.virtio]);
         all.map(|range| range.end())
             .chain(self.uart.map(|uart| uart.registers.end()))
+            .chain(self.rtc.map(|rtc| rtc.registers.end()))
             .max()
             .unwrap_or(0)
     }
@@ -195,6 +211,9 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
         // Nothing is placed by search, so that these are Xen's addresses whatever the domain has.
         taken.add(GRANT_WINDOW, "the grant window");
         taken.add(UART, "the emulated UART");
+        if domain.rtc {
+            taken.add(RTC, "the emulated real-time clock");
+        }
         taken.add(VIRTIO, "the virtio window");
     }
     for device in &domain.passthrough.devices {
@@ -240,6 +259,24 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
         });
     }
     allocate_interrupts(domain, &mut interrupts)?;
+    if domain.rtc {
+        let registers = match domain.direct_map {
+            true => taken
+                .window(RTC, "the emulated real-time clock")
+                .map_err(|reason| node.error(rtc::RTC, reason))?,
+            false => RTC,
+        };
+        // The last to choose, so that every other number is what it is without a clock.
+        let limit = match domain.spis {
+            0 => IntId::SPI_LIMIT,
+            spis => IntId::FIRST_SPI + spis,
+        };
+        let interrupt = interrupts.allocate_in(FIRST_DEVICE_INTERRUPT..limit, "the emulated real-time clock");
+        layout.rtc = Some(VirtualRtc {
+            registers,
+            interrupt: interrupt.ok(),
+        });
+    }
     layout.extended_regions = extended_regions(domain, &layout, host, &taken);
     if domain.hypervisor_node && layout.extended_regions.is_empty() {
         return Err(node.error("xen,enhanced", Reason::NoRoom(EXTENDED_ALIGNMENT)));
@@ -407,8 +444,12 @@ impl Interrupts {
     }
     /// The lowest free SPI from `first`.
     fn allocate(&mut self, first: u32, owner: &str) -> Result<IntId, Reason> {
-        let mut free = (first..IntId::SPI_LIMIT).filter(|number| self.0.iter().all(|(other, _)| other != number));
-        let number = free.next().ok_or(Reason::NoRoom(1))?;
+        self.allocate_in(first..IntId::SPI_LIMIT, owner)
+    }
+    /// The lowest free SPI of `range`.
+    fn allocate_in(&mut self, mut range: Range<u32>, owner: &str) -> Result<IntId, Reason> {
+        let free = range.find(|number| self.0.iter().all(|(other, _)| other != number));
+        let number = free.ok_or(Reason::NoRoom(1))?;
         self.0.push((number, owner.to_string()));
         Ok(IntId(number))
     }

@@ -104,6 +104,12 @@ impl Report<'_> {
         if let Some(uart) = layout.uart {
             writeln!(f, "  UART at {}, INTID {}", uart.registers, uart.interrupt.0)?;
         }
+        if let Some(rtc) = layout.rtc {
+            write!(f, "  real-time clock at {}", rtc.registers)?;
+            rtc.interrupt
+                .map_or(Ok(()), |interrupt| write!(f, ", INTID {}", interrupt.0))?;
+            writeln!(f)?;
+        }
         if domain.hypervisor_node {
             write!(f, "  /hypervisor: grants at {}, mappings at", layout.grant_window)?;
             layout

@@ -258,6 +258,11 @@ impl Sim {
         let frame = REDISTRIBUTOR + u64::from(vcpu.index) * 0x2_0000 + 0x1_0000;
         assert!(self.store_to(vcpu, frame + 0x100, 2, 0xffff_ffff));
     }
+
+    /// The vCPU lets one of the first shared interrupts through (GICD_ISENABLER1).
+    pub(crate) fn enable_shared(&self, vcpu: VcpuId, interrupt: u32) {
+        assert!(self.store_to(vcpu, DISTRIBUTOR + 0x104, 2, 1 << (interrupt - 32)));
+    }
 }
 
 /// The number that a refused hypercall returns.

@@ -403,6 +403,18 @@ impl Sim {
         }
     }
 
+    /// The guest ended an interrupt whose line is up: the virtual CPU interface asks for maintenance.
+    pub(crate) fn maintain(&self, vcpu: VcpuId) {
+        let pcpu = self.pcpu_of(vcpu);
+        self.exit(pcpu, |sim| {
+            sim.with(vcpu, |context| {
+                let Context { cpu, state, .. } = context;
+                sim.on(pcpu, |hypervisor| hypervisor.on_maintenance(cpu, state));
+            });
+        });
+        self.settle();
+    }
+
     /// A physical SPI comes in on `pcpu`.
     pub(crate) fn interrupt(&self, pcpu: u8, interrupt: IntId) -> Claim {
         let pcpu = PcpuId(pcpu);

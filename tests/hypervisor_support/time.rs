@@ -1,13 +1,14 @@
-//! What happens to a domain at a time: its watchdogs.
+//! What happens to a domain at a time, and what time it is: watchdogs, the wall clock, the PL031.
 
 use portunus::abi::sched::ShutdownReason;
 use portunus::abi::{HypercallError, hypercall, sched};
 use portunus::cpu::{Cpu, El1Register};
-use portunus::ids::VcpuId;
+use portunus::ids::{Ticks, VcpuId};
+use portunus::rtc::Reading;
 
 use crate::guest::{refused, vcpu};
 use crate::sim::Sim;
-use crate::world::{BACKEND, GUEST, MS, Options, STRANGER};
+use crate::world::{BACKEND, CLOCK, CLOCK_INTERRUPT, DISK, EMPTY_GFN, GUEST, MS, Options, RAM, STRANGER, WALL_CLOCK};
 
 const G0: VcpuId = vcpu(GUEST, 0);
 const G1: VcpuId = vcpu(GUEST, 1);
@@ -61,7 +62,7 @@ fn a_watchdog_fires_whatever_its_domain_does() {
             sim.wfi(G0);
         }),
         ("it waits for a server", |sim| {
-            assert!(!sim.store_to(G0, crate::world::DISK + 0x70, 2, 0));
+            assert!(!sim.store_to(G0, DISK + 0x70, 2, 0));
         }),
     ];
     for (what, act) in cases {
@@ -81,7 +82,7 @@ fn a_watchdog_fires_whatever_its_domain_does() {
 #[test]
 fn a_watchdog_that_another_pcpu_sets_is_seen_by_the_one_that_looks_after_it() {
     let sim = Sim::new(&Options::default());
-    assert_eq!(sim.psci(G0, &[CPU_ON, 1, crate::world::RAM, 0]), Some(0));
+    assert_eq!(sim.psci(G0, &[CPU_ON, 1, RAM, 0]), Some(0));
     sim.wfi(G0);
     assert!(sim.runs(G1) && !sim.runs(G0));
     assert_eq!(sim.deadline(0), None);
@@ -157,4 +158,115 @@ fn a_domain_that_stops_for_another_reason_takes_its_watchdogs_with_it() {
     assert!(!sim.shown().contains("watchdog"));
     assert_eq!(sim.deadline(0), None);
     assert!(sim.runs(S0));
+}
+
+/// The four words of the wall clock in the shared page.
+fn shared_clock(sim: &Sim, vcpu: VcpuId) -> [u32; 4] {
+    let gfn = EMPTY_GFN + 0x40;
+    sim.map_shared_info(vcpu, gfn);
+    sim.get(vcpu.domain, (gfn << 12) + 1072)
+}
+
+fn load(sim: &Sim, vcpu: VcpuId, register: u64) -> u64 {
+    sim.load_from(vcpu, CLOCK + register, 2, 3).expect("a register")
+}
+
+fn store(sim: &Sim, vcpu: VcpuId, register: u64, value: u64) {
+    assert!(sim.store_to(vcpu, CLOCK + register, 2, value));
+}
+
+#[test]
+fn the_shared_page_says_when_the_guests_counter_was_zero() {
+    let seconds = |clock: [u32; 4]| u64::from(clock[3]) << 32 | u64::from(clock[1]);
+    for (shown, second) in [
+        (Some(WALL_CLOCK), WALL_CLOCK),
+        (Some(1 << 32 | 5), 1 << 32 | 5),
+        (None, 0),
+    ] {
+        let sim = Sim::new(&Options {
+            wall_clock: shown.map(|seconds| Reading { seconds, at: Ticks(0) }),
+            ..Options::default()
+        });
+        let before = shared_clock(&sim, G0);
+        assert_eq!(before[0] & 1, 0, "not while it changes");
+        // All of this happens at tick 0 of the counter, so every domain's counter was zero then.
+        assert_eq!((seconds(before), before[2]), (second, 0));
+        sim.advance(10 * SECOND);
+        assert_eq!(shared_clock(&sim, G0), before, "it is a moment, not the present");
+        assert_eq!(seconds(shared_clock(&sim, S0)), second);
+    }
+}
+
+#[test]
+fn a_guest_reads_the_time_and_sets_its_own() {
+    let sim = Sim::new(&Options::default());
+    assert_eq!(load(&sim, G0, 0), WALL_CLOCK);
+    sim.advance(90 * SECOND);
+    assert_eq!(
+        (load(&sim, G0, 0), load(&sim, S0, 0)),
+        (WALL_CLOCK + 90, WALL_CLOCK + 90)
+    );
+    store(&sim, G0, 8, 1000);
+    sim.advance(SECOND);
+    assert_eq!((load(&sim, G0, 0), load(&sim, S0, 0)), (1001, WALL_CLOCK + 91));
+    // Where nobody knows what time it is, a clock counts from boot.
+    let sim = Sim::new(&Options {
+        wall_clock: None,
+        ..Options::default()
+    });
+    sim.advance(3 * SECOND);
+    assert_eq!(load(&sim, G0, 0), 3);
+}
+
+#[test]
+fn the_clocks_interrupt_is_a_level_and_wakes_a_guest_that_sleeps() {
+    let sim = Sim::new(&Options::default());
+    sim.enable_interrupts(G0);
+    sim.enable_shared(G0, CLOCK_INTERRUPT);
+    while sim.take_interrupt(G0).is_some() {}
+    let (matched, mask, clear) = (0x4, 0x10, 0x1c);
+    store(&sim, G0, matched, WALL_CLOCK + 30);
+    store(&sim, G0, mask, 1);
+    sim.wfi(G0);
+    sim.advance(30 * SECOND - 1);
+    assert!(!sim.runs(G0));
+    sim.advance(2);
+    assert!(sim.runs(G0));
+    assert_eq!(load(&sim, G0, 0), WALL_CLOCK + 30);
+    assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT));
+    sim.maintain(G0);
+    assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT), "the line is up still");
+    store(&sim, G0, clear, 1);
+    sim.maintain(G0);
+    assert_eq!(sim.take_interrupt(G0), None);
+    // Set again, then taken back.
+    store(&sim, G0, matched, WALL_CLOCK + 40);
+    let due = sim.deadline(0).expect("pCPU 0 will look");
+    store(&sim, G0, mask, 0);
+    sim.advance(due);
+    sim.wfi(G0);
+    assert!(!sim.runs(G0), "nobody waits for it");
+    assert_eq!(sim.deadline(0), None);
+}
+
+#[test]
+fn a_clock_that_matches_at_once_interrupts_at_once() {
+    let sim = Sim::new(&Options::default());
+    sim.enable_interrupts(G0);
+    sim.enable_shared(G0, CLOCK_INTERRUPT);
+    store(&sim, G0, 0x10, 1);
+    store(&sim, G0, 0x4, WALL_CLOCK);
+    sim.maintain(G0);
+    assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT));
+}
+
+#[test]
+fn a_domain_that_stops_takes_its_clocks_interrupt_with_it() {
+    let sim = Sim::new(&Options::default());
+    store(&sim, S0, 0x4, WALL_CLOCK + 5);
+    store(&sim, S0, 0x10, 1);
+    assert!(sim.deadline(4).is_some());
+    sim.psci(S0, &[SYSTEM_OFF]);
+    sim.advance(10 * SECOND);
+    assert_eq!(sim.deadline(4), None);
 }

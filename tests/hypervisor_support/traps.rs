@@ -10,7 +10,7 @@ use crate::guest::{
     CM, PERMISSION, S1PTW, SF, SSE, TRANSLATION, WNR, data_abort, exception, instruction_abort, transfer, vcpu,
 };
 use crate::sim::Sim;
-use crate::world::{BACKEND, DISK, DISTRIBUTOR, EMPTY_GFN, GUEST, Options, RAM, RAM_SIZE, UART};
+use crate::world::{BACKEND, CLOCK, DISK, DISTRIBUTOR, EMPTY_GFN, GUEST, Options, RAM, RAM_SIZE, UART};
 
 const G0: VcpuId = vcpu(GUEST, 0);
 const B0: VcpuId = vcpu(BACKEND, 0);
@@ -315,8 +315,8 @@ fn an_access_that_the_syndrome_does_not_describe_is_decoded_from_the_guests_code
                 "a pair of which nobody has the second half aborts",
                 0x2940_0861,
                 TRANSLATION,
-                UART + 0xffc,
-                Taken(external(0), Some(UART + 0xffc)),
+                CLOCK + 0xffc,
+                Taken(external(0), Some(CLOCK + 0xffc)),
             ),
         ],
     );
@@ -505,7 +505,7 @@ fn unclaimed_addresses_read_as_ones_where_the_manifest_says_so() {
                 "a pair of which only the first half is somebody's",
                 0x2940_0861,
                 TRANSLATION,
-                UART + 0xffc,
+                CLOCK + 0xffc,
                 Pair(0xb1, 0xffff_ffff),
             ),
             case(

@@ -4,8 +4,9 @@ use portunus::console::Colour;
 use portunus::domain::builder::{self, CpuLimits};
 use portunus::fakes::FakeMachine;
 use portunus::hypervisor::{Hypervisor, MachineFacts};
-use portunus::ids::{DomainId, Pa};
+use portunus::ids::{DomainId, Pa, Ticks};
 use portunus::manifest::{Host, Manifest, NoModules, PaRange, Tree};
+use portunus::rtc::Reading;
 use portunus::trap::syndrome::Hpfar;
 use portunus::trap::system_register::identification::RawIdRegisters;
 
@@ -32,11 +33,17 @@ pub(crate) const SCRATCH: u64 = RAM + 0x20_0000;
 /// Guest frames with nothing in them.
 pub(crate) const EMPTY_GFN: u64 = 0x38000;
 pub(crate) const UART: u64 = 0x2200_0000;
+/// The guest's PL031, and its interrupt, after the disk's.
+pub(crate) const CLOCK: u64 = 0x2200_1000;
+pub(crate) const CLOCK_INTERRUPT: u32 = 34;
 pub(crate) const DISTRIBUTOR: u64 = 0x0300_1000;
 pub(crate) const REDISTRIBUTOR: u64 = 0x0302_0000;
 
 const HYPERVISOR: PaRange = PaRange::new(0x4000_0000, 2 << 20);
 const KERNELS: [u64; 3] = [0x5000_0000, 0x5010_0000, 0x5020_0000];
+
+/// What the machine's real-time clock shows when it is turned on.
+pub(crate) const WALL_CLOCK: u64 = 1_700_000_000;
 
 /// What differs between tests.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) pcpus: [u8; 5],
     /// More nodes of the guest, and of the backend.
     pub(crate) channels: [&'static str; 2],
+    /// What the machine's clock showed.
+    pub(crate) wall_clock: Option<Reading>,
 }
 
 impl Default for Options {
@@ -61,6 +70,10 @@ impl Default for Options {
             stranger: "",
             pcpus: [0, 1, 2, 3, 4],
             channels: [""; 2],
+            wall_clock: Some(Reading {
+                seconds: WALL_CLOCK,
+                at: Ticks(0),
+            }),
         }
     }
 }
@@ -139,6 +152,7 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
         hpfar: Hpfar::Architectural,
         virtual_timer: host.timer.virtual_.id,
         gic_system_registers: true,
+        wall_clock: options.wall_clock,
         colour: Colour::Never,
     };
     Hypervisor::assemble(machine, facts, &manifest, built).expect("a hypervisor")

@@ -37,6 +37,13 @@ pub(crate) const VIRT: &str = r#"/ {
         reg = <0 0x9000000 0 0x1000>;
         compatible = "arm,pl011", "arm,primecell";
     };
+    pl031@9010000 {
+        clock-names = "apb_pclk";
+        clocks = <&clk>;
+        interrupts = <0 2 4>;
+        reg = <0 0x9010000 0 0x1000>;
+        compatible = "arm,pl031", "arm,primecell";
+    };
     gic: intc@8000000 {
         interrupts = <1 9 4>;
         reg = <0 0x8000000 0 0x10000 0 0x80a0000 0 0xf60000>;

@@ -5,7 +5,7 @@ use crate::board::board;
 use crate::machine::Arm64;
 use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
-use crate::{console, domains, gic, heap, identity, layout, mmu, pcpu, physical, power, run, smp, timer};
+use crate::{console, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
@@ -16,7 +16,9 @@ use portunus::hypervisor::MachineFacts;
 use portunus::ids::{PAGE_SIZE, PcpuId};
 use portunus::manifest::host::{self, Conduit, Gic, Host};
 use portunus::manifest::range::PaRange;
+use portunus::manifest::rtc::Rtc;
 use portunus::manifest::tree::Tree;
+use portunus::rtc::Reading;
 use portunus::trap::system_register::identification::RawIdRegisters;
 
 /// The longest device tree that the boot protocol allows.
@@ -74,6 +76,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         ids: id_registers,
         virtual_timer: host.timer.virtual_.id,
         gic_system_registers: matches!(host.gic, Gic::V3(_)),
+        wall_clock: wall_clock(&plan),
         colour: if plan.manifest.colour {
             Colour::Ansi
         } else {
@@ -138,6 +141,7 @@ fn power_and_memory(host: &Host, blob: &[u8]) {
         Gic::V3(gic) => devices.extend(gic.redistributors.iter().copied().map(pages)),
     }
     devices.extend(host.uart.as_ref().map(|uart| pages(uart.registers)));
+    devices.extend(host.rtc.map(pages));
     let start = blob.as_ptr() as usize & !(PAGE_SIZE as usize - 1);
     let end = (blob.as_ptr() as usize + blob.len()).next_multiple_of(PAGE_SIZE as usize);
     let mut ram = alloc::vec![start..end];
@@ -196,6 +200,28 @@ fn set_interrupts(host: &Host) {
     if let Some(interrupt) = host.uart.as_ref().and_then(|uart| uart.interrupt) {
         INTERRUPTS.console.store(interrupt.id.0, Ordering::Relaxed);
     }
+}
+
+/// What time it is, by the machine's real-time clock if it is nobody else's.
+fn wall_clock(plan: &domains::Plan) -> Option<Reading> {
+    let why = match plan.manifest.rtc {
+        Rtc::Hypervisor(registers) => {
+            // SAFETY: `power_and_memory` mapped the registers, and the manifest gives them to no domain.
+            match unsafe { pl031::seconds(registers.start.0 as usize) } {
+                Some(seconds) => {
+                    return Some(Reading {
+                        seconds: seconds.into(),
+                        at: timer::now(),
+                    });
+                }
+                None => "its real-time clock stands",
+            }
+        }
+        Rtc::Domain(_) => "its real-time clock is passed through",
+        Rtc::Absent => "it has no real-time clock that is known",
+    };
+    log::warn!("the machine does not say what time it is ({why}): the wall clock begins at 1970");
+    None
 }
 
 /// Routes the console's interrupt to this pCPU.

@@ -30,6 +30,7 @@ pub mod mmu;
 mod pcpu;
 mod physical;
 pub mod pl011;
+mod pl031;
 mod power;
 mod random;
 mod run;
