@@ -20,11 +20,13 @@ pub enum Topic {
     Servers,
     /// Event channels.
     Events,
+    /// What was counted.
+    Counters,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Keys,
         Self::Domains,
         Self::Vcpus,
@@ -32,6 +34,7 @@ impl Topic {
         Self::Interrupts,
         Self::Servers,
         Self::Events,
+        Self::Counters,
     ];
 }
 
@@ -53,29 +56,30 @@ const fn key(byte: u8, topic: Topic, one: bool, text: &'static str) -> Key {
 }
 
 /// Every key that has a report made.
-pub const KEYS: [Key; 7] = [
+pub const KEYS: [Key; 8] = [
     key(b'?', Topic::Keys, false, "these keys"),
-    key(b'l', Topic::Domains, false, "list of domains: state, memory, ports"),
+    key(
+        b'l',
+        Topic::Domains,
+        false,
+        "list of domains: state, memory, ports, restarts",
+    ),
     key(
         b'r',
         Topic::Vcpus,
         false,
-        "run queues: what every vCPU does or waits for, and how long",
+        "run queues: what each vCPU does or waits for, how long",
     ),
-    key(b'd', Topic::Registers, true, "registers of each vCPU"),
+    key(b'd', Topic::Registers, true, "registers of vCPUs"),
     key(
         b'i',
         Topic::Interrupts,
         true,
-        "interrupts: enabled, pending, active, in list registers",
+        "interrupts: list registers, enabled, pending, active",
     ),
-    key(
-        b's',
-        Topic::Servers,
-        true,
-        "IOREQ servers, their ranges, requests on their way",
-    ),
+    key(b's', Topic::Servers, true, "IOREQ servers, and who waits for them"),
     key(b'e', Topic::Events, true, "event channels: peers, pending, masked"),
+    key(b'c', Topic::Counters, true, "counters of vCPUs and servers"),
 ];
 
 /// What a typed key asks for, and whether of all domains.

@@ -6,6 +6,7 @@
 //! by line. How much a guest has of anything does not matter: what is long is cut with a count, and what does not answer
 //! is said not to. Another wish takes the place of a report that is not through.
 
+mod counters;
 mod domains;
 mod events;
 mod interrupts;
@@ -244,6 +245,7 @@ impl<M: Machine> Hypervisor<M> {
             Topic::Interrupts => self.interrupt_line(domain, place, line),
             Topic::Servers => self.server_line(domain, place, line),
             Topic::Events => self.event_line(domain, place, line),
+            Topic::Counters => self.counter_line(domain, place, line),
         };
         if step == Step::Done {
             table.domain = DomainId(domain.id.0.saturating_add(1));
@@ -280,18 +282,18 @@ impl<M: Machine> Hypervisor<M> {
 /// The first line of a table.
 fn title(topic: Topic) -> Option<&'static str> {
     match topic {
-        Topic::Keys => Some("Ctrl-a, then"),
+        Topic::Keys => Some("Ctrl-a, then (a small letter: of the domain in focus, its capital: of all)"),
         Topic::Domains => Some(domains::TITLE),
         Topic::Vcpus => Some(domains::VCPU_TITLE),
-        Topic::Registers | Topic::Interrupts | Topic::Servers | Topic::Events => None,
+        Topic::Registers | Topic::Interrupts | Topic::Servers | Topic::Events | Topic::Counters => None,
     }
 }
 
 /// What is no table.
 const OTHER_KEYS: [&str; 3] = [
-    "  Ctrl-a Ctrl-a: what is typed goes to the next domain",
-    "  Ctrl-a and a key: Ctrl-a and that key, whatever it means here, for the domain itself",
-    "  q: quit",
+    "  Ctrl-a Ctrl-a        input goes to the next domain",
+    "  Ctrl-a, another key  one Ctrl-a and that key are for the domain in focus",
+    "  q     quit",
 ];
 
 fn keys(place: &mut Place, line: &mut Line) -> Option<Step> {
@@ -301,14 +303,9 @@ fn keys(place: &mut Place, line: &mut Line) -> Option<Step> {
         Some(key) => {
             let byte = char::from(key.byte);
             let _ = if key.one {
-                write!(
-                    line,
-                    "  {byte}: {}; {}: of all domains",
-                    key.text,
-                    byte.to_ascii_uppercase()
-                )
+                write!(line, "  {byte} {}   {}", byte.to_ascii_uppercase(), key.text)
             } else {
-                write!(line, "  {byte}: {}", key.text)
+                write!(line, "  {byte}     {}", key.text)
             };
         }
         None => line.push(OTHER_KEYS.get(index - KEYS.len())?),
