@@ -265,22 +265,34 @@ impl<M: Machine> Hypervisor<M> {
         self.gate.leave(pcpu);
     }
 
-    /// Whether the loaded vCPU can go on with nothing left to do: what [`Self::enter`] would find, at a fraction of its cost.
-    /// If so, this was the last step before it runs.
+    /// Whether the loaded vCPU can go on with nothing left to do but to bring interrupts into its list registers: what
+    /// [`Self::enter`] would find, at a fraction of its cost. If so, this was the last step before it runs.
     #[inline]
-    pub fn goes_on(&self, state: &VcpuState) -> bool {
+    pub fn goes_on<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Some((domain, vcpu)) = self.vcpu(state.id) else {
             return false;
         };
         let registers = &state.registers.physical_timer;
-        let due = state.flush_due
-            || state.polls
+        let due = state.polls
             || state.access.is_some()
             || state.physical_timer_line
             || registers.is_enabled()
             || state.account.state != RUNSTATE_RUNNING;
-        if due || vcpu.has_notes() || domain.is_stopped() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
+        if due || domain.is_stopped() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
             return false;
+        }
+        if vcpu.has_notes() {
+            if !vcpu.take_note_alone(Attention::Interrupts) {
+                return false;
+            }
+            state.flush_due = true;
+        }
+        if state.flush_due {
+            state.flush_due = false;
+            let told = self.flush_interrupts(cpu, domain, vcpu);
+            if told && self.must_schedule(vcpu.pcpu) {
+                return false;
+            }
         }
         self.gate.enter(vcpu.pcpu);
         true

@@ -31,6 +31,13 @@ pub enum Wait {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Slot(usize);
 
+impl Slot {
+    /// Its number: no two slots of a queue have the same one.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     vcpu: VcpuId,
@@ -407,6 +414,11 @@ impl RunQueue {
     /// Whether `slot`'s vCPU is held.
     pub fn is_held(&self, slot: Slot) -> bool {
         self.entries.get(slot.0).is_some_and(|entry| entry.held.is_some())
+    }
+
+    /// The vCPU that this pCPU runs, if that waits for nothing.
+    pub fn running(&self) -> Option<Slot> {
+        self.current.map(Slot).filter(|slot| self.waits(*slot).is_none())
     }
 
     /// Whether `slot`'s vCPU is the one that this pCPU runs.

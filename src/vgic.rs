@@ -159,6 +159,12 @@ impl Cpu {
         if group1 { group1_queue } else { group0_queue }
     }
 
+    /// Something is pending, of whatever group.
+    fn has_pending(&self) -> bool {
+        let [group0_queue, group1_queue] = &self.pending;
+        !group0_queue.is_empty() || !group1_queue.is_empty()
+    }
+
     /// The most urgent pending interrupt of the groups that are enabled, with its level.
     fn first_pending(&self, groups: GroupEnables) -> Option<(u8, Slot)> {
         let [group0_queue, group1_queue] = &self.pending;
@@ -263,7 +269,8 @@ impl Vgic {
     fn update(&mut self, slot: Slot) {
         let current = self.irqs[slot].place;
         if let Place::Resident { cpu } = current {
-            self.attend(cpu);
+            let index = self.irqs[slot].lr;
+            self.announce(cpu, 1 << (index % 16));
             return;
         }
         let wanted = self.irqs[slot].wanted_place();
@@ -297,7 +304,7 @@ impl Vgic {
     fn link(&mut self, slot: Slot, place: Place) {
         let Self { irqs, cpus, groups, .. } = self;
         irqs[slot].place = place;
-        let told = match place {
+        match place {
             Place::Pending { cpu, group1, level } => {
                 let Some(target) = cpus.get_mut(usize::from(cpu)) else {
                     return;
@@ -306,26 +313,35 @@ impl Vgic {
                 let hopeless = target.interface.overflows()
                     && target.first_pending(*groups).is_some_and(|(best, _)| best <= level);
                 target.queue(group1).push_back(irqs, slot, level);
-                (!hopeless && groups.has(group1)).then_some(cpu)
+                if !hopeless && groups.has(group1) {
+                    self.announce(cpu, 0);
+                }
             }
             Place::Active { cpu, level } => {
                 let Some(target) = cpus.get_mut(usize::from(cpu)) else {
                     return;
                 };
                 target.active.push_back(irqs, slot, level);
-                Some(cpu)
+                self.attend(cpu);
             }
-            Place::Idle | Place::Resident { .. } => None,
-        };
-        if let Some(cpu) = told {
-            self.attend(cpu);
+            Place::Idle | Place::Resident { .. } => {}
         }
     }
 
-    /// Makes a vCPU flush before it runs on.
+    /// A pending interrupt waits for a list register of a vCPU, or those in these list registers (a bit each) have news.
+    fn announce(&mut self, vcpu: u8, news: u16) {
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.interface.dirty = true;
+            cpu.interface.news |= news;
+            self.kick.insert(vcpu);
+        }
+    }
+
+    /// Makes a vCPU choose anew what its list registers hold before it runs on.
     fn attend(&mut self, vcpu: u8) {
         if let Some(cpu) = self.cpu_mut(vcpu) {
             cpu.interface.dirty = true;
+            cpu.interface.reorder = true;
             self.kick.insert(vcpu);
         }
     }

@@ -105,6 +105,14 @@ impl Vcpu {
         self.attention.fetch_or(notes.0, Ordering::Release);
     }
 
+    /// Takes `what` if it is the only note; otherwise takes none.
+    pub fn take_note_alone(&self, what: Attention) -> bool {
+        let alone = self
+            .attention
+            .compare_exchange(what as u32, 0, Ordering::Acquire, Ordering::Relaxed);
+        alone.is_ok()
+    }
+
     /// Takes all notes.
     pub fn take_notes(&self) -> Notes {
         if !self.has_notes() {

@@ -20,10 +20,13 @@ const TIMER_MASK: u64 = 1 << 1;
 
 impl<M: Machine> Hypervisor<M> {
     /// The loaded vCPU's virtual timer fired; the physical interrupt stays active.
-    pub fn on_virtual_timer(&self, state: &VcpuState) {
-        let Some((domain, _)) = self.vcpu(state.id) else { return };
-        let kick = domain.vgic.lock().physical_private(state.id.index, VIRTUAL_TIMER);
-        self.interrupt_vcpus(domain, kick.unwrap_or_default());
+    pub fn on_virtual_timer<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return;
+        };
+        self.with_own_vgic(cpu, domain, vcpu, !state.flush_due, |vgic, _| {
+            vgic.physical_private(vcpu.id.index, VIRTUAL_TIMER).unwrap_or_default()
+        });
     }
 
     /// The virtual CPU interface asked for maintenance.
@@ -51,10 +54,39 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Moves the loaded vCPU's most urgent interrupts into list registers.
-    pub(crate) fn flush_interrupts<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu) {
+    /// Moves the loaded vCPU's most urgent interrupts into list registers. Whether other vCPUs were told of news.
+    pub(crate) fn flush_interrupts<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu) -> bool {
         let kick = domain.vgic.lock().flush(vcpu.id.index, cpu.virtual_interface());
+        if kick.is_empty() {
+            return false;
+        }
         self.interrupt_vcpus(domain, kick);
+        true
+    }
+
+    /// Does something to the vGIC of the loaded vCPU's domain and tells whom it concerns: the vCPU itself at once, if its
+    /// list registers are in use (`live`). Whether others were told.
+    #[inline]
+    pub(crate) fn with_own_vgic<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        operation: impl FnOnce(&mut Vgic, &mut C::VirtualInterface) -> VcpuSet,
+    ) -> bool {
+        let mut vgic = domain.vgic.lock();
+        let mut kick = operation(&mut vgic, cpu.virtual_interface());
+        if live && kick.contains(vcpu.id.index) {
+            kick.remove(vcpu.id.index);
+            kick.merge(vgic.flush(vcpu.id.index, cpu.virtual_interface()));
+        }
+        drop(vgic);
+        if kick.is_empty() {
+            return false;
+        }
+        self.interrupt_vcpus(domain, kick);
+        true
     }
 
     /// Does something to a domain's vGIC and tells whom it concerns.
@@ -69,25 +101,21 @@ impl<M: Machine> Hypervisor<M> {
         cpu: &mut C,
         domain: &Domain,
         vcpu: &Vcpu,
-        frame: Frame,
-        offset: u64,
+        live: bool,
+        (frame, offset): (Frame, u64),
         access: &MmioAccess,
     ) -> Option<u64> {
-        let mut vgic = domain.vgic.lock();
-        let result = vgic.mmio(
-            cpu.virtual_interface(),
-            vcpu.id.index,
-            frame,
-            offset,
-            access.width,
-            access.direction,
-        );
-        drop(vgic);
-        if let Some(changes) = result.physical {
+        let (mut answer, mut physical) = (Answer::Again, None);
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
+            let index = vcpu.id.index;
+            let result = vgic.mmio(interface, index, frame, offset, access.width, access.direction);
+            (answer, physical) = (result.answer, result.physical);
+            result.kick
+        });
+        if let Some(changes) = physical {
             self.configure_physical(domain, changes);
         }
-        self.interrupt_vcpus(domain, result.kick);
-        match result.answer {
+        match answer {
             Answer::Value(value) => Some(value),
             Answer::Written => Some(0),
             Answer::Again => None,
@@ -109,9 +137,18 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The loaded vCPU wrote an SGI register of the CPU interface.
-    pub(crate) fn send_sgi(&self, domain: &Domain, vcpu: &Vcpu, register: SgiRegister, value: u64) {
-        self.with_vgic(domain, |vgic| vgic.send_sgi(vcpu.id.index, register, value));
+    /// The loaded vCPU wrote an SGI register of the CPU interface. Whether others were told.
+    pub(crate) fn send_sgi<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        (register, value): (SgiRegister, u64),
+    ) -> bool {
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| {
+            vgic.send_sgi(vcpu.id.index, register, value)
+        })
     }
 
     /// The loaded vCPU waits for an interrupt or an event (WFI, SCHEDOP_block), unless there is one already.

@@ -180,7 +180,7 @@ impl<M: Machine> Hypervisor<M> {
                 self.finish_access(cpu, state);
                 return;
             };
-            let (exit, routed) = self.route(cpu, domain, vcpu, &access);
+            let (exit, routed) = self.route(cpu, domain, vcpu, !state.flush_due, &access);
             state.count(exit);
             let answer = match routed {
                 Routed::Done(value) => Some(Answer::Value(value)),
@@ -243,10 +243,17 @@ impl<M: Machine> Hypervisor<M> {
         self.finish_access(cpu, state);
     }
 
-    fn route<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> (Exit, Routed) {
+    fn route<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        access: &MmioAccess,
+    ) -> (Exit, Routed) {
         match domain.devices.find(access) {
             Some((Device::Interrupts(frame), offset)) => {
-                let value = self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, access);
+                let value = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), access);
                 (Exit::InterruptController, value.map_or(Routed::Again, Routed::Done))
             }
             Some((Device::Console, offset)) => {

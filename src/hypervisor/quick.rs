@@ -14,6 +14,7 @@ use crate::machine::Machine;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{Hpfar, Syndrome};
+use crate::vgic::SgiRegister;
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -30,6 +31,9 @@ pub enum Quick {
 /// S1PTW) has no translation (DFSC 0b0001xx), and that is no cache maintenance (no CM).
 const PLAIN_ACCESS: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 0b0001 << 2;
 const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+/// ESR_EL2 of MSR ICC_SGI1R_EL1 (EC 0x18; S3_0_C12_C11_5), without its register.
+const SEND_SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
+const SYSTEM_REGISTER_RT: u64 = 31 << 5;
 /// WnR.
 const WRITE: u64 = 1 << 6;
 /// PSTATE of AArch32 (M\[4\]).
@@ -41,6 +45,9 @@ impl<M: Machine> Hypervisor<M> {
     pub fn on_quick_trap<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
         if syndrome.esr & PLAIN_ACCESS_MASK == PLAIN_ACCESS {
             return self.quick_access(cpu, state, syndrome);
+        }
+        if syndrome.esr & !SYSTEM_REGISTER_RT == SEND_SGI {
+            return self.quick_sgi(cpu, state, syndrome);
         }
         Quick::No
     }
@@ -73,7 +80,8 @@ impl<M: Machine> Hypervisor<M> {
                 (Exit::InterruptController, value, Quick::Done)
             }
             (Some((Device::Interrupts(frame), offset)), Direction::Write(_)) => {
-                match self.access_interrupt_controller(cpu, domain, vcpu, frame, offset, &access) {
+                let live = !state.flush_due;
+                match self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access) {
                     Some(value) => (Exit::InterruptController, Some(value), Quick::Due),
                     None => return Quick::Due,
                 }
@@ -90,6 +98,20 @@ impl<M: Machine> Hypervisor<M> {
         }
         state.frame.advance(InstructionLength::Word);
         done
+    }
+
+    fn quick_sgi<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return Quick::No;
+        };
+        if !domain.gic_system_registers {
+            return Quick::No;
+        }
+        let value = state.frame.read((syndrome.esr >> 5 & 31) as u8);
+        let told = self.send_sgi(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value));
+        state.count(Exit::SystemRegister);
+        state.frame.advance(InstructionLength::Word);
+        if told { Quick::Due } else { Quick::Done }
     }
 
     /// A register of the domain's UART, if reading it changes nothing.

@@ -3,7 +3,7 @@
 //! A vCPU never loses a wake-up: it is marked as waiting under its run queue's lock *before* it looks once more at what
 //! it waits for, and whoever makes that happen wakes it under the same lock *afterwards*.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
@@ -20,7 +20,12 @@ pub(crate) struct Pcpu {
     pub(crate) queue: Mutex<RunQueue>,
     pub(crate) alarms: Alarms,
     must_schedule: AtomicBool,
+    /// The vCPU that it runs and that waits for nothing, for its own eyes; [`NOBODY`]: there is none.
+    running: AtomicUsize,
 }
+
+/// No slot of a run queue.
+const NOBODY: usize = usize::MAX;
 
 impl Pcpu {
     /// A pCPU with its vCPUs.
@@ -29,6 +34,7 @@ impl Pcpu {
             queue: Mutex::new(queue),
             alarms: Alarms::default(),
             must_schedule: AtomicBool::new(true),
+            running: AtomicUsize::new(NOBODY),
         }
     }
 }
@@ -48,6 +54,10 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn notify(&self, vcpu: &Vcpu, what: Attention, wait: Wait) {
         vcpu.note(what);
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        // It came to this pCPU out of its guest, and looks before it goes back.
+        if pcpu.running.load(Ordering::Relaxed) == vcpu.slot.index() && self.machine.current_pcpu() == vcpu.pcpu {
+            return;
+        }
         let mut queue = pcpu.queue.lock();
         let decide = queue.wake(vcpu.slot, wait, self.machine.now());
         let running = queue.is_current(vcpu.slot);
@@ -111,6 +121,7 @@ impl<M: Machine> Hypervisor<M> {
     /// The loaded vCPU stops until `wait` ends, or until `deadline`.
     pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.running.store(NOBODY, Ordering::Relaxed);
             pcpu.queue.lock().block(vcpu.slot, wait, deadline, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }
@@ -170,7 +181,11 @@ impl<M: Machine> Hypervisor<M> {
         if pcpu.alarms.first().is_some_and(|first| first <= now) {
             self.ring_alarms(pcpu, now);
         }
-        let pick = pcpu.queue.lock().pick(now);
+        let mut queue = pcpu.queue.lock();
+        let pick = queue.pick(now);
+        let running = queue.running().map_or(NOBODY, Slot::index);
+        drop(queue);
+        pcpu.running.store(running, Ordering::Relaxed);
         let until = pick.until.into_iter().chain(shows()).min();
         let alarm = pcpu.alarms.first();
         Schedule {

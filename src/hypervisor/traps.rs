@@ -112,7 +112,9 @@ impl<M: Machine> Hypervisor<M> {
             SystemRegisterOutcome::Read(value) => state.frame.write(access.rt, value),
             SystemRegisterOutcome::Written => {}
             SystemRegisterOutcome::TimerWritten => self.physical_timer_written(domain, vcpu, state),
-            SystemRegisterOutcome::SendSgi { register, value } => self.send_sgi(domain, vcpu, register, value),
+            SystemRegisterOutcome::SendSgi { register, value } => {
+                self.send_sgi(cpu, domain, vcpu, !state.flush_due, (register, value));
+            }
             SystemRegisterOutcome::CacheBySetWay => {
                 if !self.clean_domain(domain, state) {
                     return;

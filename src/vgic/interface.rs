@@ -6,7 +6,7 @@
 
 use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
-use super::{Version, Vgic};
+use super::{Cpu, Version, Vgic};
 use crate::ids::{IntId, VcpuSet};
 
 /// List registers that an implementation can have.
@@ -17,6 +17,10 @@ const MAX_LIST_REGISTERS: usize = 16;
 pub(super) struct VcpuInterface {
     /// The list registers do not show everything.
     pub(super) dirty: bool,
+    /// More than pending interrupts is to be brought into them: a flush must read back and choose anew.
+    pub(super) reorder: bool,
+    /// List registers whose interrupt has news, a bit each.
+    pub(super) news: u16,
     /// The list registers of some pCPU belong to this vCPU.
     loaded: bool,
     /// They were read back since the last flush: the queues hold everything, the hardware's content is stale.
@@ -61,6 +65,8 @@ impl VcpuInterface {
     pub(super) const fn new() -> Self {
         Self {
             dirty: true,
+            reorder: true,
+            news: 0,
             loaded: false,
             synced: false,
             overflow: false,
@@ -104,6 +110,9 @@ impl Vgic {
     pub fn flush<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
         if vcpu >= self.config.vcpus {
             return VcpuSet::EMPTY;
+        }
+        if self.top_up(vcpu, interface) {
+            return self.take_others(vcpu);
         }
         self.read_back(vcpu, interface);
         if self.flush_nothing(vcpu, interface) {
@@ -171,8 +180,125 @@ impl Vgic {
             own.loaded = true;
             own.synced = false;
             own.dirty = false;
+            own.reorder = false;
+            own.news = 0;
         }
         kick
+    }
+
+    /// The flush of a vCPU whose list registers hold everything but some pending interrupts, for which there is room: those
+    /// that are in use stay as they are. `false`: it is not as simple as that.
+    #[inline]
+    fn top_up<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
+        let Some(cpu) = self.cpus.get(usize::from(vcpu)) else {
+            return false;
+        };
+        let own = &cpu.interface;
+        if own.reorder || !own.runs_ahead() || own.overflow || !cpu.active.is_empty() {
+            return false;
+        }
+        let news = own.news;
+        if news != 0 {
+            // What is pending again goes behind its end only when the guest has come to that.
+            let ended = interface.free();
+            if news & !ended != 0 || !bits(news).all(|index| self.renew(vcpu, index, interface)) {
+                return false;
+            }
+        }
+        while self.cpus.get(usize::from(vcpu)).is_some_and(Cpu::has_pending) {
+            if !self.fill_one(vcpu, interface) {
+                break;
+            }
+        }
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        // What is still pending is of a group that is not enabled, or has no room.
+        let done = !cpu.has_pending() || cpu.first_pending(self.groups).is_none();
+        cpu.interface.dirty = !done;
+        done
+    }
+
+    /// Moves the first pending interrupt into a free list register. `false`: there is none of either.
+    fn fill_one<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
+        let groups = self.groups;
+        let Some(cpu) = self.cpus.get(usize::from(vcpu)) else {
+            return false;
+        };
+        let Some((_, slot)) = cpu.first_pending(groups) else {
+            return false;
+        };
+        let existing = (u32::MAX >> (32 - interface.list_registers().clamp(1, MAX_LIST_REGISTERS))) as u16;
+        let used = cpu.interface.used;
+        let mut room = existing & !used;
+        if room == 0 {
+            room = interface.free() & used;
+            if room == 0 || !self.take_ended(vcpu, room.trailing_zeros(), interface) {
+                return false;
+            }
+        }
+        let index = room.trailing_zeros();
+        self.occupy(vcpu, slot);
+        self.irqs[slot].lr = index as u8;
+        self.put(vcpu, index, slot, interface);
+        true
+    }
+
+    /// Writes a list register for an interrupt that is chosen for it.
+    #[inline]
+    fn put<V: VirtualInterface>(&mut self, vcpu: u8, index: u32, slot: Slot, interface: &mut V) {
+        let register = self.compose(vcpu, slot, false);
+        interface.write(at(index), Some(register));
+        if let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) {
+            let own = &mut cpu.interface;
+            own.slots[at(index)] = slot;
+            own.contents[at(index)] = register;
+            own.used |= 1 << at(index);
+            own.injected += u64::from(register.state.is_pending());
+        }
+    }
+
+    /// The guest has emptied a list register whose interrupt has news: if that is pending again, it gets the same one.
+    /// `false`: it is not as simple as that.
+    #[inline]
+    fn renew<V: VirtualInterface>(&mut self, vcpu: u8, index: u32, interface: &mut V) -> bool {
+        let groups = self.groups;
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let own = &mut cpu.interface;
+        let slot = own.slots[at(index)];
+        let irq = &mut self.irqs[slot];
+        if own.contents[at(index)].asks_for_maintenance() || irq.set_active.is_some() {
+            return false;
+        }
+        own.news &= !(1 << at(index));
+        irq.end(own.contents[at(index)].backing);
+        if irq.deliverable() && irq.target == vcpu && groups.has(irq.group1) {
+            self.put(vcpu, index, slot, interface);
+        } else {
+            own.used &= !(1 << at(index));
+            self.requeue(vcpu, slot, interface);
+        }
+        true
+    }
+
+    /// Takes back the interrupt of a list register that the guest has emptied. `false`: it asks for maintenance until it
+    /// is written, or its interrupt is active all the same.
+    fn take_ended<V: VirtualInterface>(&mut self, vcpu: u8, index: u32, interface: &mut V) -> bool {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let own = &mut cpu.interface;
+        let (slot, written) = (own.slots[at(index)], own.contents[at(index)]);
+        if written.asks_for_maintenance() || self.irqs[slot].set_active.is_some() {
+            return false;
+        }
+        own.used &= !(1 << at(index));
+        own.news &= !(1 << at(index));
+        self.irqs[slot].end(written.backing);
+        self.requeue(vcpu, slot, interface);
+        true
     }
 
     /// The flush of a vCPU without an interrupt, in the queues or in list registers; `false`: it has one.
@@ -190,6 +316,8 @@ impl Vgic {
         own.loaded = true;
         own.synced = false;
         own.dirty = false;
+        own.reorder = false;
+        own.news = 0;
         true
     }
 
@@ -210,6 +338,7 @@ impl Vgic {
             own.overflow = false;
             own.loaded = false;
             own.dirty = true;
+            own.reorder = true;
         }
         self.take_others(vcpu)
     }
@@ -279,8 +408,14 @@ impl Vgic {
                 None => {
                     own.used &= !(1 << index);
                     // It asks for maintenance until it is written, and another one may be used next.
-                    if matches!(written.backing, Backing::Software { maintenance: true, .. }) {
+                    if written.asks_for_maintenance() {
                         interface.write(at(index), None);
+                    }
+                    let irq = &mut self.irqs[slot];
+                    if irq.set_active.is_none() {
+                        irq.end(written.backing);
+                        self.requeue(vcpu, slot, interface);
+                        continue;
                     }
                 }
             }
@@ -316,10 +451,10 @@ impl Vgic {
     ) {
         let state = now.map_or(LrState::Inactive, |register| register.state);
         let irq = &mut self.irqs[slot];
-        let again = core::mem::take(&mut irq.physical_again);
-        if now.is_none() && matches!(written.backing, Backing::Physical(_)) {
-            irq.physical_active = again;
+        if now.is_none() {
+            irq.end(written.backing);
         }
+        irq.physical_again = false;
         let untaken = irq.latch_in_lr & !irq.drop_latch;
         irq.latch_in_lr = 0;
         irq.drop_latch = 0;
@@ -339,7 +474,20 @@ impl Vgic {
         if let Some(active) = irq.set_active.take() {
             self.write_active(slot, vcpu, active);
         }
-        self.irqs[slot].place = Place::Idle;
+        self.requeue(vcpu, slot, interface);
+    }
+
+    /// Puts an interrupt that was taken out of its list register where its state wants it.
+    #[inline]
+    fn requeue<V: VirtualInterface>(&mut self, vcpu: u8, slot: Slot, interface: &mut V) {
+        let irq = &mut self.irqs[slot];
+        irq.place = Place::Idle;
+        if !irq.is_idle() {
+            self.requeue_busy(vcpu, slot, interface);
+        }
+    }
+
+    fn requeue_busy<V: VirtualInterface>(&mut self, vcpu: u8, slot: Slot, interface: &mut V) {
         self.settle(slot, vcpu, interface);
         // First of its priority: it was chosen before those that wait.
         match self.irqs[slot].wanted_place() {

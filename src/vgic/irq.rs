@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::ops::{Index, IndexMut};
 
+use super::list_register::Backing;
 use crate::ids::IntId;
 
 /// No vCPU.
@@ -166,6 +167,22 @@ impl Irq {
             Place::Resident { cpu } => Some(cpu),
             _ => None,
         }
+    }
+    /// The guest has ended what its list register, which was backed by `backing`, held of it.
+    #[inline]
+    pub(super) fn end(&mut self, backing: Backing) {
+        if matches!(backing, Backing::Physical(_)) {
+            self.physical_active = self.physical_again;
+        }
+        self.physical_again = false;
+        self.latch_in_lr = 0;
+        self.drop_latch = 0;
+        self.active = false;
+    }
+    /// There is nothing to deliver, to end or to deactivate.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        !self.active && !self.pending() && !self.physical_active
     }
     /// Where it belongs while it is in no list register.
     pub(super) fn wanted_place(&self) -> Place {

@@ -88,6 +88,11 @@ impl ListRegister {
         },
     };
 
+    /// It asks for a maintenance interrupt at its end.
+    pub(crate) const fn asks_for_maintenance(&self) -> bool {
+        matches!(self.backing, Backing::Software { maintenance: true, .. })
+    }
+
     /// The value of ICH_LR<n>_EL2 (GICv3 specification, "ICH_LR<n>_EL2"): vINTID 31:0, pINTID 44:32 (EOI maintenance in
     /// bit 41 when HW = 0), priority 55:48, group 60, HW 61, state 63:62. A free register is 0.
     pub const fn to_ich(register: Option<Self>) -> u64 {

@@ -232,7 +232,11 @@ impl Sim {
     fn resume(&self, pcpu: PcpuId) {
         let state = self.pcpus[usize::from(pcpu.0)].get();
         if let (Some(vcpu), false) = (state.loaded, state.reschedule)
-            && self.with(vcpu, |context| self.hypervisor.goes_on(&context.state))
+            && self.with(vcpu, |context| {
+                self.on(pcpu, |hypervisor| {
+                    hypervisor.goes_on(&mut context.cpu, &mut context.state)
+                })
+            })
         {
             self.update(pcpu, |state| state.in_guest = true);
             return self.fire_virtual_timer(pcpu);
@@ -397,7 +401,9 @@ impl Sim {
         if fires {
             self.exit(pcpu, |sim| {
                 sim.with(vcpu, |context| {
-                    sim.on(pcpu, |hypervisor| hypervisor.on_virtual_timer(&context.state));
+                    sim.on(pcpu, |hypervisor| {
+                        hypervisor.on_virtual_timer(&mut context.cpu, &mut context.state)
+                    });
                 });
             });
         }

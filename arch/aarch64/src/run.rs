@@ -66,8 +66,9 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
 /// Goes on with the loaded vCPU if nothing speaks against it, else decides anew; returns the frame of who runs, loaded.
 #[inline]
 pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
-    if let (false, Some(hypervisor), Some(context)) = (local.reschedule, hypervisor(), local.loaded())
-        && hypervisor.goes_on(&context.state)
+    if let (false, Some(hypervisor), Some(mut cpu), Some(context)) =
+        (local.reschedule, hypervisor(), El2Cpu::new(), local.loaded())
+        && hypervisor.goes_on(&mut cpu, &mut context.state)
     {
         return local.frame();
     }

@@ -128,7 +128,7 @@ fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged:
             power::halt();
         }
     } else if interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed) {
-        return on_virtual_timer(local);
+        return on_virtual_timer(local, gic);
     } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
         timer::set(None);
         if let Some(hypervisor) = hypervisor() {
@@ -146,12 +146,12 @@ fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged:
     false
 }
 
-fn on_virtual_timer(local: &mut Local) -> bool {
+fn on_virtual_timer(local: &mut Local, gic: &'static Gic) -> bool {
     let (Some(hypervisor), Some(context)) = (hypervisor(), local.loaded()) else {
         timer::stop_virtual();
         return false;
     };
-    hypervisor.on_virtual_timer(&context.state);
+    hypervisor.on_virtual_timer(&mut El2Cpu::with(gic), &mut context.state);
     true
 }
 
