@@ -6,7 +6,8 @@
 //!
 //! A device that can't be served is reported and left out; the others are served.
 //!
-//! The boot argument `delay-ms=N` makes it wait before it does anything: its guests then wait for it.
+//! The boot argument `delay-ms=N` makes it wait before it does anything: its guests then wait for it. `disk-delay-ms=N` makes
+//! each read of a disk last so long, and `deaf` makes it ignore a driver that resets its running device: for tests.
 #![no_std]
 #![no_main]
 
@@ -17,6 +18,7 @@ mod guest;
 mod guest_memory;
 mod real_disk;
 mod shim;
+mod trouble;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -35,6 +37,7 @@ use config::{ServedConfig, Source};
 use guest::Guest;
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
+use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
 
@@ -63,7 +66,8 @@ fn main() -> ! {
         ),
     };
     let mut interrupts = Vec::new();
-    let mut shim = XenShim::new();
+    let deaf = device_tree::boot_arguments().any(|word| word == "deaf");
+    let mut shim = XenShim::new(deaf);
     let mut devices: Vec<Device> = Vec::new();
     for config in config::read() {
         match start(&config, &gic, &mut window, &mut shim, &mut interrupts) {
@@ -75,6 +79,10 @@ fn main() -> ! {
         }
     }
     println!("backend: {} devices, {} guests", devices.len(), shim.guests());
+    let alarm = disk_delay().map(|_| timer::intid());
+    if let Some(intid) = alarm {
+        gic.enable(intid, false);
+    }
 
     loop {
         while let Some(acknowledged) = gic.acknowledge() {
@@ -85,11 +93,17 @@ fn main() -> ! {
                 .find(|of: &&DiskInterrupt| of.intid == acknowledged.intid)
             {
                 interrupt.acknowledge();
+            } else if Some(acknowledged.intid) == alarm {
+                timer::stop();
             }
             gic.end(acknowledged);
         }
         events.take(|port| shim.on_event(port));
+        trouble::forget_alarm();
         if !serve(&mut shim, &mut devices) && !events.is_pending() {
+            if alarm.is_some() {
+                trouble::set_alarm();
+            }
             wait_for_interrupt();
         }
     }
@@ -104,7 +118,10 @@ fn start(
     interrupts: &mut Vec<DiskInterrupt>,
 ) -> Result<Device, Box<dyn core::error::Error>> {
     config.check()?;
-    let disk = open(config, gic, interrupts)?;
+    let mut disk = open(config, gic, interrupts)?;
+    if let Some(milliseconds) = disk_delay() {
+        disk = Box::leak(Box::new(SlowDisk::new(disk, milliseconds)));
+    }
     let sectors = disk.sectors();
     let queues = config.queues;
     let block = if config.read_only {
@@ -131,6 +148,11 @@ fn start(
         intid: config.intid,
         device: MmioDevice::new(Box::leak(Box::new(block))),
     })
+}
+
+/// How much longer reads of disks are to take, in milliseconds.
+fn disk_delay() -> Option<u64> {
+    device_tree::boot_number("disk-delay-ms")
 }
 
 fn open(

@@ -12,6 +12,7 @@ use portunus_virtio::shim::{Access, GuestIndex, Operation, Shim};
 
 use crate::guest::Guest;
 use crate::guest_memory::GuestRam;
+use crate::trouble::Hearing;
 
 /// A vCPU of a guest that may have a request.
 #[derive(Copy, Clone, Debug)]
@@ -28,14 +29,17 @@ pub(crate) struct XenShim {
     ports: Vec<Option<Slot>>,
     /// By guest: a bit for each vCPU whose slot is to be looked at.
     announced: Vec<u128>,
+    hearing: Hearing,
 }
 
 impl XenShim {
-    pub(crate) fn new() -> Self {
+    /// No guests yet. With `deaf` it does not hear a reset of a running device.
+    pub(crate) fn new(deaf: bool) -> Self {
         Self {
             guests: Vec::new(),
             ports: Vec::new(),
             announced: Vec::new(),
+            hearing: Hearing::new(deaf),
         }
     }
 
@@ -115,6 +119,9 @@ impl Shim for XenShim {
                 continue;
             };
             if let Some(access) = access(slot.guest, &request) {
+                if self.hearing.misses(&access) {
+                    continue;
+                }
                 return Some((access, slot));
             }
             if request.kind == TYPE_INVALIDATE {

@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 
-use crate::{console, device_tree, heap, mmu, psci, timer};
+use crate::{console, device_tree, mmu, psci, timer};
 
 global_asm!(
     r#"
@@ -161,16 +161,23 @@ extern "C" fn prepare_translation(device_tree: usize, started: u64) {
 extern "C" fn begin() -> ! {
     console::init();
     psci::init();
-    heap::init();
     // SAFETY: `entry!` defines it, once, in the guest; without it the guest does not link.
     unsafe { guest_main() }
 }
 
-/// Addresses of the image, as it was loaded.
-pub(crate) fn image() -> core::ops::Range<u64> {
+/// The image where it was loaded: code, data, page tables, stacks.
+pub fn image() -> core::ops::Range<u64> {
     unsafe extern "C" {
         static image_start: u8;
         static image_end: u8;
     }
     (&raw const image_start as u64)..(&raw const image_end as u64)
+}
+
+/// The part of [`image`] that nothing writes: code, constants, relocations.
+pub fn constants() -> core::ops::Range<u64> {
+    unsafe extern "C" {
+        static rela_end: u8;
+    }
+    image().start..(&raw const rela_end as u64)
 }

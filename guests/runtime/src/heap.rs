@@ -1,18 +1,41 @@
-//! The heap: the largest piece of RAM that nothing else is in.
+//! The heap: the largest piece of RAM that nothing else is in. It is not touched before something is allocated.
 
+use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
 
 use buddy_system_allocator::LockedHeap;
+use spin::Once;
 
 use crate::{device_tree, entry};
 
+struct Heap {
+    blocks: LockedHeap<33>,
+    filled: Once,
+}
+
 #[global_allocator]
-static HEAP: LockedHeap<33> = LockedHeap::empty();
+static HEAP: Heap = Heap {
+    blocks: LockedHeap::empty(),
+    filled: Once::new(),
+};
+
+// SAFETY: the buddy allocator returns distinct, aligned blocks of the range that `fill` gave it, under its lock.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.filled.call_once(|| fill(&self.blocks));
+        // SAFETY: the caller's promise.
+        unsafe { self.blocks.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { self.blocks.dealloc(block, layout) }
+    }
+}
 
 /// More exclusions than any tree has that boots this.
 const MAX_EXCLUDED: usize = 16;
 
-pub(crate) fn init() {
+fn fill(heap: &LockedHeap<33>) {
     let mut excluded: [Range<u64>; MAX_EXCLUDED] = core::array::from_fn(|_| 0..0);
     let mut count = 0;
     let mut exclude = |range: Range<u64>| {
@@ -60,6 +83,6 @@ pub(crate) fn init() {
     });
     if !largest.is_empty() {
         // SAFETY: RAM that holds neither image, stack, device tree, ramdisk nor anything reserved; done once.
-        unsafe { HEAP.lock().add_to_heap(largest.start as usize, largest.end as usize) };
+        unsafe { heap.lock().add_to_heap(largest.start as usize, largest.end as usize) };
     }
 }

@@ -31,6 +31,8 @@ pub mod timer;
 pub mod virtio;
 pub mod window;
 
+pub use entry::{constants, image};
+
 /// Sleeps until an interrupt is pending, masked at the CPU or not.
 pub fn wait_for_interrupt() {
     // SAFETY: these instructions only wait; memory is not touched.

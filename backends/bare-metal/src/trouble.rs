@@ -1,0 +1,122 @@
+//! A backend as guests must survive it, for tests: slow, or deaf to a reset. Boot arguments ask for it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use alloc::collections::VecDeque;
+
+use guest_runtime::{println, timer};
+use portunus_virtio::disk::{Completion, Disk, Gather, StartError, Tag};
+use portunus_virtio::mmio::{REGION_SIZE, register, status};
+use portunus_virtio::shim::{Access, Operation};
+
+/// When the first of all slow disks has something; `u64::MAX`: none has.
+static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Forgets what slow disks said; they say it again when they are polled.
+pub(crate) fn forget_alarm() {
+    NEXT.store(u64::MAX, Ordering::Relaxed);
+}
+
+/// Lets the timer fire when a slow disk has something.
+pub(crate) fn set_alarm() {
+    match NEXT.load(Ordering::Relaxed) {
+        u64::MAX => timer::stop(),
+        at => timer::set_deadline(at),
+    }
+}
+
+/// A disk whose reads take longer than it does: each ends no sooner than a fixed time after its start.
+pub(crate) struct SlowDisk {
+    disk: &'static mut dyn Disk,
+    delay: u64,
+    /// When each request that was started may end. Those of the disk below end in any order.
+    due: VecDeque<u64>,
+}
+
+impl SlowDisk {
+    /// `disk` with a delay in milliseconds.
+    pub(crate) fn new(disk: &'static mut dyn Disk, milliseconds: u64) -> Self {
+        Self {
+            disk,
+            delay: timer::ticks(milliseconds * 1000),
+            due: VecDeque::new(),
+        }
+    }
+
+    fn started(&mut self, delay: u64) {
+        self.due.push_back(timer::now() + delay);
+    }
+}
+
+impl Disk for SlowDisk {
+    fn sectors(&self) -> u64 {
+        self.disk.sectors()
+    }
+    fn is_read_only(&self) -> bool {
+        self.disk.is_read_only()
+    }
+    fn id(&self) -> [u8; 20] {
+        self.disk.id()
+    }
+    fn max_transfer(&self) -> u32 {
+        self.disk.max_transfer()
+    }
+    fn read(&mut self, tag: Tag, sector: u64, length: u32) -> Result<(), StartError> {
+        self.disk.read(tag, sector, length)?;
+        self.started(self.delay);
+        Ok(())
+    }
+    fn write(&mut self, tag: Tag, sector: u64, length: u32, gather: Gather<'_>) -> Result<(), StartError> {
+        self.disk.write(tag, sector, length, gather)?;
+        self.started(0);
+        Ok(())
+    }
+    fn flush(&mut self, tag: Tag) -> Result<(), StartError> {
+        self.disk.flush(tag)?;
+        self.started(0);
+        Ok(())
+    }
+    fn poll(&mut self) -> Option<Completion<'_>> {
+        let due = *self.due.front()?;
+        if timer::now() < due {
+            NEXT.fetch_min(due, Ordering::Relaxed);
+            return None;
+        }
+        let completion = self.disk.poll()?;
+        self.due.pop_front();
+        Some(completion)
+    }
+}
+
+/// Whether this backend listens when a driver resets its device.
+#[derive(Debug)]
+pub(crate) struct Hearing {
+    deaf: bool,
+    /// A driver has its device running.
+    running: bool,
+}
+
+impl Hearing {
+    /// A deaf one hears no reset of a running device: it neither answers nor stops.
+    pub(crate) const fn new(deaf: bool) -> Self {
+        Self { deaf, running: false }
+    }
+
+    /// Whether `access` is not heard.
+    pub(crate) fn misses(&mut self, access: &Access) -> bool {
+        if !self.deaf || access.address % REGION_SIZE != register::STATUS {
+            return false;
+        }
+        match access.operation {
+            Operation::Write(0) if self.running => {
+                println!("backend: does not hear the reset");
+                true
+            }
+            Operation::Write(value) => {
+                self.running = value & u64::from(status::DRIVER_OK) != 0;
+                false
+            }
+            Operation::Read => false,
+        }
+    }
+}
