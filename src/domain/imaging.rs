@@ -20,9 +20,9 @@ pub(super) enum Cost {
     /// A byte read and written, or made visible to execution.
     Double = 2,
     /// A byte that came out of a decompressor.
-    Inflated = 8,
+    Inflated = 16,
     /// A byte that went into one: compressed data can hold more tables to build than they yield output.
-    Deflated = 32,
+    Deflated = 64,
 }
 
 /// How much one step may do, in bytes of memory that is set to zero; other work costs more a byte.
