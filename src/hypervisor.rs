@@ -31,7 +31,6 @@ mod calls;
 mod clock;
 mod control;
 mod events;
-
 mod interrupts;
 mod messages;
 mod mmio;

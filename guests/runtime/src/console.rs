@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use spin::mutex::SpinMutex;
 
+use crate::device_tree::Interrupt;
 use crate::mmio::Registers;
 use crate::{device_tree, exceptions};
 
@@ -14,14 +15,18 @@ const CR: usize = 0x30;
 /// Receive, transmit, enabled.
 const CR_ON: u32 = 0x301;
 const IMSC: usize = 0x38;
+/// Received, and nothing more for a while.
+const IMSC_RECEIVE: u32 = 1 << 4 | 1 << 6;
 const FR_RXFE: u32 = 1 << 4;
 const FR_TXFF: u32 = 1 << 5;
+
+const UARTS: [&str; 2] = ["arm,pl011", "arm,sbsa-uart"];
 
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static LOCK: SpinMutex<()> = SpinMutex::new(());
 
 pub(crate) fn init() {
-    let uart = device_tree::find_compatible(&["arm,pl011", "arm,sbsa-uart"]);
+    let uart = device_tree::find_compatible(&UARTS);
     if let Some(range) = uart.and_then(|node| device_tree::reg(node, 0)) {
         BASE.store(range.start as usize, Ordering::Relaxed);
     }
@@ -68,6 +73,14 @@ pub fn enable() {
         uart.write(IMSC, 0);
         uart.write(CR, CR_ON);
     }
+}
+
+/// From now on what is typed raises an interrupt until it is read; which one. `None`: there is no UART, or it has none.
+pub fn listen() -> Option<Interrupt> {
+    let uart = registers()?;
+    let node = device_tree::find_compatible(&UARTS)?;
+    uart.write(IMSC, IMSC_RECEIVE);
+    device_tree::interrupt(node, 0)
 }
 
 /// A byte that was typed, if there is one.

@@ -3,6 +3,7 @@
 //! Structures and lists are passed by address; they are in the guest's own Normal memory, and virtual addresses are
 //! physical ones here.
 
+pub mod control;
 pub mod dm;
 pub mod memory;
 
