@@ -5,22 +5,28 @@ pub mod builder;
 pub mod devices;
 pub mod image;
 pub mod imaging;
+pub mod life;
+pub mod limit;
 mod placement;
+pub mod plan;
 pub mod ram;
 pub mod vcpu;
 pub mod watchdog;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
 use crate::domain::blueprint::Blueprint;
 use crate::domain::devices::Devices;
+use crate::domain::life::Life;
+use crate::domain::plan::Plan;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
+use crate::hypervisor::lifecycle::Lifecycle;
 use crate::ids::{DomainId, IntId, Ipa};
 use crate::ioreq::Servers;
 use crate::manifest::lifecycle::OnShutdown;
@@ -75,8 +81,6 @@ pub struct Domain {
     pub gic_system_registers: bool,
     /// Its guest-physical addresses are the machine's.
     pub direct_mapped: bool,
-    /// What happens when it crashes.
-    pub on_crash: OnShutdown,
     /// It serves devices of others.
     pub serves: bool,
     /// Its first instruction.
@@ -89,8 +93,18 @@ pub struct Domain {
     pub blueprint: Mutex<Blueprint>,
     /// Its constants of the world switch.
     pub constants: SwitchConstants,
-    /// Why it does not run any more: [`Self::running`] at first.
-    pub stopped: AtomicU32,
+    /// Where it is in its life.
+    pub life: Life,
+    /// Its vCPUs that are not off. Only one that is on turns another on, so at 0 it stays there.
+    pub live_vcpus: AtomicU32,
+    /// CNTVOFF_EL2: the guest's counter begins at 0.
+    pub virtual_offset: AtomicU64,
+    /// How often it was restarted since the machine's power-on.
+    pub restarts: AtomicU32,
+    /// What ends and starts it; only the pCPU of its boot vCPU takes this lock for longer than a look.
+    pub lifecycle: Mutex<Lifecycle>,
+    /// What is needed to make it anew.
+    pub plan: Plan,
     /// Its vCPUs are held.
     pub paused: AtomicBool,
 }
@@ -111,33 +125,32 @@ pub struct SwitchConstants {
     pub vttbr: u64,
     /// VTCR_EL2, without the bits that are RES1.
     pub vtcr: u64,
-    /// CNTVOFF_EL2.
-    pub virtual_offset: u64,
 }
 
-/// No reason to stop has come.
-const RUNNING: u32 = u32::MAX;
-
 impl Domain {
-    /// The first value of [`Self::stopped`].
-    pub fn running() -> AtomicU32 {
-        AtomicU32::new(RUNNING)
-    }
-
-    /// Whether it has stopped.
+    /// Whether its guest has ended and is not to start again by itself.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire) != RUNNING
+        self.life.phase().is_over()
     }
 
-    /// Why it has stopped.
+    /// Why its guest does not run; `None` while it does, and while it restarts.
     pub fn shutdown(&self) -> Option<ShutdownReason> {
-        ShutdownReason::from_number(self.stopped.load(Ordering::Acquire))
+        let phase = self.life.phase();
+        phase.reason().filter(|_| phase.is_over())
     }
 
-    /// It stops, for the first reason that is given; whether this is the first.
-    pub fn stop(&self, reason: ShutdownReason) -> bool {
-        self.stopped
-            .compare_exchange(RUNNING, reason as u32, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    /// How many of its vCPUs are not off.
+    pub fn live(&self) -> u32 {
+        self.live_vcpus.load(Ordering::Acquire)
+    }
+
+    /// What follows when it ends for `reason`, by its manifest.
+    pub const fn follows(&self, reason: ShutdownReason) -> OnShutdown {
+        match reason {
+            ShutdownReason::Poweroff | ShutdownReason::Suspend => OnShutdown::Stop,
+            ShutdownReason::Reboot | ShutdownReason::SoftReset => self.plan.on_reboot,
+            ShutdownReason::Crash => self.plan.on_crash,
+            ShutdownReason::Watchdog => self.plan.on_watchdog,
+        }
     }
 }

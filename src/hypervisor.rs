@@ -12,7 +12,8 @@
 //! | `mmio` | an access to a device: from the abort to the register that it loads |
 //! | `interrupts` | everything that makes or takes interrupts |
 //! | `events` | event channels across domains, and what servers cause |
-//! | `power` | starting and stopping vCPUs and domains |
+//! | `power` | starting and stopping vCPUs |
+//! | `lifecycle` | how domains end and start again |
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
 //! | `account` | how vCPUs spend their time, for their guests |
 //! | `visits` | looking at the registers of a vCPU that another pCPU has |
@@ -32,6 +33,7 @@ mod clock;
 mod control;
 mod events;
 mod interrupts;
+pub mod lifecycle;
 mod messages;
 mod mmio;
 mod pause;
@@ -94,6 +96,12 @@ pub struct VcpuState {
     flush_due: bool,
     /// It sleeps in SCHEDOP_poll.
     polls: bool,
+    /// It was powered on, and has not turned off since.
+    is_on: bool,
+    /// How often its domain had been restarted when it was powered on.
+    restarts: u32,
+    /// CNTVOFF_EL2.
+    pub virtual_offset: u64,
     account: RunstateInfo,
     set_way: SetWayWalk,
     counters: Arc<VcpuCounters>,
@@ -109,6 +117,9 @@ impl VcpuState {
             physical_timer_line: false,
             flush_due: true,
             polls: false,
+            is_on: false,
+            restarts: 0,
+            virtual_offset: 0,
             account: RunstateInfo {
                 state: RUNSTATE_OFFLINE,
                 ..RunstateInfo::default()
@@ -134,8 +145,6 @@ pub struct VcpuConstants {
     pub vtcr: u64,
     /// VMPIDR_EL2.
     pub vmpidr: u64,
-    /// CNTVOFF_EL2.
-    pub virtual_offset: u64,
     /// The pCPU that it is pinned to.
     pub pcpu: PcpuId,
 }
@@ -156,6 +165,8 @@ pub enum Entry {
     Run,
     /// It still waits for something, or stopped: ask [`Hypervisor::schedule`] again.
     Blocked,
+    /// In its time something was done that took some: take pending interrupts, then ask [`Hypervisor::schedule`] again.
+    Worked,
 }
 
 /// Who a physical SPI was for.
@@ -188,6 +199,10 @@ pub struct Hypervisor<M: Machine> {
     ids: IdRegisters,
     hpfar: Hpfar,
     slice: Ticks,
+    /// The physical interrupt of the EL1 virtual timer.
+    virtual_timer: IntId,
+    /// Event channels that exist from the start.
+    channels: Vec<crate::manifest::events::StaticChannel>,
     /// The system counter in Hz, and what it showed at boot.
     frequency: u64,
     tick_length: clock::TickLength,
@@ -237,7 +252,6 @@ impl<M: Machine> Hypervisor<M> {
             vttbr: domain.constants.vttbr,
             vtcr: domain.constants.vtcr,
             vmpidr: MPIDR_RES1 | u64::from(id.index),
-            virtual_offset: domain.constants.virtual_offset,
             pcpu: vcpu.pcpu,
         })
     }
@@ -277,7 +291,7 @@ impl<M: Machine> Hypervisor<M> {
             || state.physical_timer_line
             || registers.is_enabled()
             || state.account.state != RUNSTATE_RUNNING;
-        if due || domain.is_stopped() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
+        if due || !domain.life.is_running() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
             return false;
         }
         if vcpu.has_notes() {
@@ -309,12 +323,14 @@ impl<M: Machine> Hypervisor<M> {
             vcpu.put_back(notes.without(Attention::Snapshot));
             return Entry::Blocked;
         }
-        if notes.has(Attention::Power) {
-            self.apply_power(cpu, vcpu, state);
+        if !domain.life.is_running() {
+            return self.leave_life(cpu, domain, vcpu, state);
         }
-        if domain.is_stopped() {
-            self.retire(vcpu, state);
-            return Entry::Blocked;
+        if notes.has(Attention::Power) {
+            self.apply_power(cpu, domain, vcpu, state);
+        }
+        if !state.is_on {
+            return self.stay_off(vcpu);
         }
         if state.access.is_some() && !self.resume_access(cpu, domain, vcpu, state) {
             return Entry::Blocked;

@@ -11,6 +11,7 @@
 //! - [`server`]: map, unmap, enable; who owns what. `lifetime`: create, destroy, what a dead server leaves behind.
 //! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
+//! - `quiesce`: devices come to rest before the target's memory is made anew.
 //!
 //! Rules that hold throughout (`docs/abi.md`, "IOREQ servers"):
 //! - an address that the manifest gives to a device is never unclaimed: without a server its accesses wait;
@@ -21,6 +22,7 @@
 mod account;
 mod lifetime;
 mod look;
+mod quiesce;
 pub mod ranges;
 pub mod request;
 pub mod router;
@@ -32,6 +34,7 @@ use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
 
 pub use look::ServerLook;
+pub use quiesce::{DomainSet, Rest};
 pub use ranges::Range;
 pub use request::{Answer, OnFailure, Policy, Request};
 pub use router::Begun;

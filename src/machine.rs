@@ -26,6 +26,15 @@ pub trait Machine: PhysicalMemory {
     /// Routes a physical SPI to a pCPU.
     fn route_interrupt(&self, interrupt: IntId, pcpu: PcpuId);
 
+    /// Makes a physical SPI disabled, inactive and not pending.
+    fn reset_interrupt(&self, interrupt: IntId);
+
+    /// Reads a 32-bit register of a passed-through device whose pages the hypervisor maps for that: one that the manifest
+    /// says how to bring to rest (`portunus,quiesce`).
+    fn read_device(&self, at: crate::ids::Pa) -> u32;
+    /// Writes such a register.
+    fn write_device(&self, at: crate::ids::Pa, value: u32);
+
     /// Which pCPU the caller runs on.
     fn current_pcpu(&self) -> PcpuId;
 

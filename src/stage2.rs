@@ -12,12 +12,14 @@
 //! While a block is split its addresses translate to nothing for an instant: a translation fault on an address for which
 //! [`Stage2::lookup`], asked under the domain's memory lock, finds a mapping is to be retried by the guest.
 //!
-//! Tables are not taken apart again before the domain ends: an address range that was mapped once keeps its tables, so a
-//! domain that maps and unmaps the same window uses no more of its pool.
+//! Tables are not taken apart again before the domain ends (`anew`): an address range that was mapped once keeps its
+//! tables, so a domain that maps and unmaps the same window uses no more of its pool.
 
+mod anew;
 mod descriptor;
 mod geometry;
 
+pub use anew::{Region, TableCursor, Taken};
 pub use descriptor::{Attributes, MemoryType, PageUse, hardware_attributes};
 pub use geometry::{Geometry, GeometryError, physical_bits};
 
@@ -52,6 +54,9 @@ pub enum Stage2Error {
     /// There is no mapping.
     #[error("{0} is not mapped")]
     NotMapped(Ipa),
+    /// The domain that the pages belong to does not run, and nobody maps them now.
+    #[error("the pages' owner does not run")]
+    OwnerDown,
     /// No frame for a table.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -362,13 +367,18 @@ impl Stage2 {
 
     /// Follows tables as far as they go. `ipa` is inside the map.
     fn walk(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Place {
+        self.walk_to(memory, ipa, PAGE_LEVEL)
+    }
+
+    /// Follows tables down to `last` at most. `ipa` is inside the map.
+    fn walk_to(&self, memory: &impl PhysicalMemory, ipa: Ipa, last: u8) -> Place {
         let mut base = self.root;
         let mut level = self.geometry.start_level();
         loop {
             let at = self.slot(base, level, ipa);
             let entry = decode(level, memory.load_u64(at));
             match entry {
-                Entry::Table(next) if level < PAGE_LEVEL => {
+                Entry::Table(next) if level < last => {
                     base = next;
                     level += 1;
                 }

@@ -65,6 +65,21 @@ pub struct Config {
     pub spis: u16,
 }
 
+impl Config {
+    /// An interrupt as after reset, by its slot.
+    fn first_state(self, slot: u16) -> Irq {
+        let group1 = self.version == Version::V3;
+        if slot >= u16::from(self.vcpus) * PRIVATE {
+            return Irq::new(0, false, group1);
+        }
+        let sgi = u32::from(slot % PRIVATE) < IntId::FIRST_PPI;
+        let mut irq = Irq::new((slot / PRIVATE) as u8, sgi, group1);
+        // A GICv2's SGIs are always enabled (IHI 0048, GICD_ISENABLERn).
+        irq.enabled = sgi && self.version == Version::V2;
+        irq
+    }
+}
+
 /// Why the virtual interrupt controller refuses.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum VgicError {
@@ -193,18 +208,7 @@ impl Vgic {
             return Err(VgicError::Spis(config.spis));
         }
         let privates = u16::from(config.vcpus) * PRIVATE;
-        let group1 = config.version == Version::V3;
-        let irqs = Irqs::new(privates + config.spis, |index| {
-            if index < privates {
-                let sgi = u32::from(index % PRIVATE) < IntId::FIRST_PPI;
-                let mut irq = Irq::new((index / PRIVATE) as u8, sgi, group1);
-                // A GICv2's SGIs are always enabled (IHI 0048, GICD_ISENABLERn).
-                irq.enabled = sgi && config.version == Version::V2;
-                irq
-            } else {
-                Irq::new(0, false, group1)
-            }
-        });
+        let irqs = Irqs::new(privates + config.spis, |index| config.first_state(index));
         Ok(Self {
             config,
             groups: GroupEnables::default(),
@@ -213,6 +217,17 @@ impl Vgic {
             reserved: alloc::vec![0; usize::from(config.spis).div_ceil(32)].into_boxed_slice(),
             kick: VcpuSet::EMPTY,
         })
+    }
+
+    /// As [`Self::new`] made it: no interrupt is reserved, and none has a physical one behind it. No list register of any
+    /// pCPU is in use for it ([`Self::power_off`]), and every physical interrupt behind one of its SPIs is inactive.
+    pub fn reset(&mut self) {
+        let config = self.config;
+        self.irqs.renew(|index| config.first_state(index));
+        self.groups = GroupEnables::default();
+        self.cpus = [const { Cpu::new() }; MAX_VCPUS];
+        self.reserved.fill(0);
+        self.kick = VcpuSet::EMPTY;
     }
 
     /// What it was made of.

@@ -309,6 +309,16 @@ impl Console {
         }
     }
 
+    /// The domain starts again: its UART is as after a reset, and what it has sent is shown as ever. The new level of its
+    /// interrupt line, if it changed.
+    pub fn reset(&mut self, port: PortId) -> Option<LineChange> {
+        let port = self.ports.get_mut(usize::from(port.0))?;
+        if let Source::Uart { uart, .. } = &mut port.source {
+            uart.reset();
+        }
+        port.line_change()
+    }
+
     /// Prints a message of the hypervisor; how many bytes fitted.
     pub fn print(&mut self, message: &[u8]) -> usize {
         match self.ports.first_mut().map(|port| &mut port.source) {

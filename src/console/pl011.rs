@@ -92,6 +92,8 @@ pub struct Pl011 {
     fractional_baud: u16,
     low_power: u16,
     dma_control: u16,
+    /// The last character that it sent ended no line.
+    inside_line: bool,
 }
 
 impl Default for Pl011 {
@@ -109,11 +111,31 @@ impl Default for Pl011 {
             fractional_baud: 0,
             low_power: 0,
             dma_control: 0,
+            inside_line: false,
         }
     }
 }
 
 impl Pl011 {
+    /// The registers are as after a reset, and what was typed is forgotten. What the guest has sent is still to be taken,
+    /// and is followed by the end of its line.
+    pub fn reset(&mut self) {
+        self.raw_interrupts = 0;
+        self.interrupt_mask = 0;
+        self.control = CR_ENABLED;
+        self.line_control = 0;
+        self.trigger_levels = IFLS_RESET;
+        self.receive_status = 0;
+        self.integer_baud = 0;
+        self.fractional_baud = 0;
+        self.low_power = 0;
+        self.dma_control = 0;
+        self.receive.clear();
+        if core::mem::take(&mut self.inside_line) {
+            self.transmit.push(b'\n');
+        }
+    }
+
     /// Performs one access of the guest; a store returns 0. The interrupt line may change.
     ///
     /// # Errors
@@ -272,7 +294,9 @@ impl Pl011 {
             return;
         }
         // A character for a full FIFO is lost, as in hardware.
-        self.transmit.push(byte);
+        if self.transmit.push(byte) {
+            self.inside_line = byte != b'\n';
+        }
         if self.transmit.len() <= self.transmit_trigger() {
             self.raw_interrupts |= INT_TX;
         } else {

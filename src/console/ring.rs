@@ -32,6 +32,10 @@ impl ByteRing {
     pub(super) fn is_full(&self) -> bool {
         self.length == self.bytes.len()
     }
+    pub(super) fn clear(&mut self) {
+        self.first = 0;
+        self.length = 0;
+    }
     /// Whether there was room.
     pub(super) fn push(&mut self, byte: u8) -> bool {
         if self.is_full() {

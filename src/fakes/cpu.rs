@@ -275,6 +275,12 @@ impl Cpu for FakeCpu {
             None => self.registers.push((register, value)),
         }
     }
+    fn reset(&mut self) {
+        let constant = [El1Register::CntvoffEl2, El1Register::VmpidrEl2];
+        self.registers.retain(|(register, _)| constant.contains(register));
+        self.interface.active_priorities.clear();
+        self.pending_system_error = None;
+    }
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault> {
         (self.translation)(address, access)
     }

@@ -73,6 +73,15 @@ pub enum Operation {
         /// The page.
         page: Ipa,
     },
+    /// A physical SPI disabled, inactive and not pending.
+    ResetInterrupt(IntId),
+    /// A register of a passed-through device written.
+    WriteDevice {
+        /// Which.
+        at: Pa,
+        /// What.
+        value: u32,
+    },
     /// Every translation of a VMID dropped.
     InvalidateAll {
         /// The VMID.
@@ -103,6 +112,17 @@ pub struct InterruptConfig {
     pub route: Option<PcpuId>,
 }
 
+/// A register of a passed-through device.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct DeviceRegister {
+    /// What it holds.
+    pub value: u32,
+    /// Reads that still give the old value after a write of the new one.
+    pub delay: u32,
+    /// What it will hold after those.
+    pub next: Option<u32>,
+}
+
 type Adversary = Box<dyn FnMut(&mut SparseMemory, SharedAccess) -> Interference + Send>;
 
 struct State {
@@ -111,6 +131,7 @@ struct State {
     now: Ticks,
     adversary: Option<Adversary>,
     interrupts: BTreeMap<u32, InterruptConfig>,
+    devices: BTreeMap<u64, DeviceRegister>,
     console: Vec<u8>,
     console_room: usize,
     pcpu: PcpuId,
@@ -143,6 +164,7 @@ impl FakeMachine {
                 now: Ticks(0),
                 adversary: None,
                 interrupts: BTreeMap::new(),
+            devices: BTreeMap::new(),
                 console: Vec::new(),
                 console_room: usize::MAX,
                 pcpu: PcpuId(0),
@@ -226,6 +248,16 @@ impl FakeMachine {
             .get(&interrupt.0)
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Makes a register of a passed-through device hold `value`; after a write, `delay` reads still give what it held.
+    pub fn set_device(&self, at: Pa, value: u32, delay: u32) {
+        let register = DeviceRegister {
+            value,
+            delay,
+            next: None,
+        };
+        self.state.lock().devices.insert(at.0, register);
     }
 
     /// Takes what the console got so far.
@@ -401,6 +433,35 @@ impl Machine for FakeMachine {
         let mut state = self.state.lock();
         state.interrupts.entry(interrupt.0).or_default().route = Some(pcpu);
         state.log.push(Operation::RouteInterrupt(interrupt, pcpu));
+    }
+    fn reset_interrupt(&self, interrupt: IntId) {
+        interrupt_is_spi(interrupt);
+        let mut state = self.state.lock();
+        state.interrupts.entry(interrupt.0).or_default().enabled = false;
+        state.log.push(Operation::ResetInterrupt(interrupt));
+    }
+    fn read_device(&self, at: Pa) -> u32 {
+        let mut state = self.state.lock();
+        let Some(register) = state.devices.get_mut(&at.0) else {
+            return 0;
+        };
+        if let Some(next) = register.next {
+            match register.delay.checked_sub(1) {
+                Some(left) => register.delay = left,
+                None => {
+                    register.value = next;
+                    register.next = None;
+                }
+            }
+        }
+        register.value
+    }
+    fn write_device(&self, at: Pa, value: u32) {
+        let mut state = self.state.lock();
+        if let Some(register) = state.devices.get_mut(&at.0) {
+            register.next = Some(value);
+        }
+        state.log.push(Operation::WriteDevice { at, value });
     }
     fn current_pcpu(&self) -> PcpuId {
         self.state.lock().pcpu

@@ -3,16 +3,18 @@
 //! Runs once at boot and may allocate. Afterwards nothing here is used again.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::console::{Colour, Console, TooManyPorts};
 use crate::domain::builder::{Built, BuiltDomain};
 use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
+use crate::domain::life::Life;
+use crate::domain::plan::{OwnDevice, Plan};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainClock, DomainMemory, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
 use crate::hypervisor::clock::TickLength;
-use crate::hypervisor::interrupts::VIRTUAL_TIMER;
+use crate::hypervisor::lifecycle::connect_interrupts;
 use crate::hypervisor::messages::Messages;
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
@@ -119,13 +121,7 @@ impl<M: Machine> Hypervisor<M> {
             };
             let index = usize::from(domain.id.0);
             let domain = assemble_domain(&machine, &facts, manifest, config, domain, &mut queues, &mut console)?;
-            for interrupt in config.passthrough.interrupts() {
-                interrupts.push((interrupt.id, domain.id));
-                if let Some(vcpu) = domain.vcpus.first() {
-                    machine.configure_interrupt(interrupt.id, interrupt.trigger.is_edge());
-                    machine.route_interrupt(interrupt.id, vcpu.pcpu);
-                }
-            }
+            interrupts.extend(domain.plan.interrupts.iter().map(|(interrupt, _)| (*interrupt, domain.id)));
             if let Some(slot) = domains.get_mut(index) {
                 *slot = Some(domain);
             }
@@ -153,6 +149,8 @@ impl<M: Machine> Hypervisor<M> {
             ids,
             hpfar: facts.hpfar,
             slice,
+            virtual_timer: facts.virtual_timer,
+            channels: manifest.channels.clone(),
             frequency: facts.frequency.max(1),
             tick_length,
             booted,
@@ -164,7 +162,10 @@ impl<M: Machine> Hypervisor<M> {
         hypervisor.connect_static_channels(manifest)?;
         for domain in hypervisor.domains() {
             hypervisor.reset_clock(domain);
-            hypervisor.publish_wall_clock(domain, Ticks(domain.constants.virtual_offset));
+            hypervisor.publish_wall_clock(domain, Ticks(domain.virtual_offset.load(Ordering::Acquire)));
+            for (interrupt, edge) in &domain.plan.interrupts {
+                hypervisor.prepare_interrupt(domain, *interrupt, *edge);
+            }
             hypervisor.boot(domain);
         }
         Ok(hypervisor)
@@ -266,7 +267,6 @@ fn assemble_domain<M: Machine>(
         abort_unmapped: config.unmapped == UnmappedAccess::Abort,
         gic_system_registers: matches!(config.layout.gic, VirtualGic::V3 { .. }),
         direct_mapped: config.direct_map,
-        on_crash: config.on_crash,
         serves: manifest.served_by(config.id).next().is_some(),
         entry: built.kernel.entry,
         device_tree: built.device_tree.start,
@@ -275,15 +275,28 @@ fn assemble_domain<M: Machine>(
         constants: SwitchConstants {
             vttbr: built.stage2.vttbr(),
             vtcr: geometry.vtcr(),
-            virtual_offset: machine.now().0,
+        },
+        plan: Plan {
+            on_crash: config.on_crash,
+            on_reboot: config.on_reboot,
+            on_watchdog: config.on_watchdog,
+            limit: config.restart_limit,
+            controls: !config.controls.is_empty(),
+            map: built.stage2.regions(machine),
+            devices: OwnDevice::all(&config.passthrough),
+            interrupts: own_interrupts(config),
         },
         memory: Mutex::new(DomainMemory {
             stage2: built.stage2,
             pool,
             shared_info_at: None,
         }),
-        stopped: Domain::running(),
         paused: AtomicBool::new(false),
+        life: Life::default(),
+        live_vcpus: AtomicU32::new(0),
+        virtual_offset: AtomicU64::new(machine.now().0),
+        restarts: AtomicU32::new(0),
+        lifecycle: Mutex::default(),
     })
 }
 
@@ -359,15 +372,15 @@ fn interrupt_controller(config: &DomainConfig, facts: &MachineFacts) -> Result<V
         vcpus: config.vcpu_count(),
         spis: u16::try_from(config.layout.spis).unwrap_or(u16::MAX),
     })?;
-    vgic.bind_physical_ppi(VIRTUAL_TIMER, facts.virtual_timer)?;
-    if let Some(uart) = config.layout.uart.filter(|_| config.vpl011) {
-        vgic.reserve(uart.interrupt)?;
-    }
-    if let Some(interrupt) = config.layout.rtc.and_then(|clock| clock.interrupt) {
-        vgic.reserve(interrupt)?;
-    }
-    for interrupt in config.passthrough.interrupts() {
-        vgic.bind_physical(interrupt.id, interrupt.id, interrupt.trigger.is_edge())?;
-    }
+    let console = config.layout.uart.filter(|_| config.vpl011).map(|uart| uart.interrupt);
+    let clock = config.layout.rtc.and_then(|clock| clock.interrupt);
+    let emulated = console.into_iter().chain(clock);
+    connect_interrupts(&mut vgic, facts.virtual_timer, emulated, &own_interrupts(config))?;
     Ok(vgic)
+}
+
+/// The interrupts of the machine's devices that a domain owns, and whether each is edge-triggered.
+fn own_interrupts(config: &DomainConfig) -> Vec<(IntId, bool)> {
+    let interrupts = config.passthrough.interrupts();
+    interrupts.map(|interrupt| (interrupt.id, interrupt.trigger.is_edge())).collect()
 }

@@ -72,7 +72,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Outcome::Shutdown(reason) => {
                 state.frame.write(0, 0);
-                self.stop_domain(domain, reason);
+                self.shut_down(domain, reason);
             }
         }
     }
@@ -101,7 +101,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// What a page was that left `domain`'s map at `at`: RAM is kept for the domain, a reference is given back.
-    fn release(&self, domain: &Domain, at: Ipa, previous: Previous) {
+    pub(crate) fn release(&self, domain: &Domain, at: Ipa, previous: Previous) {
         match previous.page_use {
             PageUse::Ram => {
                 // RAM was built with an account, and left the map just now.
@@ -135,6 +135,7 @@ fn own_error(error: Stage2Error) -> HypercallError {
     match error {
         Stage2Error::Pool(_) => HypercallError::OutOfMemory,
         Stage2Error::NotMapped(_) => HypercallError::NoEntry,
+        Stage2Error::OwnerDown => HypercallError::TryAgain,
         _ => HypercallError::Invalid,
     }
 }
@@ -209,7 +210,12 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
         let mut results = [const { Ok(None) }; BATCH];
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
-        stage2.replace_batch(machine, pool, &new, &mut results);
+        // Under the lock under which mappings of a domain that ends are taken back.
+        if foreign.life.is_running() {
+            stage2.replace_batch(machine, pool, &new, &mut results);
+        } else {
+            results.fill(Err(Stage2Error::OwnerDown));
+        }
         drop(memory);
         for ((index, page), result) in which.iter().zip(&new).zip(results) {
             match result {

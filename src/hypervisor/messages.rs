@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::lifecycle::{RestartCause, StaysDown};
 use crate::ids::{DomainId, MAX_DOMAINS, PcpuId, Ticks};
 use crate::ioreq::{Event, Failure};
 use crate::machine::Machine;
@@ -23,6 +24,35 @@ pub(crate) enum Message {
         domain: DomainId,
         /// Why.
         reason: ShutdownReason,
+    },
+    /// A domain starts again.
+    Restarts {
+        /// Which.
+        domain: DomainId,
+        /// Why.
+        cause: RestartCause,
+    },
+    /// A domain started again. What it has then is the same each time.
+    UpAgain {
+        /// Which.
+        domain: DomainId,
+        /// How often it did.
+        restarts: u32,
+        /// Frames of its pool that are in use.
+        frames: u32,
+        /// References that others hold to them.
+        references: u32,
+        /// Ports in use.
+        channels: u32,
+        /// How long it took.
+        microseconds: u32,
+    },
+    /// A domain was to start again and does not.
+    StaysDown {
+        /// Which.
+        domain: DomainId,
+        /// Why.
+        why: StaysDown,
     },
     /// Something about a domain's requests or servers.
     Request {
@@ -187,11 +217,47 @@ impl<M: Machine> Hypervisor<M> {
                 match reason {
                     ShutdownReason::Poweroff => write!(line, "{name} powered off"),
                     ShutdownReason::Reboot | ShutdownReason::SoftReset => {
-                        write!(line, "{name} asked for a restart and stays down: restart is not built")
+                        write!(line, "{name} asked for a restart and stays down")
                     }
                     ShutdownReason::Crash => write!(line, "{name} crashed"),
                     ShutdownReason::Suspend => write!(line, "{name} suspended itself and stays down"),
                     ShutdownReason::Watchdog => write!(line, "{name} stopped by its watchdog"),
+                }
+            }
+            Message::Restarts { domain, cause } => write!(line, "{} restarts ({})", name(domain), cause.name()),
+            Message::UpAgain {
+                domain,
+                restarts,
+                frames,
+                references,
+                channels,
+                microseconds,
+            } => write!(
+                line,
+                "{} is up again (restart {restarts}): {frames} pool frames, {references} references, {channels} channels, \
+                 {microseconds} us",
+                name(domain)
+            ),
+            Message::StaysDown { domain, why } => {
+                write!(line, "{} stays down: ", name(domain))?;
+                let path = |index: usize| {
+                    let device = self.domain(domain).and_then(|domain| domain.plan.devices.get(index));
+                    device.map_or("", |device| device.path.as_str())
+                };
+                match why {
+                    StaysDown::Limit(limit, cause) => write!(
+                        line,
+                        "restarted {} times in {} s (last: {})",
+                        limit.count,
+                        limit.seconds,
+                        cause.name()
+                    ),
+                    StaysDown::Restless(index) => {
+                        write!(line, "its device {} writes to memory and has no portunus,quiesce", path(index))
+                    }
+                    StaysDown::DeviceBusy(index) => write!(line, "its device {} does not come to rest", path(index)),
+                    StaysDown::Map => write!(line, "no room for its map"),
+                    StaysDown::Image(error) => write!(line, "{error}"),
                 }
             }
             Message::Hidden { domain, count } => {

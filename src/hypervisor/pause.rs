@@ -26,7 +26,7 @@ impl<M: Machine> Hypervisor<M> {
         domain.paused.store(true, Ordering::SeqCst);
         self.change_all(domain, RunQueue::hold);
         // Whoever stopped it before it was marked as held did not let it go on.
-        if domain.is_stopped() {
+        if !domain.life.is_running() {
             self.unpause(domain);
             return Err(NotRunning);
         }

@@ -7,11 +7,9 @@ use crate::abi::sched::ShutdownReason;
 use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Power, Vcpu};
-use crate::hypervisor::messages::Message;
-use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::hypervisor::{Entry, Hypervisor, VcpuState};
 use crate::ids::{Ipa, MAX_VCPUS};
 use crate::machine::Machine;
-use crate::manifest::lifecycle::OnShutdown;
 use crate::psci::{self, Action, PowerState};
 use crate::sched::Wait;
 use crate::trap::registers::GuestFrame;
@@ -54,13 +52,13 @@ impl<M: Machine> Hypervisor<M> {
             }
             // Performed above.
             Action::CpuOn { .. } => {}
-            Action::CpuOff => self.power_off_vcpu(vcpu),
+            Action::CpuOff => self.power_off_vcpu(cpu, domain, vcpu, state),
             Action::Suspend => {
                 state.frame.write(0, 0);
                 self.wait_for_event(cpu, domain, vcpu, state, None);
             }
-            Action::SystemOff => self.stop_domain(domain, ShutdownReason::Poweroff),
-            Action::SystemReset => self.stop_domain(domain, ShutdownReason::Reboot),
+            Action::SystemOff => self.shut_down(domain, ShutdownReason::Poweroff),
+            Action::SystemReset => self.shut_down(domain, ShutdownReason::Reboot),
         }
     }
 
@@ -86,15 +84,17 @@ impl<M: Machine> Hypervisor<M> {
                 Action::ON_PENDING
             };
         }
+        domain.live_vcpus.fetch_add(1, Ordering::AcqRel);
         *power = Power::Starting { entry, context };
         drop(power);
         self.notify(vcpu, Attention::Power, Wait::Power);
         Action::SUCCESS
     }
 
-    /// Powers a domain's boot vCPU on: its first instruction is `entry`, with `device_tree` in x0.
+    /// Powers a domain's boot vCPU on, while all its vCPUs are off.
     pub(crate) fn boot(&self, domain: &Domain) {
         if let Some(vcpu) = domain.vcpus.first() {
+            domain.live_vcpus.fetch_add(1, Ordering::AcqRel);
             *vcpu.power.lock() = Power::Starting {
                 entry: domain.entry,
                 context: domain.device_tree.0,
@@ -103,63 +103,63 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn power_off_vcpu(&self, vcpu: &Vcpu) {
+    /// The loaded vCPU is off until it is powered on. Nothing of it is left in its pCPU that others see, and the last that
+    /// happens is that it says so.
+    pub(crate) fn power_off_vcpu<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
+        state.access = None;
+        state.is_on = false;
+        if core::mem::take(&mut state.polls) {
+            domain.events.lock().stop_polling(vcpu.id.index);
+        }
+        cpu.write_el1(El1Register::CntvCtlEl0, 0);
+        let kick = domain.vgic.lock().power_off(vcpu.id.index, cpu.virtual_interface());
+        state.flush_due = true;
+        self.interrupt_vcpus(domain, kick);
         self.block(vcpu, Wait::Power, None);
-        *vcpu.power.lock() = Power::Off;
+        let before = core::mem::replace(&mut *vcpu.power.lock(), Power::Off);
+        if before != Power::Off {
+            self.one_less(domain);
+        }
+    }
+
+    /// The loaded vCPU was woken though it is off.
+    pub(crate) fn stay_off(&self, vcpu: &Vcpu) -> Entry {
+        self.block(vcpu, Wait::Power, None);
+        // Somebody may have powered it on meanwhile.
+        if vcpu.has_note(Attention::Power) {
+            self.wake(vcpu, Wait::Power);
+        }
+        Entry::Blocked
     }
 
     /// Applies a start that was asked for.
-    pub(crate) fn apply_power<C: Cpu>(&self, cpu: &mut C, vcpu: &Vcpu, state: &mut VcpuState) {
+    pub(crate) fn apply_power<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         let mut power = vcpu.power.lock();
         if let Power::Starting { entry, context } = *power {
             *power = Power::On;
             drop(power);
-            *state = VcpuState {
-                // The vGIC still has the line as the old timer left it, and time spent is spent.
-                physical_timer_line: state.physical_timer_line,
-                account: state.account,
+            let restarts = domain.restarts.load(Ordering::Acquire);
+            let mut new = VcpuState {
+                is_on: true,
+                restarts,
+                virtual_offset: domain.virtual_offset.load(Ordering::Acquire),
                 ..VcpuState::new(state.id, Arc::clone(&state.counters))
             };
+            if state.restarts == restarts {
+                // The vGIC still has the line as the old timer left it, and time spent is spent.
+                new.physical_timer_line = state.physical_timer_line;
+                new.account = state.account;
+            }
+            *state = new;
             state.frame = GuestFrame {
                 pc: entry.0,
                 pstate: START_PSTATE,
                 ..GuestFrame::default()
             };
             state.frame.write(0, context);
+            cpu.reset();
             cpu.write_el1(El1Register::SctlrEl1, START_SCTLR);
-            cpu.write_el1(El1Register::CntvCtlEl0, 0);
+            cpu.write_el1(El1Register::CntvoffEl2, state.virtual_offset);
         }
-    }
-
-    /// Stops all vCPUs of a domain for good.
-    pub(crate) fn stop_domain(&self, domain: &Domain, reason: ShutdownReason) {
-        if !domain.stop(reason) {
-            return;
-        }
-        self.cancel_alarms(domain);
-        // Only vCPUs that can be scheduled retire.
-        self.unpause(domain);
-        domain.servers.lock().cancel_all();
-        for vcpu in &domain.vcpus {
-            for wait in [Wait::Event, Wait::Request] {
-                self.notify(vcpu, Attention::Stop, wait);
-            }
-        }
-        self.abandon_servers(domain.id);
-        self.tell(Message::Stopped {
-            domain: domain.id,
-            reason,
-        });
-        let guests_stopped = self.domains().filter(|domain| !domain.serves).all(Domain::is_stopped);
-        let fatal = reason == ShutdownReason::Crash && domain.on_crash == OnShutdown::PowerOff;
-        if guests_stopped || fatal {
-            self.finished.store(true, Ordering::Release);
-        }
-    }
-
-    /// A vCPU of a stopped domain was scheduled: it never runs again.
-    pub(crate) fn retire(&self, vcpu: &Vcpu, state: &mut VcpuState) {
-        state.access = None;
-        self.power_off_vcpu(vcpu);
     }
 }

@@ -100,7 +100,7 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn set_console_line(&self, change: LineChange) {
+    pub(crate) fn set_console_line(&self, change: LineChange) {
         let Some(domain) = self.domain(change.domain) else {
             return;
         };

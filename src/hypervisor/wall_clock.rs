@@ -76,7 +76,7 @@ impl<M: Machine> Hypervisor<M> {
                 vgic.set_spi_level(interrupt, registers.line()).unwrap_or_default()
             });
         }
-        let alarm = registers.alarm().filter(|_| !domain.is_stopped());
+        let alarm = registers.alarm().filter(|_| domain.life.is_running());
         self.set_alarm(domain, Alarm::Clock, alarm.map(|second| self.ticks_at_second(second)));
     }
 

@@ -12,7 +12,7 @@ impl<M: Machine> Hypervisor<M> {
     /// SCHEDOP_watchdog of a vCPU of `domain`.
     pub(crate) fn set_watchdog(&self, domain: &Domain, id: u32, timeout: u32) -> Result<u32, HypercallError> {
         let mut watchdogs = domain.watchdogs.lock();
-        if domain.is_stopped() {
+        if !domain.life.is_running() {
             // They are dropped for good, or before this is unlocked; the vCPU does not come back.
             return Err(HypercallError::Invalid);
         }
@@ -31,7 +31,7 @@ impl<M: Machine> Hypervisor<M> {
         self.set_alarm(domain, Alarm::Watchdog, watchdogs.first());
         drop(watchdogs);
         if fired {
-            self.stop_domain(domain, ShutdownReason::Watchdog);
+            self.shut_down(domain, ShutdownReason::Watchdog);
         }
     }
 

@@ -195,6 +195,7 @@ impl Servers {
     /// `owner` stopped, crashed or starts again: all its servers are dead.
     pub fn owner_gone<M: PhysicalMemory + ?Sized>(&mut self, owner: DomainId, around: &Surroundings<'_, M>) -> Effects {
         let mut effects = Effects::default();
+        self.suspects.remove(owner);
         for index in 0..MAX_SERVERS {
             let id = ServerId(index as u16);
             let alive = |server: &&Server| server.owner == owner && server.stage != Stage::Tombstone;
@@ -210,5 +211,15 @@ impl Servers {
             }
         }
         effects
+    }
+
+    /// `owner` has nothing mapped any more and no port bound: what its dead servers left behind is free.
+    pub fn discard_dead(&mut self, owner: DomainId, resources: &mut dyn Resources) {
+        for id in (0..MAX_SERVERS).map(|index| ServerId(index as u16)) {
+            let dead = |server: &Server| server.owner == owner && server.stage == Stage::Tombstone;
+            if self.server(id).is_some_and(dead) {
+                self.discard(id, resources);
+            }
+        }
     }
 }

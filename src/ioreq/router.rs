@@ -2,7 +2,7 @@
 
 use super::ranges::Range;
 use super::request::{Answer, IllegalMove, Move, OnFailure, Pending, Policy, Request};
-use super::server::{Servers, Stage};
+use super::server::{Server, Servers, Stage};
 use super::slot::Reading;
 use super::{Effects, Event, Failure, Surroundings};
 use crate::ids::{ServerId, Ticks};
@@ -107,7 +107,7 @@ impl Servers {
         }
     }
 
-    fn offer<M: PhysicalMemory + ?Sized>(
+    pub(super) fn offer<M: PhysicalMemory + ?Sized>(
         &mut self,
         vcpu: u8,
         now: Ticks,
@@ -192,6 +192,7 @@ impl Servers {
                         server.stale.remove(vcpu);
                     }
                     self.readmit(id, around, &mut effects);
+                    self.tell_quiescer(&mut effects);
                 }
                 Reading::Working | Reading::Nonsense(_) => {}
             },
@@ -233,7 +234,12 @@ impl Servers {
                     self.set_stage(id, Stage::Suspended);
                 }
             }
-            OnFailure::Ones | OnFailure::Abort => self.bury(id, around, effects),
+            OnFailure::Ones | OnFailure::Abort => {
+                if let Some(owner) = self.server(id).map(Server::owner) {
+                    self.suspects.insert(owner);
+                }
+                self.bury(id, around, effects);
+            }
         }
     }
 

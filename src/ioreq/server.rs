@@ -6,7 +6,7 @@ use super::account::ServerCounters;
 use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
-use super::{Effects, Event, Surroundings};
+use super::{DomainSet, Effects, Event, Surroundings};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{Features, IoRange, MAX_SERVERS, VENDOR_FIRST_FRAME};
 use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
@@ -106,6 +106,10 @@ pub struct Servers {
     pub(super) posted_at: [Ticks; MAX_VCPUS],
     /// By id of the server.
     pub(super) counters: Vec<ServerCounters>,
+    /// Domains with a server that failed and was buried for it.
+    pub(super) suspects: DomainSet,
+    /// vCPU 0 waits for a server that is to bring a device to rest.
+    pub(super) quiescing: bool,
 }
 
 impl Servers {
@@ -125,6 +129,8 @@ impl Servers {
             created: 0,
             posted_at: [Ticks(0); MAX_VCPUS],
             counters: alloc::vec![ServerCounters::default(); MAX_SERVERS],
+            suspects: DomainSet::default(),
+            quiescing: false,
         }
     }
 
@@ -148,6 +154,11 @@ impl Servers {
             .partition_point(|device| device.range.start() <= access.start());
         let device = self.devices.get(after.checked_sub(1)?)?;
         device.range.contains(access).then_some(device.policy)
+    }
+
+    /// Device number `index`, lowest address first.
+    pub(super) fn device(&self, index: usize) -> Option<&DeviceRange> {
+        self.devices.get(index)
     }
 
     pub(super) fn fallback(&self) -> Policy {
@@ -432,6 +443,7 @@ impl Servers {
                 self.apply(vcpu, cause, effects);
             }
         }
+        self.tell_quiescer(effects);
         self.retry(around, effects);
     }
 }

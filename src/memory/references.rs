@@ -211,6 +211,44 @@ impl FrameReferences {
         ))
     }
 
+    /// `owner`, of which no vCPU runs, has all its RAM in its map again: frames that it parked, or was to park, are not any
+    /// more. Looks at `limit` counters from number `from` on; where to go on, `None`: all are done, and none is parked.
+    pub fn reclaim(&mut self, memory: &impl PhysicalMemory, owner: DomainId, from: u64, limit: u64) -> Option<u64> {
+        let mut skipped = 0;
+        let mut left = limit;
+        for owned in self.owned.iter().filter(|owned| owned.owner == owner) {
+            let count = owned.range.size >> PAGE_SHIFT;
+            let first = from.saturating_sub(skipped).min(count);
+            let last = first.saturating_add(left).min(count);
+            for index in first..last {
+                let counter = Pa(owned.counters.0 + index * COUNTER);
+                let word = memory.load_u32(counter);
+                if word & (PARKED | LEAVING) != 0 {
+                    memory.store_u32(counter, self::count(word));
+                }
+            }
+            left -= last - first;
+            if last < count {
+                return Some(skipped + last);
+            }
+            skipped += count;
+        }
+        if let Some((_, first)) = self.parked.iter_mut().find(|(other, _)| *other == owner) {
+            *first = 0;
+        }
+        None
+    }
+
+    /// How many references other domains hold to the frames of `range` together.
+    pub fn total(&self, memory: &impl PhysicalMemory, range: PaRange) -> u64 {
+        let range = range.pages();
+        let frames = (range.start.0..range.end()).step_by(PAGE_SIZE as usize).map(Pa);
+        frames
+            .filter_map(|frame| self.find(frame))
+            .map(|(_, counter)| u64::from(count(memory.load_u32(counter))))
+            .sum()
+    }
+
     /// Puts a frame that nobody refers to at the head of its owner's list.
     fn enlist(&mut self, memory: &impl PhysicalMemory, owner: DomainId, counter: Pa) {
         let number = ((counter.0 - self.table.start.0) / COUNTER) as u32;

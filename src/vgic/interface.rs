@@ -343,6 +343,26 @@ impl Vgic {
         self.take_others(vcpu)
     }
 
+    /// The loaded vCPU is powered off: as [`Self::unload`]; and of the physical interrupts behind its PPIs none is active or
+    /// pending any more, as after the reset that it begins with when it is powered on.
+    pub fn power_off<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        let kick = self.unload(vcpu, interface);
+        for interrupt in IntId::FIRST_PPI..IntId::FIRST_SPI {
+            let Some(slot) = self.private_slot(vcpu, interrupt) else { continue };
+            let irq = &mut self.irqs[slot];
+            let Some(physical) = irq.physical else { continue };
+            if irq.physical_active {
+                interface.deactivate(physical);
+            }
+            irq.physical_active = false;
+            irq.physical_again = false;
+            irq.latch = 0;
+            irq.active = false;
+            self.update(slot);
+        }
+        VcpuSet(kick.0 | self.take_others(vcpu).0)
+    }
+
     /// The loaded vCPU wants to wait for an interrupt: reads its list registers back and remembers what the guest lets
     /// through, so that [`Self::has_deliverable`] is exact until it runs on.
     pub fn wait<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {

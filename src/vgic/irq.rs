@@ -224,6 +224,15 @@ impl Irqs {
     }
 }
 
+impl Irqs {
+    /// Every interrupt is as `make` says.
+    pub(super) fn renew(&mut self, make: impl Fn(u16) -> Irq) {
+        for (index, irq) in (0..).zip(self.table.iter_mut()) {
+            *irq = make(index);
+        }
+    }
+}
+
 impl Index<Slot> for Irqs {
     type Output = Irq;
     fn index(&self, slot: Slot) -> &Irq {

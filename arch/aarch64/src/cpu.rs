@@ -1,6 +1,6 @@
 //! The core's view of this pCPU with one vCPU loaded.
 
-use crate::gic::{self, Gic};
+use crate::gic::{self, Gic, VirtualState};
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::ids::{IntId, Ipa};
@@ -112,6 +112,11 @@ impl Cpu for El2Cpu {
             return Err(TranslationFault);
         }
         Ok(Ipa(par & PAR_ADDRESS | address & !PAR_ADDRESS & 0xfff))
+    }
+
+    fn reset(&mut self) {
+        crate::switch::reset(crate::features::Features::read());
+        self.interface.0.restore_virtual(&VirtualState::default());
     }
 
     fn pend_system_error(&mut self, syndrome: u32) {

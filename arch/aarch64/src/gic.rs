@@ -118,6 +118,13 @@ impl Gic {
     pub(crate) fn configure(&self, pcpu: PcpuId, interrupt: IntId, edge: bool) {
         either!(self, gic => gic.bank(pcpu, interrupt)).configure(interrupt, edge);
     }
+    /// Makes an SPI disabled, inactive and not pending.
+    pub(crate) fn reset_shared(&self, interrupt: IntId) {
+        let bank = either!(self, gic => gic.bank(PcpuId(0), interrupt));
+        bank.enable(interrupt, false);
+        bank.clear_pending(interrupt);
+        bank.set_active(interrupt, false);
+    }
     /// Routes an SPI to a pCPU.
     pub(crate) fn route(&self, interrupt: IntId, pcpu: PcpuId) {
         either!(self, gic => gic.route(interrupt, pcpu))

@@ -1,5 +1,6 @@
 //! The machine as the core sees it from any pCPU.
 
+use crate::mmio::Registers;
 use crate::sysreg::{dsb_ish, dsb_ishst, isb, read_sysreg, write_sysreg};
 use crate::{cache, console, gic, pcpu, physical, timer};
 use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, Vmid};
@@ -139,6 +140,21 @@ impl Machine for Arm64 {
         if let Some(gic) = gic::gic() {
             gic.route(interrupt, pcpu);
         }
+    }
+
+    fn reset_interrupt(&self, interrupt: IntId) {
+        if let (true, Some(gic)) = (interrupt.is_spi(), gic::gic()) {
+            gic.reset_shared(interrupt);
+        }
+    }
+
+    fn read_device(&self, at: Pa) -> u32 {
+        // SAFETY: the core passes registers of devices that boot has mapped for this (`mmu::add_device`).
+        unsafe { Registers::new(at.0 as usize) }.read(0)
+    }
+    fn write_device(&self, at: Pa, value: u32) {
+        // SAFETY: as `read_device`.
+        unsafe { Registers::new(at.0 as usize) }.write(0, value);
     }
 
     fn current_pcpu(&self) -> PcpuId {

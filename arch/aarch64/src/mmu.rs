@@ -80,6 +80,17 @@ pub(crate) fn init(
     Ok(())
 }
 
+/// Maps more device registers, which were not mapped: no translation of them is cached anywhere.
+///
+/// # Errors
+/// A range that cannot be mapped, or that overlaps memory.
+pub(crate) fn add_device(device: Range<usize>) -> Result<(), MapError> {
+    match MAP.lock().as_mut() {
+        Some(map) => map.map_range(&region(device), DEVICE),
+        None => Ok(()),
+    }
+}
+
 /// The root of the tables that `init` built; what a secondary pCPU starts with.
 pub(crate) fn root() -> Option<usize> {
     MAP.lock().as_ref().map(|map| map.root_address().0)

@@ -100,6 +100,10 @@ fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
         match hypervisor.enter(&mut cpu, &mut context.state) {
             Entry::Run => return local.frame(),
             Entry::Blocked => local.reschedule = true,
+            Entry::Worked => {
+                local.reschedule = true;
+                take_interrupts(pcpu, local);
+            }
         }
     }
 }

@@ -172,18 +172,33 @@ key_registers! {
     5 "s3_0_c2_c2_1" 6 "s3_0_c2_c2_2" 7 "s3_0_c2_c2_3" 8 "s3_0_c2_c3_0" 9 "s3_0_c2_c3_1"
 }
 
+impl El1State {
+    /// As after a reset: MMU and caches off.
+    fn at_reset() -> Self {
+        Self {
+            // RES1 bits alone (SCTLR_EL1 at reset).
+            sctlr: 0x30d0_0800,
+            ..Self::default()
+        }
+    }
+}
+
+/// Makes the loaded vCPU's registers what they are before its first instruction. The caller's ISB or ERET follows.
+pub(crate) fn reset(features: Features) {
+    El1State::at_reset().load();
+    if features.pointer_authentication {
+        KeyState::default().load();
+    }
+    SystemErrorState::default().load(features);
+}
+
 impl VcpuContext {
     /// A vCPU before its first instruction: EL1's registers as after a reset, MMU and caches off.
     pub(crate) fn new(state: VcpuState, constants: VcpuConstants) -> Self {
-        let el1 = El1State {
-            // RES1 bits alone (SCTLR_EL1 at reset).
-            sctlr: 0x30d0_0800,
-            ..El1State::default()
-        };
         Self {
             state,
             constants,
-            el1,
+            el1: El1State::at_reset(),
             keys: KeyState::default(),
             system_error: SystemErrorState::default(),
             virtual_state: VirtualState::default(),
@@ -213,7 +228,7 @@ impl VcpuContext {
             write_sysreg!("vttbr_el2", vttbr);
         }
         write_sysreg!("vmpidr_el2", self.constants.vmpidr);
-        write_sysreg!("cntvoff_el2", self.constants.virtual_offset);
+        write_sysreg!("cntvoff_el2", self.state.virtual_offset);
         self.el1.load();
         if features.pointer_authentication {
             self.keys.load();

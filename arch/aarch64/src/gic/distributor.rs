@@ -52,6 +52,11 @@ impl Bank {
         self.0.write(word, if edge { old | bit } else { old & !bit });
     }
 
+    pub(super) fn clear_pending(self, interrupt: IntId) {
+        let (word, bit) = bit(interrupt);
+        self.0.write(ICPENDR + word, bit);
+    }
+
     pub(super) fn is_active(self, interrupt: IntId) -> bool {
         let (word, bit) = bit(interrupt);
         self.0.read(ISACTIVER + word) & bit != 0
