@@ -345,10 +345,4 @@ impl EventChannels {
             .map(EventPort)
             .find(|port| self.port(*port).is_some_and(|entry| entry.channel != Channel::Free))
     }
-
-    /// How many ports are in use, attached ones among them.
-    pub fn in_use(&self) -> usize {
-        let used = |port: &&Port| port.channel != Channel::Free;
-        self.ports.iter().filter(used).count()
-    }
 }

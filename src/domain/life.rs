@@ -181,7 +181,11 @@ mod tests {
         let legal = [
             (Phase::Running, "end, restart", Phase::Restarting(crash)),
             (Phase::Running, "end, stop", Phase::Stopping(crash)),
-            (Phase::Stopping(reason), "redirect to restart", Phase::Restarting(reason)),
+            (
+                Phase::Stopping(reason),
+                "redirect to restart",
+                Phase::Restarting(reason),
+            ),
             (Phase::Restarting(reason), "redirect to stop", Phase::Stopping(reason)),
             (Phase::Stopping(reason), "stopped", Phase::Stopped(reason)),
             (Phase::Restarting(reason), "started", Phase::Running),
@@ -198,7 +202,11 @@ mod tests {
                 life.0.store(before.word(), core::sync::atomic::Ordering::Relaxed);
                 let after = legal.iter().find(|(from, what, _)| *from == before && *what == name);
                 assert_eq!(act(&life), after.is_some(), "{name} of {before:?}");
-                assert_eq!(life.phase(), after.map_or(before, |(.., after)| *after), "{name} of {before:?}");
+                assert_eq!(
+                    life.phase(),
+                    after.map_or(before, |(.., after)| *after),
+                    "{name} of {before:?}"
+                );
             }
         }
     }

@@ -14,7 +14,11 @@ impl RestartTimes {
     /// system counter's, in Hz.
     pub fn allow(&mut self, limit: RestartLimit, now: Ticks, frequency: u64) -> bool {
         let span = u64::from(limit.seconds).saturating_mul(frequency);
-        while self.times.front().is_some_and(|time| now.0.saturating_sub(time.0) >= span) {
+        while self
+            .times
+            .front()
+            .is_some_and(|time| now.0.saturating_sub(time.0) >= span)
+        {
             self.times.pop_front();
         }
         if self.times.len() >= limit.count as usize {
@@ -57,7 +61,10 @@ mod tests {
     #[test]
     fn the_greatest_limit_is_kept() {
         let count = RestartLimit::MAX_COUNT;
-        let limit = RestartLimit { count, seconds: u32::MAX };
+        let limit = RestartLimit {
+            count,
+            seconds: u32::MAX,
+        };
         let mut times = RestartTimes::default();
         let allowed = (0..100).filter(|now| times.allow(limit, Ticks(*now), u64::MAX)).count();
         assert_eq!(allowed as u32, count);

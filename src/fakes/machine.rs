@@ -114,7 +114,7 @@ pub struct InterruptConfig {
 
 /// A register of a passed-through device.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub struct DeviceRegister {
+pub(super) struct DeviceRegister {
     /// What it holds.
     pub value: u32,
     /// Reads that still give the old value after a write of the new one.
@@ -164,7 +164,7 @@ impl FakeMachine {
                 now: Ticks(0),
                 adversary: None,
                 interrupts: BTreeMap::new(),
-            devices: BTreeMap::new(),
+                devices: BTreeMap::new(),
                 console: Vec::new(),
                 console_room: usize::MAX,
                 pcpu: PcpuId(0),

@@ -121,7 +121,13 @@ impl<M: Machine> Hypervisor<M> {
             };
             let index = usize::from(domain.id.0);
             let domain = assemble_domain(&machine, &facts, manifest, config, domain, &mut queues, &mut console)?;
-            interrupts.extend(domain.plan.interrupts.iter().map(|(interrupt, _)| (*interrupt, domain.id)));
+            interrupts.extend(
+                domain
+                    .plan
+                    .interrupts
+                    .iter()
+                    .map(|(interrupt, _)| (*interrupt, domain.id)),
+            );
             if let Some(slot) = domains.get_mut(index) {
                 *slot = Some(domain);
             }
@@ -382,5 +388,7 @@ fn interrupt_controller(config: &DomainConfig, facts: &MachineFacts) -> Result<V
 /// The interrupts of the machine's devices that a domain owns, and whether each is edge-triggered.
 fn own_interrupts(config: &DomainConfig) -> Vec<(IntId, bool)> {
     let interrupts = config.passthrough.interrupts();
-    interrupts.map(|interrupt| (interrupt.id, interrupt.trigger.is_edge())).collect()
+    interrupts
+        .map(|interrupt| (interrupt.id, interrupt.trigger.is_edge()))
+        .collect()
 }

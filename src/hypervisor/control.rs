@@ -3,9 +3,11 @@
 use crate::abi::HypercallError;
 use crate::counters::report::{DomainReport, ServerReport, VcpuReport};
 use crate::cpu::Cpu;
+use crate::domain::life::Phase;
 use crate::hypercall::control::Ranges;
 use crate::hypercall::{Direction, Supervisor};
 use crate::hypervisor::calls::Caller;
+use crate::hypervisor::lifecycle::RestartCause;
 use crate::ids::{DomainId, ServerId, Ticks, VcpuId};
 use crate::machine::Machine;
 
@@ -46,13 +48,25 @@ impl<M: Machine, C: Cpu> Supervisor for Caller<'_, M, C> {
                 self.hypervisor.unpause(domain);
                 Ok(())
             }
-            Direction::ShutDown(_) if domain.is_stopped() => Err(HypercallError::Invalid),
-            Direction::ShutDown(reason) => {
-                self.hypervisor.stop_domain(domain, reason);
-                Ok(())
-            }
-            // Until restart exists.
-            Direction::Restart => Err(HypercallError::NotSupported),
+            Direction::ShutDown(reason) => match domain.life.phase() {
+                Phase::Running => {
+                    self.hypervisor.shut_down(domain, reason);
+                    Ok(())
+                }
+                Phase::Restarting(_) => {
+                    self.hypervisor.stop(domain, reason);
+                    Ok(())
+                }
+                Phase::Stopping(_) => Err(HypercallError::Busy),
+                Phase::Stopped(_) => Err(HypercallError::Invalid),
+            },
+            Direction::Restart => match domain.life.phase() {
+                Phase::Restarting(_) => Err(HypercallError::Busy),
+                _ => {
+                    let begun = self.hypervisor.restart(domain, RestartCause::Control);
+                    begun.map_err(|_| HypercallError::NotSupported)
+                }
+            },
         }
     }
 }

@@ -92,7 +92,7 @@ pub enum StaysDown {
 
 impl<M: Machine> Hypervisor<M> {
     /// `domain` ends for `reason`; what follows is the manifest's. Nothing happens if it does not run.
-    pub(crate) fn shut_down(&self, domain: &Domain, reason: ShutdownReason) {
+    pub fn shut_down(&self, domain: &Domain, reason: ShutdownReason) {
         let follows = domain.follows(reason);
         let cause = RestartCause::Guest(reason);
         let refusal = match follows {
@@ -101,10 +101,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         let Some(refusal) = refusal else { return };
         if let Err(why) = refusal {
-            self.tell(Message::StaysDown {
-                domain: domain.id,
-                why,
-            });
+            self.tell(Message::StaysDown { domain: domain.id, why });
         }
         if follows == OnShutdown::PowerOff {
             self.finished.store(true, Ordering::Release);
@@ -113,7 +110,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// `domain` stops for good, whatever the manifest says follows: somebody who may asked for it. One that starts again
     /// stops instead.
-    pub(crate) fn stop(&self, domain: &Domain, reason: ShutdownReason) {
+    pub fn stop(&self, domain: &Domain, reason: ShutdownReason) {
         if domain.life.redirect(false) {
             return self.end_if_over();
         }
@@ -124,7 +121,7 @@ impl<M: Machine> Hypervisor<M> {
     ///
     /// # Errors
     /// [`StaysDown::Restless`]: nothing happens.
-    pub(crate) fn restart(&self, domain: &Domain, cause: RestartCause) -> Result<(), StaysDown> {
+    pub fn restart(&self, domain: &Domain, cause: RestartCause) -> Result<(), StaysDown> {
         self.check_devices(domain)?;
         let reason = match cause {
             RestartCause::Guest(reason) => reason,
@@ -187,12 +184,7 @@ impl<M: Machine> Hypervisor<M> {
         Some(allowed.map_or(Ok(()), |allowed| allowed.map(|_| ())))
     }
 
-    fn may_restart(
-        &self,
-        domain: &Domain,
-        lifecycle: &mut Lifecycle,
-        cause: RestartCause,
-    ) -> Result<(), StaysDown> {
+    fn may_restart(&self, domain: &Domain, lifecycle: &mut Lifecycle, cause: RestartCause) -> Result<(), StaysDown> {
         self.check_devices(domain)?;
         if let (RestartCause::Guest(_), Some(limit)) = (cause, domain.plan.limit)
             && !lifecycle.restarts.allow(limit, self.machine.now(), self.frequency)
@@ -225,13 +217,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A vCPU of a domain that does not run was scheduled: it turns off, and the boot vCPU does the next step of what is to
     /// be done.
-    pub(crate) fn leave_life<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        state: &mut VcpuState,
-    ) -> Entry {
+    pub(crate) fn leave_life<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> Entry {
         if *vcpu.power.lock() != Power::Off {
             self.power_off_vcpu(cpu, domain, vcpu, state);
         }

@@ -253,7 +253,11 @@ impl<M: Machine> Hypervisor<M> {
                         cause.name()
                     ),
                     StaysDown::Restless(index) => {
-                        write!(line, "its device {} writes to memory and has no portunus,quiesce", path(index))
+                        write!(
+                            line,
+                            "its device {} writes to memory and has no portunus,quiesce",
+                            path(index)
+                        )
                     }
                     StaysDown::DeviceBusy(index) => write!(line, "its device {} does not come to rest", path(index)),
                     StaysDown::Map => write!(line, "no room for its map"),

@@ -44,7 +44,7 @@ impl<M: Machine> Hypervisor<M> {
             state: state(domain),
             paused: domain.paused.load(Ordering::Acquire),
             leaving: self.is_leaving(domain),
-            restarts: 0,
+            restarts: domain.restarts.load(Ordering::Acquire),
             vcpus: domain.vcpus.len() as u8,
             online_vcpus: online as u8,
             servers,

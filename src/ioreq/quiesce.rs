@@ -82,7 +82,9 @@ impl Servers {
         match self.request(VCPU) {
             Request::InFlight { server, .. } => {
                 self.quiescing = true;
-                return self.server(server).map_or(Rest::Unserved, |server| Rest::Awaited(server.owner()));
+                return self
+                    .server(server)
+                    .map_or(Rest::Unserved, |server| Rest::Awaited(server.owner()));
             }
             Request::Finished { .. } => {
                 let _ = self.take(VCPU);
@@ -93,7 +95,9 @@ impl Servers {
             Request::Idle => {}
         }
         let range = Range::from_length(status.0, AccessWidth::Word.bytes());
-        let server = range.and_then(|range| self.memory.find(range)).and_then(|id| self.server(id));
+        let server = range
+            .and_then(|range| self.memory.find(range))
+            .and_then(|id| self.server(id));
         let Some(server) = server else {
             return Rest::Unserved;
         };
@@ -176,7 +180,11 @@ impl Servers {
 
     /// The pages through which servers get their requests.
     pub fn pages(&self) -> heapless::Vec<Pa, { 2 * MAX_SERVERS }> {
-        let pages = self.slots.iter().flatten().flat_map(|server| [server.synchronous, server.buffered]);
+        let pages = self
+            .slots
+            .iter()
+            .flatten()
+            .flat_map(|server| [server.synchronous, server.buffered]);
         pages.collect()
     }
 

@@ -348,7 +348,9 @@ impl Vgic {
     pub fn power_off<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
         let kick = self.unload(vcpu, interface);
         for interrupt in IntId::FIRST_PPI..IntId::FIRST_SPI {
-            let Some(slot) = self.private_slot(vcpu, interrupt) else { continue };
+            let Some(slot) = self.private_slot(vcpu, interrupt) else {
+                continue;
+            };
             let irq = &mut self.irqs[slot];
             let Some(physical) = irq.physical else { continue };
             if irq.physical_active {

@@ -59,6 +59,9 @@ impl Cpu for SimCpu {
     fn write_el1(&mut self, register: El1Register, value: u64) {
         self.fake.write_el1(register, value);
     }
+    fn reset(&mut self) {
+        self.fake.reset();
+    }
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault> {
         self.passes(Moment::Translate(address & !0xfff));
         self.fake.translate(address, access)
@@ -98,18 +101,18 @@ pub(crate) struct Sim {
 
 /// Exits that a pCPU may need before it runs a guest or sleeps.
 const PATIENCE: usize = 64;
+/// Ticks that a step of work takes.
+const STEP: u64 = 10;
 
 impl Sim {
     /// The three domains, each at its first instruction.
     pub(crate) fn new(options: &Options) -> Rc<Self> {
         let hypervisor = world::hypervisor(options);
         let contexts = hypervisor.vcpus().map(|id| {
-            let mut cpu = SimCpu {
+            let cpu = SimCpu {
                 fake: FakeCpu::new(4),
                 hook: RefCell::new(None),
             };
-            let constants = hypervisor.constants(id).expect("a vCPU");
-            cpu.write_el1(El1Register::CntvoffEl2, constants.virtual_offset);
             let context = Context {
                 state: hypervisor.initial_state(id),
                 cpu,
@@ -241,7 +244,10 @@ impl Sim {
             self.update(pcpu, |state| state.in_guest = true);
             return self.fire_virtual_timer(pcpu);
         }
-        for _ in 0..PATIENCE {
+        let mut patience = PATIENCE;
+        let mut steps = 0;
+        while patience > 0 {
+            patience -= 1;
             if self.hypervisor.is_finished() {
                 return;
             }
@@ -270,6 +276,15 @@ impl Sim {
                     return self.fire_virtual_timer(pcpu);
                 }
                 Entry::Blocked => self.update(pcpu, |state| state.reschedule = true),
+                Entry::Worked => {
+                    self.update(pcpu, |state| state.reschedule = true);
+                    // Time passes for everybody.
+                    self.machine().advance(Ticks(STEP));
+                    self.settle_others(pcpu);
+                    patience = PATIENCE;
+                    steps += 1;
+                    assert!(steps < 1_000_000, "{pcpu:?} works for ever");
+                }
             }
         }
         panic!("{pcpu:?} neither runs nor sleeps");
@@ -312,6 +327,13 @@ impl Sim {
         handle(self);
         self.resume(pcpu);
         self.update(pcpu, |state| state.busy = false);
+    }
+
+    /// Every other pCPU that was kicked comes out of its guest, while `pcpu` works.
+    fn settle_others(&self, pcpu: PcpuId) {
+        let busy = self.update(pcpu, |state| std::mem::replace(&mut state.busy, true));
+        self.settle();
+        self.update(pcpu, |state| state.busy = busy);
     }
 
     /// Every pCPU that was kicked comes out of its guest.

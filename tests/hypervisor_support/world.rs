@@ -45,6 +45,9 @@ const KERNELS: [u64; 3] = [0x5000_0000, 0x5010_0000, 0x5020_0000];
 /// What the machine's real-time clock shows when it is turned on.
 pub(crate) const WALL_CLOCK: u64 = 1_700_000_000;
 
+/// Nothing starts again by itself.
+const STAY_DOWN: &str = "portunus,on-reboot = \"stop\"; portunus,on-watchdog = \"stop\";";
+
 /// What differs between tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
@@ -56,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) stranger: &'static str,
     /// pCPUs of the guest's two vCPUs, the backend's two, and the stranger's one.
     pub(crate) pcpus: [u8; 5],
+    /// Properties of all domains: what follows when one stops.
+    pub(crate) lifecycle: &'static str,
     /// More nodes of the guest, and of the backend.
     pub(crate) channels: [&'static str; 2],
     /// What the machine's clock showed.
@@ -69,6 +74,7 @@ impl Default for Options {
             guest: "",
             stranger: "",
             pcpus: [0, 1, 2, 3, 4],
+            lifecycle: STAY_DOWN,
             channels: [""; 2],
             wall_clock: Some(Reading {
                 seconds: WALL_CLOCK,
@@ -90,12 +96,13 @@ fn chosen(options: &Options) -> String {
         format!(
             "{name}: {name} {{
                 compatible = \"xen,domain\"; #address-cells = <2>; #size-cells = <2>;
-                memory = <0 {}>; cpus = <{}>; vpl011; {more}
+                memory = <0 {}>; cpus = <{}>; vpl011; {} {more}
                 kernel {{ compatible = \"multiboot,kernel\", \"multiboot,module\"; reg = <0 {:#x} 0 0x1000>; }};
                 {vcpus}
             }};\n",
             RAM_SIZE / 1024,
             pcpus.len(),
+            options.lifecycle,
             KERNELS[index],
         )
     };

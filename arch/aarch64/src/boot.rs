@@ -70,6 +70,11 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         Err(error) => stop(format_args!("{error}")),
     };
     plan.report();
+    for device in plan.devices_to_quiesce() {
+        if let Err(error) = mmu::add_device(pages(device)) {
+            stop(format_args!("device registers at {device}: {error}"));
+        }
+    }
     let facts = MachineFacts {
         frequency: host.timer.frequency.map_or_else(timer::frequency, u64::from),
         hpfar: identity::hpfar(&id_registers),

@@ -97,6 +97,15 @@ impl Plan {
         }
     }
 
+    /// Registers through which the hypervisor brings devices to rest.
+    pub(crate) fn devices_to_quiesce(&self) -> impl Iterator<Item = PaRange> {
+        let domains = self.manifest.domains.iter();
+        let devices = domains.flat_map(|domain| &domain.passthrough.devices);
+        devices
+            .filter(|device| device.quiesce.is_some())
+            .flat_map(|device| device.mappings.iter().map(|mapping| mapping.physical))
+    }
+
     fn name(&self, id: DomainId) -> &str {
         self.manifest.domain(id).map_or("?", |config| config.name.as_str())
     }

@@ -3,7 +3,7 @@
 
 use crate::entry::{SCTLR_EARLY, SCTLR_OFF, SCTLR_ON};
 use crate::layout;
-use crate::sysreg::{dsb_ish, field, read_sysreg};
+use crate::sysreg::{dsb_ish, field, isb, read_sysreg};
 use aarch64_paging::MapError;
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
@@ -85,10 +85,12 @@ pub(crate) fn init(
 /// # Errors
 /// A range that cannot be mapped, or that overlaps memory.
 pub(crate) fn add_device(device: Range<usize>) -> Result<(), MapError> {
-    match MAP.lock().as_mut() {
-        Some(map) => map.map_range(&region(device), DEVICE),
-        None => Ok(()),
+    if let Some(map) = MAP.lock().as_mut() {
+        map.map_range(&region(device), DEVICE)?;
     }
+    dsb_ish();
+    isb();
+    Ok(())
 }
 
 /// The root of the tables that `init` built; what a secondary pCPU starts with.

@@ -55,6 +55,7 @@ impl<M: Machine> Hypervisor<M> {
             *vcpu.runstate.lock() = None;
         }
         domain.memory.lock().shared_info_at = None;
+        domain.servers.lock().clear_state_pages(&self.machine);
         let mut events = domain.events.lock();
         self.machine.zero(events.shared_info(), PAGE_SIZE);
         events.restart();

@@ -86,10 +86,7 @@ impl<M: Machine> Hypervisor<M> {
             Progress::Failed(why, stage) => {
                 lifecycle.stage = stage;
                 if domain.life.redirect(false) {
-                    self.tell(Message::StaysDown {
-                        domain: domain.id,
-                        why,
-                    });
+                    self.tell(Message::StaysDown { domain: domain.id, why });
                     self.end_if_over();
                 }
                 Entry::Worked
@@ -177,13 +174,14 @@ impl<M: Machine> Hypervisor<M> {
         let frames = (range.size / PAGE_SIZE).saturating_sub(memory.pool.free_frames());
         let references = self.references.lock().total(&self.machine, range);
         drop(memory);
+        let (ports, attached) = domain.events.lock().in_use();
         let elapsed = Ticks(self.machine.now().0.saturating_sub(since.0));
         Message::UpAgain {
             domain: domain.id,
             restarts: domain.restarts.load(Ordering::Acquire),
             frames: u32::try_from(frames).unwrap_or(u32::MAX),
             references: u32::try_from(references).unwrap_or(u32::MAX),
-            channels: domain.events.lock().in_use() as u32,
+            channels: ports + attached,
             microseconds: u32::try_from(self.nanoseconds(elapsed) / 1000).unwrap_or(u32::MAX),
         }
     }
