@@ -4,18 +4,10 @@
 
 use crate::abi::sched::ShutdownReason;
 use crate::counters::Exit;
+use crate::domain::life::Phase;
 use crate::ids::{DomainId, Ipa, PcpuId, ServerId, Ticks};
 use crate::ioreq::Stage;
 use crate::sched::Wait;
-
-/// What a domain does.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum DomainState {
-    /// It runs, or could.
-    Running,
-    /// It has stopped for good, or until it is restarted.
-    Stopped(ShutdownReason),
-}
 
 /// A domain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -23,7 +15,7 @@ pub struct DomainReport {
     /// Its number.
     pub id: DomainId,
     /// What it does.
-    pub state: DomainState,
+    pub state: Phase,
     /// It is held until somebody lets it go on.
     pub paused: bool,
     /// It is held, and some vCPU has not left its guest yet.

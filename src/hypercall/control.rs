@@ -8,7 +8,8 @@ use super::host::{Host, Right};
 use crate::abi::HypercallError;
 use crate::abi::control as abi;
 use crate::abi::sched::ShutdownReason;
-use crate::counters::report::{DomainReport, DomainState, ServerReport, VcpuActivity, VcpuReport};
+use crate::counters::report::{DomainReport, ServerReport, VcpuActivity, VcpuReport};
+use crate::domain::life::Phase;
 use crate::ids::{DomainId, MAX_DOMAINS, ServerId, Ticks, VcpuId};
 use crate::ioreq::{Range, Stage};
 use crate::sched::Wait;
@@ -147,10 +148,13 @@ fn act<H: Host>(host: &mut H, operation: u64, request: &abi::Action) -> Result<(
 }
 
 fn domain<H: Host>(host: &H, report: &DomainReport) -> abi::Domain {
-    let (state, reason) = match report.state {
-        DomainState::Running => (abi::Domain::STATE_RUNNING, None),
-        DomainState::Stopped(reason) => (abi::Domain::STATE_STOPPED, Some(reason)),
+    let state = match report.state {
+        Phase::Running => abi::Domain::STATE_RUNNING,
+        Phase::Stopping(_) => abi::Domain::STATE_STOPPING,
+        Phase::Restarting(_) => abi::Domain::STATE_RESTARTING,
+        Phase::Stopped(_) => abi::Domain::STATE_STOPPED,
     };
+    let reason = report.state.reason();
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     let (now, frequency) = host.time();
     let mut answer = abi::Domain {

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::counters::report::{DomainCounters, DomainReport, DomainState, ServerReport, VcpuActivity, VcpuReport};
+use crate::counters::report::{DomainCounters, DomainReport, ServerReport, VcpuActivity, VcpuReport};
 use crate::domain::Domain;
 use crate::hypercall::control::Ranges;
 use crate::hypervisor::Hypervisor;
@@ -41,7 +41,7 @@ impl<M: Machine> Hypervisor<M> {
         let servers = domain.servers.lock().ids();
         Some(DomainReport {
             id,
-            state: state(domain),
+            state: domain.life.phase(),
             paused: domain.paused.load(Ordering::Acquire),
             leaving: self.is_leaving(domain),
             restarts: domain.restarts.load(Ordering::Acquire),
@@ -74,6 +74,8 @@ impl<M: Machine> Hypervisor<M> {
         Some(VcpuReport {
             pcpu: vcpu.pcpu,
             activity: match slot.waits {
+                // What its domain's end and start wait for is not its own.
+                _ if !vcpu.is_on() => VcpuActivity::Waiting(Wait::Power),
                 Some(wait) => VcpuActivity::Waiting(wait),
                 None if slot.is_current => VcpuActivity::Running,
                 None => VcpuActivity::Runnable,
@@ -99,12 +101,5 @@ impl<M: Machine> Hypervisor<M> {
         let servers = domain.servers.lock();
         let room = into.capacity().saturating_sub(into.len());
         into.extend(servers.ranges(server).skip(first as usize).take(room));
-    }
-}
-
-fn state(domain: &Domain) -> DomainState {
-    match domain.shutdown() {
-        Some(reason) => DomainState::Stopped(reason),
-        None => DomainState::Running,
     }
 }

@@ -4,9 +4,8 @@ use portunus::abi::HypercallError::{self, BadPointer, Busy, Invalid, NoDomain, N
 use portunus::abi::control::{self as abi, Action, Domain, Server, Vcpu, Version};
 use portunus::abi::hypercall::CONTROL;
 use portunus::abi::sched::ShutdownReason;
-use portunus::counters::report::{
-    DomainCounters, DomainReport, DomainState, RequestReport, ServerReport, VcpuActivity, VcpuReport,
-};
+use portunus::counters::report::{DomainCounters, DomainReport, RequestReport, ServerReport, VcpuActivity, VcpuReport};
+use portunus::domain::life::Phase;
 use portunus::hypercall::control::Ranges;
 use portunus::hypercall::{Direction, Outcome, Supervisor};
 use portunus::ids::{DomainId, Ipa, PcpuId, ServerId, Ticks, VcpuId};
@@ -30,7 +29,7 @@ impl Supervisor for FakeHost {
     fn domain_report(&self, id: DomainId) -> Option<DomainReport> {
         (1..=4).contains(&id.0).then_some(DomainReport {
             id,
-            state: self.shutdown.map_or(DomainState::Running, DomainState::Stopped),
+            state: self.shutdown.map_or(Phase::Running, Phase::Stopped),
             paused: self.paused,
             leaving: self.dying,
             restarts: 3,

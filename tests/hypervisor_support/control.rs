@@ -243,6 +243,13 @@ fn a_domain_that_is_stopped_while_it_is_paused_leaves() {
         ..Action::on(GUEST.0)
     };
     assert_eq!(sim.control(S0, control::SHUTDOWN, crash).0, 0);
+    assert_eq!(
+        sim.look(GUEST).state,
+        Domain::STATE_STOPPING,
+        "its disk's server is slow"
+    );
+    assert_eq!(sim.act(S0, control::SHUTDOWN, GUEST), refused(HypercallError::Busy));
+    sim.advance(6000 * MS);
     let stopped = sim.look(GUEST);
     assert_eq!(
         (stopped.state, stopped.reason, stopped.flags),

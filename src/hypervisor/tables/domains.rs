@@ -5,8 +5,9 @@ use core::fmt::{self, Write};
 use super::text::{Line, Name, Time};
 use super::{Place, Step};
 use crate::abi::sched::ShutdownReason;
-use crate::counters::report::{DomainReport, DomainState};
+use crate::counters::report::DomainReport;
 use crate::domain::Domain;
+use crate::domain::life::Phase;
 use crate::domain::vcpu::{Power, Vcpu};
 use crate::evtchn::Poller;
 use crate::hypervisor::Hypervisor;
@@ -145,12 +146,14 @@ impl<M: Machine> Hypervisor<M> {
 /// What a domain does, or why it does nothing any more.
 fn state(report: &DomainReport) -> &'static str {
     match report.state {
-        DomainState::Running if report.paused => "paused",
-        DomainState::Running => "runs",
-        DomainState::Stopped(ShutdownReason::Poweroff) => "powered off",
-        DomainState::Stopped(ShutdownReason::Reboot | ShutdownReason::SoftReset) => "rebooted",
-        DomainState::Stopped(ShutdownReason::Suspend) => "suspended",
-        DomainState::Stopped(ShutdownReason::Crash) => "crashed",
-        DomainState::Stopped(ShutdownReason::Watchdog) => "watchdog",
+        Phase::Running if report.paused => "paused",
+        Phase::Running => "runs",
+        Phase::Stopping(_) => "stops",
+        Phase::Restarting(_) => "restarts",
+        Phase::Stopped(ShutdownReason::Poweroff) => "powered off",
+        Phase::Stopped(ShutdownReason::Reboot | ShutdownReason::SoftReset) => "rebooted",
+        Phase::Stopped(ShutdownReason::Suspend) => "suspended",
+        Phase::Stopped(ShutdownReason::Crash) => "crashed",
+        Phase::Stopped(ShutdownReason::Watchdog) => "watchdog",
     }
 }
