@@ -53,6 +53,12 @@ impl EventChannels {
         })
     }
 
+    /// How many of `most` ports from `from` on are in use.
+    pub fn count_used(&self, from: EventPort, most: u32) -> u32 {
+        let ports = self.ports.iter().skip(from.0 as usize).take(most as usize);
+        ports.filter(|entry| entry.channel != Channel::Free).count() as u32
+    }
+
     /// The guest's highest port.
     pub fn highest_port(&self) -> EventPort {
         EventPort(self.limits.highest)

@@ -80,15 +80,9 @@ impl Place {
         Step::Further
     }
 
-    /// Whether there is room for one more row; otherwise it is counted.
-    fn has_room(&mut self) -> bool {
-        let room = self.shown < ROWS;
-        if room {
-            self.shown += 1;
-        } else {
-            self.hidden += 1;
-        }
-        room
+    /// Whether one more row is shown; others are counted.
+    fn has_room(&self) -> bool {
+        self.shown < ROWS
     }
 
     /// Says how many rows were not shown, and goes on to the next part.

@@ -87,6 +87,8 @@ struct SimPcpu {
     kicked: bool,
     /// It is in EL2, where it notices nothing until it comes to its end.
     busy: bool,
+    /// It does not come out of whatever it does.
+    stuck: bool,
 }
 
 /// The machine, the core, the vCPUs.
@@ -107,7 +109,11 @@ const STEP: u64 = 10;
 impl Sim {
     /// The three domains, each at its first instruction.
     pub(crate) fn new(options: &Options) -> Rc<Self> {
-        let hypervisor = world::hypervisor(options);
+        Self::of(world::hypervisor(options))
+    }
+
+    /// Whatever domains `hypervisor` has, each at its first instruction.
+    pub(crate) fn of(hypervisor: Hypervisor<FakeMachine>) -> Rc<Self> {
         let contexts = hypervisor.vcpus().map(|id| {
             let cpu = SimCpu {
                 fake: FakeCpu::new(4),
@@ -336,12 +342,17 @@ impl Sim {
         self.update(pcpu, |state| state.busy = busy);
     }
 
+    /// `pcpu` hears no kick and no timer any more, or again.
+    pub(crate) fn set_stuck(&self, pcpu: u8, stuck: bool) {
+        self.update(PcpuId(pcpu), |state| state.stuck = stuck);
+    }
+
     /// Every pCPU that was kicked comes out of its guest.
     pub(crate) fn settle(&self) {
         for _ in 0..PATIENCE {
             let kicked = (0..PCPUS).map(PcpuId).find(|pcpu| {
                 let state = self.pcpus[usize::from(pcpu.0)].get();
-                state.kicked && !state.busy
+                state.kicked && !state.busy && !state.stuck
             });
             let Some(pcpu) = kicked else { return };
             self.update(pcpu, |state| state.kicked = false);
@@ -389,7 +400,7 @@ impl Sim {
         let now = self.machine().now();
         for pcpu in (0..PCPUS).map(PcpuId) {
             let due = self.update(pcpu, |state| {
-                let due = state.deadline.is_some_and(|deadline| deadline <= now);
+                let due = !state.stuck && state.deadline.is_some_and(|deadline| deadline <= now);
                 state.deadline = state.deadline.filter(|_| !due);
                 due
             });

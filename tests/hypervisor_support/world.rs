@@ -4,7 +4,7 @@ use portunus::console::Colour;
 use portunus::domain::builder::{self, CpuLimits};
 use portunus::fakes::FakeMachine;
 use portunus::hypervisor::{Hypervisor, MachineFacts};
-use portunus::ids::{DomainId, Pa, Ticks};
+use portunus::ids::{DomainId, MAX_DOMAINS, MAX_VCPUS, Pa, Ticks};
 use portunus::manifest::{Host, Manifest, NoModules, PaRange, Tree};
 use portunus::rtc::Reading;
 use portunus::trap::syndrome::Hpfar;
@@ -132,9 +132,29 @@ fn kernel() -> Vec<u8> {
 
 /// Builds the three domains and powers them on.
 pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
+    assemble(&chosen(options), options.wall_clock)
+}
+
+/// As many domains as can be, each with as many vCPUs as can be.
+pub(crate) fn crowd() -> Hypervisor<FakeMachine> {
+    let mut text = "#address-cells = <2>; #size-cells = <2>;\n".to_string();
+    for number in 0..MAX_DOMAINS {
+        let kernel = KERNELS[number % KERNELS.len()];
+        text += &format!(
+            "crowd-of-many-domains-{number} {{
+                compatible = \"xen,domain\"; #address-cells = <2>; #size-cells = <2>;
+                memory = <0 1024>; cpus = <{MAX_VCPUS}>; vpl011;
+                kernel {{ compatible = \"multiboot,kernel\", \"multiboot,module\"; reg = <0 {kernel:#x} 0 0x1000>; }};
+            }};\n"
+        );
+    }
+    assemble(&text, None)
+}
+
+fn assemble(chosen: &str, wall_clock: Option<Reading>) -> Hypervisor<FakeMachine> {
     let last_cpu = "cpu@3 { reg = <3>; device_type = \"cpu\"; enable-method = \"psci\"; };";
     let more_cpus = format!("{last_cpu}\n{}", last_cpu.replace('3', "4"));
-    let blob = machines::machine(&machines::VIRT.replace(last_cpu, &more_cpus), &chosen(options));
+    let blob = machines::machine(&machines::VIRT.replace(last_cpu, &more_cpus), chosen);
     let tree = Tree::new(&blob).expect("a tree");
     let mut host = Host::parse(&tree).expect("a machine");
     host.reserved.push(HYPERVISOR);
@@ -159,7 +179,7 @@ pub(crate) fn hypervisor(options: &Options) -> Hypervisor<FakeMachine> {
         hpfar: Hpfar::Architectural,
         virtual_timer: host.timer.virtual_.id,
         gic_system_registers: true,
-        wall_clock: options.wall_clock,
+        wall_clock,
         colour: Colour::Never,
     };
     Hypervisor::assemble(machine, facts, &manifest, built).expect("a hypervisor")

@@ -23,22 +23,32 @@ impl<M: Machine> Hypervisor<M> {
                 Step::Line
             }
             1 => {
-                let found = domain.events.lock().look(EventPort(place.row), PORTS, &self.machine);
+                let from = EventPort(place.row);
+                let events = domain.events.lock();
+                let found = events.look(from, PORTS, &self.machine);
+                let more = if place.has_room() {
+                    0
+                } else {
+                    events.count_used(from, PORTS)
+                };
+                drop(events);
                 match found {
+                    Found::End => place.end_rows(line),
+                    _ if !place.has_room() => {
+                        place.hidden += more;
+                        place.row = from.0.saturating_add(PORTS);
+                        Step::Further
+                    }
                     Found::Further(port) => {
                         place.row = port.0;
                         Step::Further
                     }
                     Found::Port(look) => {
+                        place.shown += 1;
                         place.row = look.port.0.saturating_add(1);
-                        if place.has_room() {
-                            let _ = self.write_port(line, &look);
-                            Step::Line
-                        } else {
-                            Step::Further
-                        }
+                        let _ = self.write_port(line, &look);
+                        Step::Line
                     }
-                    Found::End => place.end_rows(line),
                 }
             }
             _ => Step::Done,

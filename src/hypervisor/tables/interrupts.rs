@@ -104,18 +104,22 @@ impl<M: Machine> Hypervisor<M> {
             return place.end_rows(line);
         }
         let vgic = domain.vgic.lock();
-        let found = (first..last)
+        let mut rows = (first..last)
             .filter_map(|number| vgic.look_at(place.vcpu, IntId(number)))
-            .find(|look| look.is_due() || (look.physical.is_some() && look.interrupt.is_spi()));
+            .filter(|look| look.is_due() || (look.physical.is_some() && look.interrupt.is_spi()));
+        let found = if place.has_room() {
+            rows.next()
+        } else {
+            place.hidden += rows.count() as u32;
+            None
+        };
         drop(vgic);
         let Some(look) = found else {
             place.row = last;
             return Step::Further;
         };
         place.row = look.interrupt.0 + 1;
-        if !place.has_room() {
-            return Step::Further;
-        }
+        place.shown += 1;
         let _ = write_interrupt(line, &look);
         Step::Line
     }

@@ -14,8 +14,9 @@ use crate::machine::Machine;
 
 /// Parts of the report.
 const SERVER: u8 = 1;
-const RANGES: u8 = 2;
-const REQUESTS: u8 = 3;
+const COUNTERS: u8 = 2;
+const RANGES: u8 = 3;
+const REQUESTS: u8 = 4;
 
 impl<M: Machine> Hypervisor<M> {
     /// `s`
@@ -40,9 +41,15 @@ impl<M: Machine> Hypervisor<M> {
                 };
                 // The row is the server's number while its ranges are shown.
                 place.row = look.id.0.into();
-                place.part = RANGES;
+                place.part = COUNTERS;
                 place.shown = 0;
                 let _ = self.write_server(line, &look);
+                Step::Line
+            }
+            COUNTERS => {
+                place.part = RANGES;
+                line.push("    ");
+                self.write_server_counters(line, domain, ServerId(place.row as u16));
                 Step::Line
             }
             RANGES => {

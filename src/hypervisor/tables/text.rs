@@ -132,3 +132,86 @@ pub(super) fn write_ranges(line: &mut Line, numbers: core::ops::Range<u32>, has:
         line.push(" none");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::fmt::Write;
+    use std::format;
+    use std::string::{String, ToString};
+
+    use super::{Access, DomainId, Ipa, Line, MmioAccess, Name, Time, write_ranges};
+    use crate::trap::access::{AccessWidth, Direction};
+
+    #[test]
+    fn names_are_cut_and_tell_a_terminal_nothing() {
+        for (name, expected) in [
+            ("domU1", "domU1"),
+            ("", "domain 7"),
+            ("a\u{1b}[2Jb\r\n", "a.[2Jb.."),
+            ("caf\u{e9}", "caf.."),
+            ("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnop"),
+            ("\u{0}\u{7f} x", "...x"),
+        ] {
+            assert_eq!(Name(name, DomainId(7)).to_string(), expected, "{name:?}");
+        }
+        assert_eq!(format!("{:<8}|", Name("dm", DomainId(1))), "dm      |");
+    }
+
+    #[test]
+    fn times_have_a_unit_that_fits() {
+        for (nanoseconds, expected) in [
+            (0, "0.0 us"),
+            (99, "0.0 us"),
+            (100, "0.1 us"),
+            (999_999, "999.9 us"),
+            (1_000_000, "1.0 ms"),
+            (12_345_678, "12.3 ms"),
+            (999_999_999, "999.9 ms"),
+            (1_000_000_000, "1.0 s"),
+            (86_400_000_000_000, "86400.0 s"),
+            (u64::MAX, "18446744073.7 s"),
+        ] {
+            assert_eq!(Time(nanoseconds).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn accesses_say_what_goes_where() {
+        let access = |direction| {
+            Access(MmioAccess {
+                ipa: Ipa(0x200_0070),
+                width: AccessWidth::Word,
+                direction,
+            })
+        };
+        assert_eq!(access(Direction::Read).to_string(), "load of 4 bytes at 0x2000070");
+        assert_eq!(
+            access(Direction::Write(15)).to_string(),
+            "store of 4 bytes at 0x2000070: 0xf"
+        );
+    }
+
+    #[test]
+    fn a_line_takes_what_fits_and_never_fails() {
+        let mut line = Line::new();
+        for _ in 0..20 {
+            assert!(write!(line, "0123456789").is_ok());
+        }
+        assert_eq!(line.as_bytes().len(), 89);
+    }
+
+    #[test]
+    fn numbers_are_written_as_ranges_until_the_line_is_full() {
+        let ranges = |numbers, has: &dyn Fn(u32) -> bool| {
+            let mut line = Line::new();
+            write_ranges(&mut line, numbers, has);
+            String::from_utf8(line.as_bytes().to_vec()).unwrap()
+        };
+        assert_eq!(ranges(0..32, &|_| false), " none");
+        assert_eq!(ranges(0..32, &|_| true), " 0-31");
+        assert_eq!(ranges(0..32, &|number| [0, 2, 3, 4, 31].contains(&number)), " 0 2-4 31");
+        let all = ranges(32..1020, &|number| number % 2 == 0);
+        assert!(all.starts_with(" 32 34 36 ") && all.ends_with(" ..."), "{all}");
+        assert!(all.len() <= 89 && all.len() > 80, "{all}");
+    }
+}
