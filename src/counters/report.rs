@@ -2,7 +2,6 @@
 //!
 //! Times are ticks of the system counter.
 
-use crate::abi::sched::ShutdownReason;
 use crate::counters::Exit;
 use crate::domain::life::Phase;
 use crate::ids::{DomainId, Ipa, PcpuId, ServerId, Ticks};
