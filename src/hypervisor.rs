@@ -19,7 +19,6 @@
 //! | `visits` | looking at the registers of a vCPU that another pCPU has |
 //! | `terminal`, `messages` | the serial line, and what the hypervisor says on it |
 //! | `alarms`, `watchdog`, `wall_clock` | what happens to a domain at a time; what time it is |
-//! | `pause`, `reports` | holding domains; what control domains and the console read of them |
 //! | `tables` | what a person at the serial line asks for by a key |
 //! | `pause`, `reports`, `control` | holding domains; what is read of them while they run; what control domains may do |
 //! | `clock`, `stop`, `set_way` | backend time; holding pCPUs out of guests; cache maintenance by set and way |

@@ -1,5 +1,6 @@
 //! Event channels of vCPU 0, two-level: shared pages and the scan of what is pending.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use portunus::abi::shared_info::{PORTS_PER_WORD, SharedInfo, VcpuInfo};
@@ -75,6 +76,20 @@ impl Events {
             while ports != 0 {
                 each(word * PORTS_PER_WORD + ports.trailing_zeros());
                 ports &= ports - 1;
+            }
+        }
+    }
+
+    /// Nanoseconds from 1970 to when this guest's counter was zero.
+    pub fn wall_clock(&self) -> u64 {
+        const AT: usize = offset_of!(SharedInfo, wc_version) / 8;
+        loop {
+            let first = SHARED_INFO.0[AT].load(Ordering::Acquire);
+            let second = SHARED_INFO.0[AT + 1].load(Ordering::Acquire);
+            // The version is the low half of the first word, odd while the others change.
+            if first & 1 == 0 && SHARED_INFO.0[AT].load(Ordering::Acquire) == first {
+                let seconds = second >> 32 << 32 | first >> 32;
+                return seconds * 1_000_000_000 + (second & 0xffff_ffff);
             }
         }
     }

@@ -135,3 +135,11 @@ pub fn shutdown(reason: sched::ShutdownReason) -> Result<()> {
     // SAFETY: the structure is here.
     unsafe { call(abi::SCHED_OP, [sched::SHUTDOWN, pointer(&mut argument), 0, 0, 0]) }.map(drop)
 }
+
+/// Sets a watchdog of this domain; `id` 0 makes one and returns its number.
+pub fn set_watchdog(id: u32, timeout: u32) -> Result<u32> {
+    let mut argument = sched::Watchdog { id, timeout };
+    // SAFETY: the structure is here.
+    let result = unsafe { call(abi::SCHED_OP, [sched::WATCHDOG, pointer(&mut argument), 0, 0, 0]) };
+    result.map(|id| id as u32)
+}
