@@ -28,8 +28,8 @@ impl Alarm {
     const KINDS: usize = 2;
 }
 
-/// No alarm is set.
-const NEVER: u64 = u64::MAX;
+/// The time that does not come.
+pub(crate) const NEVER: Ticks = Ticks(u64::MAX);
 
 #[derive(Copy, Clone, Debug)]
 struct Entry {
@@ -51,27 +51,24 @@ pub(crate) struct Alarms {
 impl Default for Alarms {
     fn default() -> Self {
         Self {
-            first: AtomicU64::new(NEVER),
+            first: AtomicU64::new(NEVER.0),
             table: Mutex::new(Table::new()),
         }
     }
 }
 
 impl Alarms {
-    /// The earliest deadline.
+    /// The earliest deadline, or [`NEVER`].
     #[inline]
-    pub(crate) fn first(&self) -> Option<Ticks> {
-        match self.first.load(Ordering::Acquire) {
-            NEVER => None,
-            first => Some(Ticks(first)),
-        }
+    pub(crate) fn first(&self) -> Ticks {
+        Ticks(self.first.load(Ordering::Acquire))
     }
 
     /// Replaces the deadline of one alarm; `None` cancels it. Returns whether the earliest of all is earlier now.
     fn set(&self, domain: DomainId, alarm: Alarm, deadline: Option<Ticks>) -> bool {
         let mut table = self.table.lock();
         table.retain(|entry| entry.domain != domain || entry.alarm != alarm);
-        if let Some(deadline) = deadline.filter(|deadline| deadline.0 != NEVER) {
+        if let Some(deadline) = deadline.filter(|deadline| *deadline != NEVER) {
             // There is room for every alarm of every domain.
             let _ = table.push(Entry {
                 deadline,
@@ -97,7 +94,7 @@ impl Alarms {
 }
 
 fn earliest(table: &Table) -> u64 {
-    table.iter().map(|entry| entry.deadline.0).min().unwrap_or(NEVER)
+    table.iter().map(|entry| entry.deadline.0).min().unwrap_or(NEVER.0)
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -117,15 +114,15 @@ impl<M: Machine> Hypervisor<M> {
         self.reset_clock(domain);
     }
 
-    /// Does what is due at `now`. A handler may set alarms; those that are due at once come with the next decision, so that
-    /// no domain holds a pCPU here.
+    /// Does what is due at `now`; returns the next deadline, or [`NEVER`]. A handler may set alarms; those that are due at
+    /// once come with the next decision, so that no domain holds a pCPU here.
     #[cold]
     #[inline(never)]
-    pub(crate) fn ring_alarms(&self, pcpu: &Pcpu, now: Ticks) {
+    pub(crate) fn ring_alarms(&self, pcpu: &Pcpu, now: Ticks) -> Ticks {
         let most = pcpu.alarms.table.lock().len();
         for _ in 0..most {
             let Some((domain, alarm)) = pcpu.alarms.take_due(now) else {
-                return;
+                break;
             };
             let Some(domain) = self.domain(domain) else { continue };
             match alarm {
@@ -133,12 +130,13 @@ impl<M: Machine> Hypervisor<M> {
                 Alarm::Clock => self.on_clock(domain),
             }
         }
+        pcpu.alarms.first()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Alarm, Alarms, DomainId, MAX_DOMAINS, Ticks};
+    use super::{Alarm, Alarms, DomainId, MAX_DOMAINS, NEVER, Ticks};
     use std::vec::Vec;
 
     fn due(alarms: &Alarms, now: u64) -> Vec<u16> {
@@ -154,16 +152,16 @@ mod tests {
     #[test]
     fn every_domain_has_its_alarms_and_they_come_in_order() {
         let alarms = Alarms::default();
-        assert_eq!(alarms.first(), None);
+        assert_eq!(alarms.first(), NEVER);
         // Later ones first: each is the earliest so far, and the pCPU is told.
         for domain in (1..=MAX_DOMAINS as u16).rev() {
             assert!(set(&alarms, domain, Some(100 * u64::from(domain))));
         }
         assert_eq!(due(&alarms, 99), []);
         assert_eq!(due(&alarms, 300), [1, 2, 3]);
-        assert_eq!(alarms.first(), Some(Ticks(400)));
+        assert_eq!(alarms.first(), Ticks(400));
         assert_eq!(due(&alarms, u64::MAX).len(), MAX_DOMAINS - 3);
-        assert_eq!(alarms.first(), None);
+        assert_eq!(alarms.first(), NEVER);
     }
 
     #[test]
@@ -208,7 +206,7 @@ mod tests {
         ] {
             assert_eq!(set(&alarms, domain, deadline), earlier, "{domain} {deadline:?}");
         }
-        assert_eq!(alarms.first(), Some(Ticks(70)));
+        assert_eq!(alarms.first(), Ticks(70));
         assert_eq!(due(&alarms, u64::MAX), [1]);
         // However often it is set there is one.
         for deadline in 0..10_000 {

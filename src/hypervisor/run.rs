@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::hypervisor::alarms::Alarms;
+use crate::hypervisor::alarms::{Alarms, NEVER};
 use crate::hypervisor::{Hypervisor, Schedule};
 use crate::ids::{PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::machine::Machine;
@@ -175,25 +175,26 @@ impl<M: Machine> Hypervisor<M> {
                 None
             }
         };
-        if self.has_message() || shows().is_some_and(|due| due <= now) {
-            self.on_console_ready();
+        let mut alarm = pcpu.alarms.first();
+        if alarm <= now {
+            alarm = self.ring_alarms(pcpu, now);
         }
-        if pcpu.alarms.first().is_some_and(|first| first <= now) {
-            self.ring_alarms(pcpu, now);
+        // What comes later than this makes its pCPU decide again.
+        let mut show = shows();
+        if self.has_message() || show.is_some_and(|due| due <= now) {
+            self.on_console_ready();
+            show = shows();
         }
         let mut queue = pcpu.queue.lock();
         let pick = queue.pick(now);
         let running = queue.running().map_or(NOBODY, Slot::index);
         drop(queue);
         pcpu.running.store(running, Ordering::Relaxed);
-        let until = pick.until.into_iter().chain(shows()).min();
-        let alarm = pcpu.alarms.first();
+        let [until, show] = [pick.until, show].map(|time| time.unwrap_or(NEVER));
+        let deadline = until.min(show).min(alarm);
         Schedule {
             run: pick.run,
-            deadline: match (until, alarm) {
-                (Some(until), Some(alarm)) => Some(until.min(alarm)),
-                (until, alarm) => until.or(alarm),
-            },
+            deadline: (deadline != NEVER).then_some(deadline),
         }
     }
 }
