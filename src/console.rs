@@ -7,6 +7,7 @@
 pub mod keys;
 pub mod mux;
 pub mod pl011;
+mod port;
 mod ring;
 
 pub use mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};

@@ -295,6 +295,26 @@ fn every_key_has_its_topic_and_no_two_are_the_same() {
 }
 
 #[test]
+fn unfinished_lines_wait_while_they_are_held_back_and_whole_ones_do_not() {
+    let mut terminal = terminal(&["one", "two"]);
+    terminal.send(0, "$ ");
+    terminal.console.hold_back(true);
+    terminal.shown();
+    terminal.wait(1000);
+    assert_eq!((terminal.shown(), terminal.console.deadline()), (String::new(), None));
+    terminal.send(1, "whole\n");
+    assert_eq!(terminal.shown(), "[two] whole\r\n");
+    terminal.console.hold_back(false);
+    assert!(
+        terminal
+            .console
+            .deadline()
+            .is_some_and(|due| due <= Ticks(terminal.now))
+    );
+    assert_eq!(terminal.shown(), "[one] $ ");
+}
+
+#[test]
 fn what_a_guest_prints_is_no_key() {
     let mut terminal = terminal(&["one"]);
     terminal.send(0, "\x01q\x01?\x01D\n");

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use super::keys::{self, Topic};
 use super::pl011::{BadAccess, Pl011};
+use super::port::{Port, Source};
 use super::ring::ByteRing;
 use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
 use crate::trap::access::{AccessWidth, Direction};
@@ -102,120 +103,6 @@ pub enum InputEffect {
     },
 }
 
-#[derive(Debug)]
-enum Source {
-    Messages(ByteRing),
-    Uart {
-        domain: DomainId,
-        uart: Pl011,
-        asserted: bool,
-    },
-}
-
-#[derive(Debug)]
-struct Port {
-    name: Array<u8, NAME_CAPACITY>,
-    source: Source,
-    /// The line that has not ended, or has ended and is not shown yet.
-    line: Array<u8, LINE_CAPACITY>,
-    ended: bool,
-    /// A carriage return came, and what follows it is not known yet.
-    returned: bool,
-    /// What followed one when there was still something to show that it will overwrite.
-    held: Option<u8>,
-    /// What `line` holds is to be shown over what stands on the terminal's current line.
-    overwrites: bool,
-    /// Bytes of `line` that stand on the terminal's current line.
-    shown: usize,
-    /// Bytes came since it was last shown.
-    fresh: bool,
-    /// When bytes last came.
-    last: Ticks,
-}
-
-impl Port {
-    fn new(name: &str, source: Source) -> Self {
-        let mut port = Self {
-            name: Array::new(),
-            source,
-            line: Array::new(),
-            ended: false,
-            returned: false,
-            held: None,
-            overwrites: false,
-            shown: 0,
-            fresh: false,
-            last: Ticks(0),
-        };
-        for byte in name.bytes().take(NAME_CAPACITY) {
-            // Bounded by the line above. A name is no place for a terminal's commands.
-            let _ = port.name.push(if byte.is_ascii_graphic() { byte } else { b'.' });
-        }
-        port
-    }
-
-    /// Gathers bytes up to the end of the line, of its room, or of what the next byte overwrites.
-    fn gather(&mut self, now: Ticks) {
-        while !self.complete() {
-            let byte = match &mut self.source {
-                Source::Messages(ring) => ring.pop(),
-                Source::Uart { uart, .. } => uart.take(),
-            };
-            let Some(byte) = byte else { return };
-            self.last = now;
-            self.fresh = true;
-            match byte {
-                b'\n' => self.ended = true,
-                b'\r' => self.returned = true,
-                byte if self.returned && self.shown < self.line.len() => self.held = Some(byte),
-                byte => {
-                    if core::mem::take(&mut self.returned) {
-                        self.line.clear();
-                        self.shown = 0;
-                        self.overwrites = true;
-                    }
-                    // There is room.
-                    let _ = self.line.push(byte);
-                }
-            }
-        }
-    }
-
-    fn complete(&self) -> bool {
-        self.ended || self.line.is_full() || self.held.is_some()
-    }
-
-    /// What is complete was shown: the next line, or the next text for the same one, begins.
-    fn begin_next(&mut self) {
-        self.line.clear();
-        if self.ended {
-            self.ended = false;
-            self.returned = false;
-            self.overwrites = false;
-        }
-        if let Some(byte) = self.held.take() {
-            self.returned = false;
-            self.overwrites = true;
-            self.fresh = true;
-            // It was just cleared.
-            let _ = self.line.push(byte);
-        }
-    }
-
-    fn line_change(&mut self) -> Option<LineChange> {
-        match &mut self.source {
-            Source::Uart { domain, uart, asserted } if *asserted != uart.line() => {
-                *asserted = !*asserted;
-                Some(LineChange {
-                    domain: *domain,
-                    asserted: *asserted,
-                })
-            }
-            _ => None,
-        }
-    }
-}
-
 /// All ports, and the terminal as it stands.
 #[derive(Debug)]
 pub struct Console {
@@ -233,6 +120,8 @@ pub struct Console {
     long_pause: u64,
     /// Ctrl-a's typed and not yet decided about.
     held: u8,
+    /// Unfinished lines are not shown.
+    holds_back: bool,
 }
 
 const MESSAGES: usize = 0;
@@ -253,6 +142,7 @@ impl Console {
             short_pause: frequency / 50,
             long_pause: frequency / 2,
             held: 0,
+            holds_back: false,
         }
     }
 
@@ -363,6 +253,11 @@ impl Console {
         }
     }
 
+    /// Keeps unfinished lines back, or no more: between the lines of a table each would be shown again and again.
+    pub fn hold_back(&mut self, unfinished: bool) {
+        self.holds_back = unfinished;
+    }
+
     /// The domain that input goes to.
     pub fn focus(&self) -> Option<DomainId> {
         match self.ports.get(self.focus)?.source {
@@ -403,6 +298,9 @@ impl Console {
 
     /// When [`Self::drain`] has something to show that it has not now, if no more bytes come; `None`: never.
     pub fn deadline(&self) -> Option<Ticks> {
+        if self.holds_back {
+            return None;
+        }
         let waits =
             |(index, port): &(usize, &Port)| port.shown < port.line.len() && (*index == self.focus || port.fresh);
         let due = |(index, port): (usize, &Port)| Ticks(port.last.0.saturating_add(self.pause(index)));
@@ -470,6 +368,9 @@ impl Console {
                 self.show(index);
                 return true;
             }
+        }
+        if self.holds_back {
+            return false;
         }
         // No line has ended. The focus comes first; another unfinished line is shown once for each time that it grew.
         let focus = self.focus;

@@ -181,6 +181,7 @@ impl<M: Machine> Hypervisor<M> {
         let goes_on = current.as_mut().is_some_and(|table| self.make_line(table));
         if !goes_on {
             *current = None;
+            self.console.lock().hold_back(false);
         }
         let due = if goes_on {
             now.0.saturating_add(self.slice.0)
@@ -203,6 +204,7 @@ impl<M: Machine> Hypervisor<M> {
             match self.next_line(table, &mut line) {
                 Some(Step::Line) => {
                     let mut console = self.console.lock();
+                    console.hold_back(true);
                     console.print(line.as_bytes());
                     console.print(b"\n");
                     return true;

@@ -445,10 +445,10 @@ fn counters_are_shown_by_kind() {
     );
     assert!(shown[2].starts_with("guest vCPU 1: ran 0.0 us"), "{shown:#?}");
     assert!(
-        shown[3].starts_with("  server 0 of dm: 3 answers, 0 failed, 0 posted; half in "),
+        shown[3].starts_with("  server 0: 3 answers, 0 failed, 0 posted; half in "),
         "{shown:#?}"
     );
-    assert!(shown[3].ends_with(", all 2.0 ms"), "{shown:#?}");
+    assert!(shown[3].ends_with(", all in 2.0 ms"), "{shown:#?}");
 }
 
 #[test]
@@ -508,6 +508,24 @@ fn a_guest_that_floods_its_console_tears_no_line_and_holds_none_up() {
         "{:#?}",
         others.collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_prompt_comes_back_once_when_the_table_is_through() {
+    let sim = spread();
+    for byte in b"$ " {
+        assert!(sim.store_to(B1, UART, 2, u64::from(*byte)));
+    }
+    // The backend has the focus.
+    sim.type_in(b"\x01\x01\x01");
+    assert!(sim.listen().ends_with("[dm] $ "));
+    sim.type_in(b"\x01D");
+    let mut shown = sim.listen();
+    assert_eq!(shown.matches("[dm] $ ").count(), 1, "{shown}");
+    assert!(shown.ends_with("\r\n[dm] $ "), "{shown}");
+    assert!(sim.store_to(B1, UART, 2, b'x'.into()));
+    shown = sim.listen();
+    assert_eq!(shown, "x");
 }
 
 /// Lines without what depends on when they were made.

@@ -64,7 +64,7 @@ impl<M: Machine> Hypervisor<M> {
                 let found = domain.servers.lock().look(ServerId(place.row as u16));
                 let Some(look) = found else { return Step::Done };
                 place.row = u32::from(look.id.0) + 1;
-                let _ = write!(line, "  server {} of {}:", look.id.0, self.name_of(look.owner));
+                let _ = write!(line, "  server {}:", look.id.0);
                 self.write_server_counters(line, domain, look.id);
                 Step::Line
             }
@@ -85,7 +85,7 @@ impl<M: Machine> Hypervisor<M> {
             let time = |ticks| Time(self.nanoseconds(ticks));
             let _ = write!(
                 line,
-                "; half in {}, 99 % {}, all {}",
+                "; half in {}, 99 % in {}, all in {}",
                 time(report.median),
                 time(report.percentile_99),
                 time(report.longest)
