@@ -38,17 +38,8 @@ impl Terminal {
                     print!("\n");
                     return line;
                 }
-                BACKSPACE | DELETE => {
-                    if line.pop().is_some() {
-                        print!("\x08 \x08");
-                    }
-                }
-                CTRL_C | CTRL_U => {
-                    for _ in 0..line.len() {
-                        print!("\x08 \x08");
-                    }
-                    line.clear();
-                }
+                BACKSPACE | DELETE => erase(&mut line, 1),
+                CTRL_C | CTRL_U => erase(&mut line, CAPACITY),
                 byte @ b' '..=b'~' if line.len() < CAPACITY => {
                     line.push(char::from(byte));
                     print!("{}", char::from(byte));
@@ -75,5 +66,15 @@ impl Terminal {
             }
             self.gic.disable(interrupt);
         }
+    }
+}
+
+/// Takes up to `count` characters from the end of the line, on the terminal too.
+fn erase(line: &mut String, count: usize) {
+    for _ in 0..count {
+        if line.pop().is_none() {
+            break;
+        }
+        print!("\x08 \x08");
     }
 }
