@@ -173,7 +173,7 @@ impl Examiner {
         );
         let unpaused = control::unpause(dm);
         self.check(unpaused == Ok(()), format_args!("unpausing the backend: {unpaused:?}"));
-        self.until("the backend answers", || server(0).answered > held.answered);
+        self.until("the backend answers", || server(0).answered > held.answered + 1);
         let after = server(0);
         self.check(
             after.longest >= timer::ticks(HELD) && after.failed == before.failed,
