@@ -64,7 +64,7 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::Attention;
 use crate::entropy::{Entropy, Seeds};
-use crate::hypervisor::mmio::PendingAccess;
+use crate::hypervisor::mmio::{PendingAccess, PlainAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
 use crate::ids::{DomainId, IntId, Ipa, PcpuId, Ticks, VcpuId};
@@ -87,6 +87,8 @@ pub struct VcpuState {
     pub id: VcpuId,
     /// An access that waits for its answer.
     access: Option<PendingAccess>,
+    /// The same, one of the usual kind.
+    plain: Option<PlainAccess>,
     /// Registers that exist in the core alone.
     registers: EmulatedRegisters,
     /// What its physical timer's line was last.
@@ -107,11 +109,18 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
+    /// It waits for the answer to an access.
+    #[inline]
+    fn has_access(&self) -> bool {
+        self.plain.is_some() || self.access.is_some()
+    }
+
     fn new(id: VcpuId, counters: Arc<VcpuCounters>) -> Self {
         Self {
             id,
             frame: GuestFrame::default(),
             access: None,
+            plain: None,
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,
@@ -286,7 +295,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         let registers = &state.registers.physical_timer;
         let due = state.polls
-            || state.access.is_some()
+            || state.has_access()
             || state.physical_timer_line
             || registers.is_enabled()
             || state.account.state != RUNSTATE_RUNNING;
@@ -331,7 +340,7 @@ impl<M: Machine> Hypervisor<M> {
         if !state.is_on {
             return self.stay_off(vcpu);
         }
-        if state.access.is_some() && !self.resume_access(cpu, domain, vcpu, state) {
+        if state.has_access() && !self.resume_access(cpu, domain, vcpu, state) {
             return Entry::Blocked;
         }
         if state.polls {

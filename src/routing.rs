@@ -71,8 +71,11 @@ pub fn carry<D: Domains>(domains: &mut D, from: DomainId, sent: Sent) {
             match received {
                 Some(Received::Delivered(delivery)) => domains.deliver(domain, delivery),
                 Some(Received::Consumed(Consumer::Request { server, vcpu })) => {
-                    let effects = domains.servers(domain, |servers, around, _| servers.notified(server, vcpu, around));
-                    perform(domains, domain, &effects.unwrap_or_default());
+                    let mut effects = Effects::default();
+                    domains.servers(domain, |servers, around, _| {
+                        servers.hear(server, vcpu, around, &mut effects)
+                    });
+                    perform(domains, domain, &effects);
                 }
                 Some(Received::Consumed(Consumer::Buffered { .. }) | Received::Nothing) | None => {}
             }

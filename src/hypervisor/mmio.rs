@@ -14,9 +14,12 @@ use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
 use crate::sched::Wait;
-use crate::trap::access::{DataAbortPlan, Direction, MmioAccess, PendingPlan, plan_from_syndrome};
+use crate::trap::access::{
+    DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, load_value, plan_from_syndrome,
+};
 use crate::trap::exception::GuestException;
 use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
+use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{DataAbort, FaultAddress, FaultStatus, InstructionAbort};
 
 /// An access on its way.
@@ -25,6 +28,16 @@ pub(crate) struct PendingAccess {
     plan: PendingPlan,
     virtual_address: u64,
     write: bool,
+}
+
+/// A load or store of one register, as the syndrome describes it: all that most accesses are.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct PlainAccess {
+    pub(crate) access: MmioAccess,
+    /// Xt.
+    pub(crate) register: u8,
+    pub(crate) extension: Extension,
+    pub(crate) virtual_address: u64,
 }
 
 /// Where one transfer went.
@@ -318,6 +331,61 @@ impl<M: Machine> Hypervisor<M> {
         answer
     }
 
+    /// An access to what no device of the hypervisor has: a server's, or nobody's. The vCPU waits for the answer if it is
+    /// not there.
+    pub(crate) fn begin_plain<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        plain: PlainAccess,
+    ) {
+        let write = plain.access.direction != Direction::Read;
+        match self.request(domain, vcpu, &plain.access) {
+            Routed::Unclaimed => {
+                state.count(Exit::Unclaimed);
+                if !self.is_transient(domain, plain.access.ipa, write) {
+                    let answer = if domain.abort_unmapped {
+                        Answer::Abort
+                    } else {
+                        Answer::Value(u64::MAX)
+                    };
+                    self.finish_plain(cpu, state, &plain, answer);
+                }
+            }
+            Routed::Waits => {
+                state.count(Exit::Server);
+                match self.await_answer(domain, vcpu) {
+                    Some(answer) => self.finish_plain(cpu, state, &plain, answer),
+                    None => state.plain = Some(plain),
+                }
+            }
+            Routed::Done(_) | Routed::Again => state.count(Exit::Server),
+        }
+    }
+
+    fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &PlainAccess, answer: Answer) {
+        let PlainAccess { access, .. } = plain;
+        match (answer, access.direction) {
+            (Answer::Value(value), direction) => {
+                if direction == Direction::Read {
+                    let value = load_value(access.width, plain.extension, value);
+                    state.frame.write(plain.register, value);
+                }
+                state.frame.advance(InstructionLength::Word);
+            }
+            (Answer::Abort, direction) => {
+                let exception = GuestException::DataAbort {
+                    virtual_address: Some(plain.virtual_address),
+                    write: direction != Direction::Read,
+                    cache_maintenance: false,
+                };
+                self.inject(cpu, state, exception);
+            }
+        }
+    }
+
     /// A vCPU that waits for a server was scheduled: goes on if it can, applies limits that have passed, and waits again
     /// otherwise. Returns whether it can run.
     pub(crate) fn resume_access<C: Cpu>(
@@ -327,23 +395,27 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &mut VcpuState,
     ) -> bool {
-        if state.access.is_none() {
-            return true;
-        }
         let clock = CoreClock::new(self);
         let around = Surroundings {
             memory: &self.machine,
             clock: &clock,
         };
         let mut servers = domain.servers.lock();
-        let (mut answer, effects) = match servers.take(vcpu.id.index) {
-            Some(answer) => (Some(answer), None),
-            None => (None, Some(servers.expire(&around))),
-        };
-        drop(servers);
-        if let Some(effects) = effects {
+        let mut answer = servers.take(vcpu.id.index);
+        if answer.is_none() {
+            let effects = servers.expire(&around);
+            drop(servers);
             self.perform(domain, &effects);
             answer = self.await_answer(domain, vcpu);
+        } else {
+            drop(servers);
+        }
+        if let Some(plain) = state.plain {
+            if let Some(answer) = answer {
+                state.plain = None;
+                self.finish_plain(cpu, state, &plain, answer);
+            }
+            return answer.is_some();
         }
         match answer {
             Some(Answer::Value(value)) => {

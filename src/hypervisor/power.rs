@@ -107,6 +107,7 @@ impl<M: Machine> Hypervisor<M> {
     /// happens is that it says so.
     pub(crate) fn power_off_vcpu<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         state.access = None;
+        state.plain = None;
         state.is_on = false;
         if core::mem::take(&mut state.polls) {
             domain.events.lock().stop_polling(vcpu.id.index);

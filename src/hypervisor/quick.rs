@@ -8,10 +8,11 @@ use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::devices::Device;
+use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::machine::Machine;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
+use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{Hpfar, Syndrome};
 use crate::vgic::SgiRegister;
@@ -27,10 +28,13 @@ pub enum Quick {
     Due,
 }
 
-/// ESR_EL2 of a load or store of one register (EC 0x24, ISV, no SSE) by a 4-byte instruction (IL) whose own address (no
+/// ESR_EL2 of a load or store of one register (EC 0x24, ISV) by a 4-byte instruction (IL) whose own address (no
 /// S1PTW) has no translation (DFSC 0b0001xx), and that is no cache maintenance (no CM).
 const PLAIN_ACCESS: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 0b0001 << 2;
-const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+/// SSE and SF.
+const SIGNED: u64 = 1 << 21;
+const SIXTY_FOUR: u64 = 1 << 15;
 /// ESR_EL2 of MSR ICC_SGI1R_EL1 (EC 0x18; S3_0_C12_C11_5), without its register.
 const SEND_SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 const SYSTEM_REGISTER_RT: u64 = 31 << 5;
@@ -74,6 +78,11 @@ impl<M: Machine> Hypervisor<M> {
             width,
             direction,
         };
+        let extension = match (esr & SIGNED, esr & SIXTY_FOUR) {
+            (0, _) => Extension::Zero,
+            (_, 0) => Extension::SignTo32,
+            _ => Extension::SignTo64,
+        };
         let (exit, value, done) = match (domain.devices.find(&access), direction) {
             (Some((Device::Interrupts(frame), offset)), Direction::Read) => {
                 let value = domain.vgic.lock().read_setting(vcpu.id.index, frame, offset, width);
@@ -89,12 +98,23 @@ impl<M: Machine> Hypervisor<M> {
             (Some((Device::Console, offset)), Direction::Read) => {
                 (Exit::Uart, self.read_console(domain, offset, width), Quick::Done)
             }
+            (None, _) => {
+                let plain = PlainAccess {
+                    access,
+                    register,
+                    extension,
+                    virtual_address: syndrome.far,
+                };
+                self.left_guest(vcpu.pcpu);
+                self.begin_plain(cpu, domain, vcpu, state, plain);
+                return Quick::Due;
+            }
             _ => return Quick::No,
         };
         let Some(value) = value else { return Quick::No };
         state.count(exit);
         if direction == Direction::Read {
-            state.frame.write(register, value);
+            state.frame.write(register, load_value(width, extension, value));
         }
         state.frame.advance(InstructionLength::Word);
         done

@@ -217,26 +217,58 @@ impl Request {
     ///
     /// # Errors
     /// [`IllegalMove`] when the state does not have that move.
-    pub fn after(self, cause: Move) -> Result<Self, IllegalMove> {
+    pub fn after(mut self, cause: Move) -> Result<Self, IllegalMove> {
         let illegal = IllegalMove {
             state: self.name(),
             cause: cause.name(),
         };
-        Ok(match (self, cause) {
-            (_, Move::Cancel) => Self::Idle,
-            (Self::Idle, Move::Start { pending, now }) => Self::Waiting {
-                pending,
-                since: now,
-                late: None,
-            },
-            (Self::Waiting { pending, .. }, Move::Posted { server, runnable }) => Self::InFlight {
-                pending,
-                server,
-                posted: runnable,
-                strikes: 0,
-            },
-            (Self::Waiting { pending, .. }, Move::Refused) => pending.given_up().unwrap_or(self),
-            (Self::Waiting { pending, .. }, Move::AttachLimit) => pending.given_up().unwrap_or(pending.ones()),
+        if self.advance(&cause) { Ok(self) } else { Err(illegal) }
+    }
+
+    /// Goes to the state after `cause`, in place; `false`: the state does not have that move, and nothing changed.
+    #[must_use]
+    pub(super) fn advance(&mut self, cause: &Move) -> bool {
+        match (&mut *self, cause) {
+            (_, Move::Cancel) | (Self::Finished { .. }, Move::Taken) => *self = Self::Idle,
+            (Self::Idle, Move::Start { pending, now }) => {
+                *self = Self::Waiting {
+                    pending: *pending,
+                    since: *now,
+                    late: None,
+                };
+            }
+            (Self::Waiting { pending, .. }, Move::Posted { server, runnable }) => {
+                *self = Self::InFlight {
+                    pending: *pending,
+                    server: *server,
+                    posted: *runnable,
+                    strikes: 0,
+                };
+            }
+            (Self::InFlight { pending, .. }, Move::Answered { data }) => *self = pending.answered(*data),
+            (Self::InFlight { strikes, .. }, Move::Working) => *strikes = 0,
+            (Self::InFlight { strikes, .. }, Move::Nonsense { now }) => {
+                *strikes = strikes.saturating_add(1);
+                if *strikes >= STRIKES {
+                    return self.advance(&Move::Failed { now: *now, late: true });
+                }
+            }
+            (Self::InFlight { pending, server, .. }, Move::Failed { now, late }) => {
+                let waiting = Self::Waiting {
+                    pending: *pending,
+                    since: *now,
+                    late: late.then_some(*server),
+                };
+                *self = pending.given_up().unwrap_or(waiting);
+            }
+            (Self::Waiting { pending, .. }, Move::Refused) => {
+                if let Some(after) = pending.given_up() {
+                    *self = after;
+                }
+            }
+            (Self::Waiting { pending, .. }, Move::AttachLimit) => {
+                *self = pending.given_up().unwrap_or(pending.ones());
+            }
             (
                 Self::Waiting {
                     pending,
@@ -244,65 +276,11 @@ impl Request {
                     ..
                 },
                 Move::LateAnswer { server, data },
-            ) if late == server => pending.answered(data),
-            (
-                Self::Waiting {
-                    pending,
-                    since,
-                    late: Some(late),
-                },
-                Move::LateGone { server },
-            ) if late == server => Self::Waiting {
-                pending,
-                since,
-                late: None,
-            },
-            (
-                Self::InFlight {
-                    pending,
-                    server,
-                    posted,
-                    ..
-                },
-                Move::Working,
-            ) => Self::InFlight {
-                pending,
-                server,
-                posted,
-                strikes: 0,
-            },
-            (
-                Self::InFlight {
-                    pending,
-                    server,
-                    posted,
-                    strikes,
-                },
-                Move::Nonsense { now },
-            ) => {
-                let strikes = strikes.saturating_add(1);
-                if strikes >= STRIKES {
-                    return self.after(Move::Failed { now, late: true });
-                }
-                Self::InFlight {
-                    pending,
-                    server,
-                    posted,
-                    strikes,
-                }
-            }
-            (Self::InFlight { pending, .. }, Move::Answered { data }) => pending.answered(data),
-            (Self::InFlight { pending, server, .. }, Move::Failed { now, late }) => {
-                let waiting = Self::Waiting {
-                    pending,
-                    since: now,
-                    late: late.then_some(server),
-                };
-                pending.given_up().unwrap_or(waiting)
-            }
-            (Self::Finished { .. }, Move::Taken) => Self::Idle,
-            _ => return Err(illegal),
-        })
+            ) if late == server => *self = pending.answered(*data),
+            (Self::Waiting { late, .. }, Move::LateGone { server }) if *late == Some(*server) => *late = None,
+            _ => return false,
+        }
+        true
     }
 
     /// The state's name, for messages.

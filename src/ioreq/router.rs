@@ -1,7 +1,7 @@
 //! From an access to its answer: which server gets it, what its notifications mean, when patience ends.
 
 use super::ranges::Range;
-use super::request::{Answer, IllegalMove, Move, OnFailure, Pending, Policy, Request};
+use super::request::{Answer, IllegalMove, Move, OnFailure, Pending, Request};
 use super::server::{Server, Servers, Stage};
 use super::slot::Reading;
 use super::{Effects, Event, Failure, Surroundings};
@@ -24,38 +24,45 @@ impl Servers {
         self.requests.get(usize::from(vcpu)).copied().unwrap_or_default()
     }
 
+    /// As [`Self::request`], where it is.
+    pub(super) fn held(&self, vcpu: u8) -> &Request {
+        self.requests.get(usize::from(vcpu)).unwrap_or(&Request::Idle)
+    }
+
     /// Moves a request on and keeps account of what that leaves in slots. A move that is illegal changes nothing; the
     /// callers below make none.
     pub(super) fn apply(&mut self, vcpu: u8, cause: Move, effects: &mut Effects) {
-        let before = self.request(vcpu);
-        if let Ok(after) = before.after(cause) {
-            self.replace(vcpu, before, cause, after, effects);
-        }
+        self.try_apply(vcpu, &cause, effects);
     }
 
-    fn replace(&mut self, vcpu: u8, before: Request, cause: Move, after: Request, effects: &mut Effects) {
-        if let Some(request) = self.requests.get_mut(usize::from(vcpu)) {
-            *request = after;
+    /// As [`Self::apply`]; `false`: the move is illegal.
+    fn try_apply(&mut self, vcpu: u8, cause: &Move, effects: &mut Effects) -> bool {
+        let Some(request) = self.requests.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let (had, was_held) = (holder(request), request.holds_vcpu());
+        let was_waiting = matches!(request, Request::Waiting { .. });
+        if !request.advance(cause) {
+            return false;
         }
         let emptied = matches!(cause, Move::Answered { .. } | Move::LateAnswer { .. });
-        if let Some(holder) = holder(&before)
-            && self::holder(&after) != Some(holder)
+        let limit_changed =
+            was_held && request.holds_vcpu() && was_waiting != matches!(request, Request::Waiting { .. });
+        // It has its answer, or another limit from now on.
+        if limit_changed || matches!(request, Request::Finished { .. }) {
+            effects.wake.insert(vcpu);
+        }
+        if let Some(had) = had
             && !emptied
-            && let Some(server) = self.server_mut(holder)
+            && holder(request) != Some(had)
+            && let Some(server) = self.server_mut(had)
         {
             server.stale.insert(vcpu);
-            if let Some(counters) = self.counters.get_mut(usize::from(holder.0)) {
+            if let Some(counters) = self.counters.get_mut(usize::from(had.0)) {
                 counters.failed += 1;
             }
         }
-        // It has its answer, or another limit from now on.
-        let limit_changed = matches!(
-            (before, after),
-            (Request::Waiting { .. }, Request::InFlight { .. }) | (Request::InFlight { .. }, Request::Waiting { .. })
-        );
-        if limit_changed || matches!(after, Request::Finished { .. }) {
-            effects.wake.insert(vcpu);
-        }
+        true
     }
 
     /// The guest accesses memory that nothing in the hypervisor emulates. What must happen is added to `effects`.
@@ -87,13 +94,16 @@ impl Servers {
             pending: Pending { access, policy },
             now,
         };
-        let before = self.request(vcpu);
-        let after = before.after(cause)?;
-        self.replace(vcpu, before, cause, after, effects);
+        if !self.try_apply(vcpu, &cause, effects) {
+            return Err(IllegalMove {
+                state: self.held(vcpu).name(),
+                cause: cause.name(),
+            });
+        }
         self.offer(vcpu, now, around, effects);
         // It looks itself.
         effects.wake.remove(vcpu);
-        if matches!(self.request(vcpu), Request::Waiting { .. }) {
+        if matches!(self.held(vcpu), Request::Waiting { .. }) {
             effects.record(Event::Waits { vcpu, ipa: access.ipa });
         }
         Ok(Begun::Accepted)
@@ -114,7 +124,7 @@ impl Servers {
         around: &Surroundings<'_, M>,
         effects: &mut Effects,
     ) {
-        let Request::Waiting { pending, .. } = self.request(vcpu) else {
+        let Request::Waiting { pending, .. } = self.held(vcpu) else {
             return;
         };
         let range = Range::from_length(pending.access.ipa.0, pending.access.width.bytes());
@@ -137,11 +147,12 @@ impl Servers {
                 }
             }
             Err(_) => {
+                let on_failure = pending.policy.on_failure;
                 if let Some(server) = self.server_mut(id) {
                     server.stale.insert(vcpu);
                 }
                 self.apply(vcpu, Move::Refused, effects);
-                self.fail_server(id, pending.policy, Failure::BadSlot, around, effects);
+                self.fail_server(id, on_failure, Failure::BadSlot, around, effects);
             }
         }
     }
@@ -154,15 +165,26 @@ impl Servers {
         around: &Surroundings<'_, M>,
     ) -> Effects {
         let mut effects = Effects::default();
+        self.hear(id, vcpu, around, &mut effects);
+        effects
+    }
+
+    /// As [`Self::notified`]; what must happen is added to `effects`.
+    pub fn hear<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        id: ServerId,
+        vcpu: u8,
+        around: &Surroundings<'_, M>,
+        effects: &mut Effects,
+    ) {
         let Some(server) = self.server(id).filter(|server| server.stage != Stage::Tombstone) else {
-            return effects;
+            return;
         };
-        let Some(slot) = server.slot(vcpu) else {
-            return effects;
-        };
+        let Some(slot) = server.slot(vcpu) else { return };
         let stale = server.stale.contains(vcpu);
-        match self.request(vcpu) {
-            Request::InFlight { server, pending, .. } if server == id => {
+        match self.held(vcpu) {
+            Request::InFlight { server, pending, .. } if *server == id => {
+                let on_failure = pending.policy.on_failure;
                 let now = around.clock.now();
                 let cause = match slot.poll(around.memory) {
                     Reading::Working => Move::Working,
@@ -172,17 +194,17 @@ impl Servers {
                 if matches!(cause, Move::Answered { .. }) {
                     self.count_answered(id, vcpu, now);
                 }
-                self.apply(vcpu, cause, &mut effects);
-                let still = matches!(self.request(vcpu), Request::InFlight { .. });
+                self.apply(vcpu, cause, effects);
+                let still = matches!(self.held(vcpu), Request::InFlight { .. });
                 if matches!(cause, Move::Nonsense { .. }) && !still {
-                    self.fail_server(id, pending.policy, Failure::BadSlot, around, &mut effects);
+                    self.fail_server(id, on_failure, Failure::BadSlot, around, effects);
                 }
             }
-            Request::Waiting { late: Some(late), .. } if late == id => {
+            Request::Waiting { late: Some(late), .. } if *late == id => {
                 if let Reading::Answered(data) = slot.poll(around.memory) {
                     self.count_answered(id, vcpu, around.clock.now());
-                    self.apply(vcpu, Move::LateAnswer { server: id, data }, &mut effects);
-                    self.readmit(id, around, &mut effects);
+                    self.apply(vcpu, Move::LateAnswer { server: id, data }, effects);
+                    self.readmit(id, around, effects);
                 }
             }
             _ if stale => match slot.poll(around.memory) {
@@ -191,14 +213,13 @@ impl Servers {
                     if let Some(server) = self.server_mut(id) {
                         server.stale.remove(vcpu);
                     }
-                    self.readmit(id, around, &mut effects);
-                    self.tell_quiescer(&mut effects);
+                    self.readmit(id, around, effects);
+                    self.tell_quiescer(effects);
                 }
                 Reading::Working | Reading::Nonsense(_) => {}
             },
             _ => {}
         }
-        effects
     }
 
     /// The server lives after all.
@@ -219,7 +240,7 @@ impl Servers {
     fn fail_server<M: PhysicalMemory + ?Sized>(
         &mut self,
         id: ServerId,
-        policy: Policy,
+        on_failure: OnFailure,
         failure: Failure,
         around: &Surroundings<'_, M>,
         effects: &mut Effects,
@@ -228,7 +249,7 @@ impl Servers {
             None | Some(Stage::Tombstone) => return,
             Some(_) => effects.record(Event::Failed { server: id, failure }),
         }
-        match policy.on_failure {
+        match on_failure {
             OnFailure::Wait => {
                 if self.server(id).is_some_and(|server| server.stage == Stage::Enabled) {
                     self.set_stage(id, Stage::Suspended);
@@ -252,7 +273,13 @@ impl Servers {
             match self.request(vcpu) {
                 Request::InFlight { pending, server, .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
                     self.apply(vcpu, Move::Failed { now, late: true }, &mut effects);
-                    self.fail_server(server, pending.policy, Failure::TimeLimit, around, &mut effects);
+                    self.fail_server(
+                        server,
+                        pending.policy.on_failure,
+                        Failure::TimeLimit,
+                        around,
+                        &mut effects,
+                    );
                     self.offer(vcpu, now, around, &mut effects);
                 }
                 Request::Waiting { .. } if self.left(vcpu, around) == Some(Ticks(0)) => {
@@ -266,14 +293,14 @@ impl Servers {
 
     /// What is left of the limit that the request of `vcpu` is under.
     fn left<M: ?Sized>(&self, vcpu: u8, around: &Surroundings<'_, M>) -> Option<Ticks> {
-        let (limit, used) = match self.request(vcpu) {
+        let (limit, used) = match self.held(vcpu) {
             Request::InFlight {
                 pending,
                 server,
                 posted,
                 ..
             } => {
-                let owner = self.server(server)?.owner();
+                let owner = self.server(*server)?.owner();
                 (
                     pending.policy.timeout?,
                     around.clock.runnable(owner).0.saturating_sub(posted.0),
@@ -296,17 +323,18 @@ impl Servers {
 
     /// The domain that works on the request of `vcpu`, for a direct handoff.
     pub fn serving(&self, vcpu: u8) -> Option<crate::ids::DomainId> {
-        match self.request(vcpu) {
-            Request::InFlight { server, .. } => self.server(server).map(|server| server.owner()),
+        match self.held(vcpu) {
+            Request::InFlight { server, .. } => self.server(*server).map(|server| server.owner()),
             _ => None,
         }
     }
 
     /// Takes the answer, if there is one: the vCPU goes on with it.
     pub fn take(&mut self, vcpu: u8) -> Option<Answer> {
-        let Request::Finished { answer } = self.request(vcpu) else {
+        let Request::Finished { answer } = self.held(vcpu) else {
             return None;
         };
+        let answer = *answer;
         self.apply(vcpu, Move::Taken, &mut Effects::default());
         Some(answer)
     }
