@@ -72,7 +72,7 @@ fn main() -> ! {
     }
     exchange_seeds(&mut disk, life);
     if u64::from(life) + 1 == lives {
-        verify_pattern(&mut disk);
+        verify_pattern(&mut disk, &gic);
         end(lives);
     }
     reset_in_flight(&mut disk, &gic)
@@ -123,13 +123,24 @@ fn write_pattern(disk: &mut Disk) {
     }
 }
 
-fn verify_pattern(disk: &mut Disk) {
-    let mut data = vec![0; SIZE];
-    for index in 0..READS {
-        if let Err(error) = disk.read(index * SECTORS, &mut data) {
-            fail(format_args!("reading at sector {}: {error}", index * SECTORS));
+fn verify_pattern(disk: &mut Disk, gic: &Gic) {
+    let mut reads = Reads::start(disk, gic);
+    for _ in 0..READS {
+        let token = disk.wait();
+        let Some(read) = reads.all.iter_mut().find(|read| read.token == token) else {
+            fail(format_args!("a request ended that nobody started"));
+        };
+        // SAFETY: the same buffers as were given to the driver under this token.
+        let ended = unsafe {
+            disk.driver
+                .complete_read_blocks(token, &read.request, &mut read.buffer, &mut read.response)
+        };
+        if let Err(error) = ended {
+            fail(format_args!("reading: {error}"));
         }
-        if !data.as_chunks::<8>().0.iter().copied().eq(bytes(index)) {
+    }
+    for (index, read) in reads.all.iter().enumerate() {
+        if !read.buffer.as_chunks::<8>().0.iter().copied().eq(bytes(index)) {
             fail(format_args!(
                 "the disk holds something else at sector {}",
                 index * SECTORS
@@ -137,6 +148,45 @@ fn verify_pattern(disk: &mut Disk) {
         }
     }
     println!("reboot: the disk holds what the first life wrote");
+}
+
+/// A read under way; nothing of it moves.
+struct Read {
+    request: BlkReq,
+    response: BlkResp,
+    buffer: Vec<u8>,
+    token: u16,
+}
+
+/// One read for each part of the disk that has the pattern.
+struct Reads {
+    all: Vec<Read>,
+}
+
+impl Reads {
+    fn start(disk: &mut Disk, gic: &Gic) -> Self {
+        // Ends the interrupt of a request that was over before it came.
+        timer::sleep(gic, 1000);
+        let read = |_| Read {
+            request: BlkReq::default(),
+            response: BlkResp::default(),
+            buffer: vec![LEFT; SIZE],
+            token: 0,
+        };
+        let mut all: Vec<Read> = (0..READS).map(read).collect();
+        for (index, read) in all.iter_mut().enumerate() {
+            // SAFETY: all of it stays where it is, untouched, until the read has ended or the domain is no more.
+            let started = unsafe {
+                disk.driver
+                    .read_blocks_nb(index * SECTORS, &mut read.request, &mut read.buffer, &mut read.response)
+            };
+            match started {
+                Ok(token) => read.token = token,
+                Err(error) => fail(format_args!("starting read {index}: {error}")),
+            }
+        }
+        Self { all }
+    }
 }
 
 /// Sees that this life's seeds are not those of the life before, and leaves them to the next.
@@ -168,21 +218,14 @@ fn exchange_seeds(disk: &mut Disk, life: u32) {
 /// Starts the reads, sees that none ends, and restarts.
 fn reset_in_flight(disk: &mut Disk, gic: &Gic) -> ! {
     let left = vec![LEFT; 8 << 20];
-    let mut buffers: Vec<Vec<u8>> = (0..READS).map(|_| vec![LEFT; SIZE]).collect();
-    let mut requests: Vec<(BlkReq, BlkResp)> = (0..READS).map(|_| Default::default()).collect();
-    for (index, (buffer, (request, response))) in buffers.iter_mut().zip(&mut requests).enumerate() {
-        // SAFETY: all of them stay where they are until the domain is no more.
-        let started = unsafe { disk.driver.read_blocks_nb(index * SECTORS, request, buffer, response) };
-        if let Err(error) = started {
-            fail(format_args!("starting read {index}: {error}"));
-        }
-    }
+    let reads = Reads::start(disk, gic);
     // The backend has taken them by then, and none is over.
     timer::sleep(gic, 200_000);
-    if disk.driver.peek_used().is_some() || buffers.iter().flatten().any(|byte| *byte != LEFT) {
+    let untouched = |read: &Read| read.buffer.iter().all(|byte| *byte == LEFT);
+    if disk.driver.peek_used().is_some() || !reads.all.iter().all(untouched) {
         fail(format_args!("a read ended before the restart"));
     }
     println!("reboot: {READS} reads of {} KiB are outstanding", SIZE >> 10);
-    core::hint::black_box((&left, &buffers, &requests));
+    core::hint::black_box((&left, &reads.all));
     psci::system_reset()
 }

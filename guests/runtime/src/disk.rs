@@ -57,9 +57,9 @@ impl Disk {
         found
     }
 
-    /// Sleeps until a request has ended. Interrupts stay masked at the CPU: a pending one still ends WFI, and nothing
+    /// Sleeps until a request has ended; its token. Interrupts stay masked at the CPU: a pending one still ends WFI, and nothing
     /// can happen unnoticed between the look at the ring and the sleep.
-    fn wait(&mut self) -> u16 {
+    pub fn wait(&mut self) -> u16 {
         loop {
             if let Some(token) = self.driver.peek_used() {
                 return token;
