@@ -29,6 +29,8 @@ pub(crate) struct ServedConfig {
     pub(crate) guest_memory: Vec<Range<u64>>,
     pub(crate) queues: u16,
     pub(crate) read_only: bool,
+    /// It may have a state page.
+    pub(crate) accel: bool,
     pub(crate) source: Source,
     kind: u32,
     has_mmio: bool,
@@ -101,6 +103,7 @@ impl ServedConfig {
             guest_name: property_str(node, "guest-name")?,
             guest_memory: guest_memory.collect(),
             queues: u16::try_from(cell(node, "queues", 0).unwrap_or(1)).ok()?,
+            accel: node.property("accel").is_some(),
             read_only: node.property("read-only").is_some(),
             source,
             kind: property_u32(node, "type")?,

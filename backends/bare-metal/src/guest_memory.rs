@@ -13,6 +13,8 @@ use guest_runtime::hypercall::memory::{map_foreign, remove};
 use guest_runtime::window::{CHUNK, NoRoom, Window};
 use portunus_virtio::memory::{GuestAddress, GuestMemory, MemoryError};
 
+use crate::fate;
+
 const PAGE: u64 = 4096;
 const CHUNK_PAGES: usize = (CHUNK / PAGE) as usize;
 
@@ -152,6 +154,7 @@ impl GuestMemory for GuestRam {
         Ok(())
     }
     fn write(&self, at: GuestAddress, from: &[u8]) -> Result<(), MemoryError> {
+        fate::step();
         let to = self.at(at, from.len())?;
         // SAFETY: `at` says that so many bytes of guest RAM are mapped there, which Rust knows nothing of.
         unsafe { copy(to, from.as_ptr(), from.len()) };
@@ -161,6 +164,7 @@ impl GuestMemory for GuestRam {
         Ok(u16::from_le(self.word(at)?.load(Ordering::Acquire)))
     }
     fn store_release_u16(&self, at: GuestAddress, value: u16) -> Result<(), MemoryError> {
+        fate::step();
         self.word(at)?.store(value.to_le(), Ordering::Release);
         Ok(())
     }

@@ -6,18 +6,25 @@
 //!
 //! A device that can't be served is reported and left out; the others are served.
 //!
-//! The boot argument `delay-ms=N` makes it wait before it does anything: its guests then wait for it. `disk-delay-ms=N` makes
-//! each read of a disk last so long, and `deaf` makes it ignore a driver that resets its running device: for tests.
+//! A device that the manifest accelerates has a state page: the backend goes on from what a predecessor left there.
+//!
+//! Boot arguments, for tests:
+//! - `delay-ms=N` makes it wait before it does anything: its guests then wait for it;
+//! - `disk-delay-ms=N` makes each read of a disk last so long;
+//! - `deaf` makes it ignore a driver that resets its running device;
+//! - `lives=N`, `nonsense=DEVICE` and `nonsense-at=N` let it crash at steps of its work ([`fate`]).
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 mod config;
+mod fate;
 mod guest;
 mod guest_memory;
 mod real_disk;
 mod shim;
+mod state_page;
 mod trouble;
 
 use alloc::boxed::Box;
@@ -29,20 +36,22 @@ use guest_runtime::window::Window;
 use guest_runtime::{device_tree, println, psci, timer, wait_for_interrupt};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
-use portunus_virtio::disk::{Disk, RamDisk, disk_id};
+use portunus_virtio::disk::{Disk, RamDisk};
 use portunus_virtio::mmio::MmioDevice;
 use portunus_virtio::shim::{GuestIndex, ServedDevice, serve};
+use portunus_virtio::state::Resumption;
 
 use config::{ServedConfig, Source};
 use guest::Guest;
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
+use state_page::{MappedPage, StatePages};
 use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
 
 /// The model holds the requests in work, tens of KiB, so it stays where it was made.
-type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>>;
+type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>, Option<MappedPage>>;
 
 fn main() -> ! {
     println!("backend: hello");
@@ -65,12 +74,14 @@ fn main() -> ! {
             &"/hypervisor names no extended region",
         ),
     };
+    fate::begin();
+    let mut state_pages = StatePages::default();
     let mut interrupts = Vec::new();
     let deaf = device_tree::boot_arguments().any(|word| word == "deaf");
     let mut shim = XenShim::new(deaf);
     let mut devices: Vec<Device> = Vec::new();
     for config in config::read() {
-        match start(&config, &gic, &mut window, &mut shim, &mut interrupts) {
+        match start(&config, &gic, &mut window, &mut state_pages, &mut shim, &mut interrupts) {
             Ok(device) => devices.push(device),
             Err(error) => println!(
                 "backend: can't serve {} to guest \"{}\": {error}",
@@ -114,6 +125,7 @@ fn start(
     config: &ServedConfig,
     gic: &Gic,
     window: &mut Window,
+    state_pages: &mut StatePages,
     shim: &mut XenShim,
     interrupts: &mut Vec<DiskInterrupt>,
 ) -> Result<Device, Box<dyn core::error::Error>> {
@@ -134,7 +146,18 @@ fn start(
         Some(index) => index,
         None => shim.add(Guest::connect(config, window)?)?,
     };
+    let guest = shim.guest(index);
+    let page = match config.accel {
+        true => state_pages.map(&guest.server, config, window)?,
+        false => None,
+    };
+    let (device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), page, &guest.ram);
     shim.claim(index, config.registers.clone())?;
+    match resumption {
+        Resumption::Fresh => {}
+        Resumption::Continued { requests } => println!("{}: goes on, {requests} requests run again", config.name),
+        Resumption::Refused(error) => println!("{}: needs a reset: {error}", config.name),
+    }
     println!(
         "serving {} to guest \"{}\": {} KiB of {}",
         config.name,
@@ -146,7 +169,7 @@ fn start(
         guest: GuestIndex(index),
         base: config.registers.start,
         intid: config.intid,
-        device: MmioDevice::new(Box::leak(Box::new(block))),
+        device,
     })
 }
 
@@ -166,10 +189,10 @@ fn open(
             let mut storage = Vec::new();
             storage.try_reserve_exact(bytes)?;
             storage.extend(core::iter::repeat_n(0, bytes));
-            Ok(Box::leak(Box::new(RamDisk::new(storage, disk_id(config.name)))))
+            Ok(Box::leak(Box::new(RamDisk::new(storage, fate::disk_id(config.name)))))
         }
         Source::Device { path } => {
-            let (disk, interrupt) = RealDisk::open(path, disk_id(config.name))?;
+            let (disk, interrupt) = RealDisk::open(path, fate::disk_id(config.name))?;
             gic.enable(interrupt.intid, interrupt.edge);
             interrupts.push(interrupt);
             Ok(Box::leak(Box::new(disk)))

@@ -21,6 +21,8 @@ use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 
+use crate::fate;
+
 /// Bytes of one request: large enough that a request's fixed cost is small, small enough that copying one buffer
 /// overlaps with the disk's work on the others.
 const BUFFER_SIZE: usize = 256 << 10;
@@ -199,6 +201,7 @@ impl RealDisk {
         if gather.is_some_and(|gather| !gather(data)) {
             return Err(StartError::Refused);
         }
+        fate::step();
         let number = match kind {
             Kind::Read => TYPE_IN,
             Kind::Write => TYPE_OUT,

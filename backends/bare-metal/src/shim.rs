@@ -10,6 +10,7 @@ use portunus::abi::ioreq::{Ioreq, TYPE_COPY, TYPE_INVALIDATE};
 use portunus_virtio::queue::QueueError;
 use portunus_virtio::shim::{Access, GuestIndex, Operation, Shim};
 
+use crate::fate;
 use crate::guest::Guest;
 use crate::guest_memory::GuestRam;
 use crate::trouble::Hearing;
@@ -66,6 +67,10 @@ impl XenShim {
             .push(u128::MAX.checked_shr(u128::BITS.saturating_sub(vcpus)).unwrap_or(0));
         self.guests.push(guest);
         Ok(index)
+    }
+    /// The server and the memory of a guest.
+    pub(crate) fn guest(&self, index: usize) -> &Guest {
+        &self.guests[index]
     }
     /// Takes over a device's registers.
     pub(crate) fn claim(&self, index: usize, registers: Range<u64>) -> Result<(), ConnectError> {
@@ -133,10 +138,12 @@ impl Shim for XenShim {
     }
 
     fn answer(&mut self, slot: Slot, value: u64) {
+        fate::step();
         self.guests[slot.guest].server.answer(slot.vcpu, value);
     }
 
     fn raise_interrupt(&mut self, guest: GuestIndex, intid: u32) {
+        fate::step();
         let domain = self.guests[guest.0].server.domain;
         if let Err(error) = dm::set_irq_level(domain, intid, true) {
             println!("backend: interrupt {intid} of domain {domain}: {error}");

@@ -55,6 +55,9 @@ impl Disk for SlowDisk {
     fn is_read_only(&self) -> bool {
         self.disk.is_read_only()
     }
+    fn outlives_backend(&self) -> bool {
+        self.disk.outlives_backend()
+    }
     fn id(&self) -> [u8; 20] {
         self.disk.id()
     }

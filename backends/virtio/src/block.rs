@@ -409,6 +409,9 @@ impl<D: Disk, R: Default> DeviceModel for BlockDevice<D, R> {
             *to = *from;
         }
     }
+    fn outlives_backend(&self) -> bool {
+        self.disk.outlives_backend()
+    }
     fn activate(&mut self, features: u64) {
         self.driver_flushes = Feature::from_bits_truncate(features).contains(Feature::FLUSH);
     }

@@ -37,6 +37,8 @@ pub trait DeviceModel {
     fn queues(&self) -> u16;
     /// Copies out of its configuration space; what is beyond it reads as zero.
     fn read_config(&self, offset: usize, into: &mut [u8]);
+    /// Whether a device that a successor makes of the same things has what this one was given to keep.
+    fn outlives_backend(&self) -> bool;
     /// The driver is ready and has accepted `features`.
     fn activate(&mut self, features: u64);
     /// The driver gave it up. Requests it holds are not to be answered.
@@ -62,6 +64,9 @@ impl<D: DeviceModel> DeviceModel for &mut D {
     }
     fn read_config(&self, offset: usize, into: &mut [u8]) {
         (**self).read_config(offset, into);
+    }
+    fn outlives_backend(&self) -> bool {
+        (**self).outlives_backend()
     }
     fn activate(&mut self, features: u64) {
         (**self).activate(features);

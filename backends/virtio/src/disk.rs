@@ -45,6 +45,10 @@ pub trait Disk {
     fn is_read_only(&self) -> bool {
         false
     }
+    /// Whether what is written is still there when the backend has died and another one opens the disk.
+    fn outlives_backend(&self) -> bool {
+        true
+    }
     /// Its name, padded with zeros.
     fn id(&self) -> [u8; 20];
     /// Bytes that one read or write may have: at least one sector.
@@ -82,6 +86,9 @@ impl<D: Disk + ?Sized> Disk for &mut D {
     }
     fn is_read_only(&self) -> bool {
         (**self).is_read_only()
+    }
+    fn outlives_backend(&self) -> bool {
+        (**self).outlives_backend()
     }
     fn id(&self) -> [u8; 20] {
         (**self).id()
@@ -173,6 +180,9 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>> RamDisk<S> {
 impl<S: AsRef<[u8]> + AsMut<[u8]>> Disk for RamDisk<S> {
     fn sectors(&self) -> u64 {
         self.sectors
+    }
+    fn outlives_backend(&self) -> bool {
+        false
     }
     fn id(&self) -> [u8; 20] {
         self.id

@@ -162,6 +162,9 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         self.driver_features_sel = saved.driver_features_sel;
         self.driver_features = saved.driver_features;
         self.queue_sel = saved.queue_sel;
+        if self.status & status::DRIVER_OK != 0 && !self.model.outlives_backend() {
+            return Err(StateError::ContentsLost);
+        }
         let mut requests = 0;
         for (index, (queue, saved)) in self.queues.iter_mut().zip(&saved.queues).enumerate() {
             let record = self.record.queue(index);

@@ -114,6 +114,14 @@ pub fn boot_number(name: &str) -> Option<u64> {
     }
 }
 
+/// How often this domain was restarted since power-on; 0 if nobody says.
+pub fn restarts() -> u32 {
+    let chosen = device_tree().find_node("/chosen");
+    chosen
+        .and_then(|node| property_u32(node, "portunus,restarts"))
+        .unwrap_or(0)
+}
+
 /// An interrupt as a device's node gives it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Interrupt {

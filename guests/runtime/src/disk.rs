@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
+use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 
@@ -11,7 +11,7 @@ use crate::gic::Gic;
 use crate::virtio::{IdentityHal, each_mmio};
 use crate::wait_for_interrupt;
 
-pub use virtio_drivers::device::blk::SECTOR_SIZE;
+pub use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE};
 
 /// A disk of one vCPU.
 pub struct Disk {
@@ -30,7 +30,17 @@ impl Disk {
     /// # Errors
     /// The driver's.
     pub fn open(gic: Gic) -> virtio_drivers::Result<Option<Self>> {
+        Self::open_nth(gic, 0)
+    }
+
+    /// As [`Self::open`], the block device that has `before` others before it. An interrupt of each wakes the vCPU; who waits
+    /// for one disk does not expect another's, so only one of several may sleep.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn open_nth(gic: Gic, before: usize) -> virtio_drivers::Result<Option<Self>> {
         let mut found = Ok(None);
+        let mut before = before;
         each_mmio(|registers, interrupt| {
             let header = NonNull::new(registers.start as *mut VirtIOHeader);
             let (Some(header), Ok(None)) = (header, &found) else {
@@ -42,6 +52,10 @@ impl Disk {
             // A transport without a device says so by device ID 0: not an error.
             let Ok(transport) = transport else { return };
             if transport.device_type() != DeviceType::Block {
+                return;
+            }
+            if before != 0 {
+                before -= 1;
                 return;
             }
             gic.enable(interrupt.intid, interrupt.edge);

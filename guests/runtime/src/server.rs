@@ -6,6 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, Ordering, fence};
 
 use portunus::abi::HypercallError;
+use portunus::abi::dm_op::Features;
 use portunus::abi::ioreq::{Ioreq, State};
 use portunus::abi::memory::IOREQ_SERVER_FRAME_SYNCHRONOUS;
 
@@ -100,6 +101,33 @@ impl Server {
     pub fn claim(&self, registers: &core::ops::Range<u64>) -> Result<(), ConnectError> {
         let mapped = dm::map_io_range(self.domain, self.id, registers.start, registers.end - 1);
         step("claiming its registers", mapped)
+    }
+
+    /// Maps the state page of the device at `device` at `address` of the window. `false`: the hypervisor has no state pages,
+    /// or none of this device; the device is served without.
+    ///
+    /// # Safety
+    /// Nothing uses the page at `address`, and nothing but the device's state ever will.
+    ///
+    /// # Errors
+    /// A step that failed for another reason.
+    pub unsafe fn map_state_page(&self, device: u64, address: u64) -> Result<bool, ConnectError> {
+        use HypercallError::{NotImplemented, NotSupported};
+        let features = match dm::features(self.domain, self.id) {
+            Err(NotSupported | NotImplemented) => return Ok(false),
+            features => step("asking for the hypervisor's features", features)?,
+        };
+        if features & Features::STATE_PAGE == 0 {
+            return Ok(false);
+        }
+        let frame = match dm::state_page(self.domain, self.id, device) {
+            Err(NotSupported) => return Ok(false),
+            frame => step("asking for a state page", frame)?,
+        };
+        // SAFETY: the caller gives the page.
+        let mapped = unsafe { memory::map_ioreq_page(self.domain, self.id, frame, address / 4096) };
+        step("mapping a state page", mapped)?;
+        Ok(true)
     }
 
     /// The request in a vCPU's slot, if one is ready; it is marked as in work.

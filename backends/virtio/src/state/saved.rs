@@ -28,6 +28,9 @@ pub enum StateError {
     /// Bits that don't exist.
     #[error("the interrupt status is {0:#x}")]
     InterruptStatus(u32),
+    /// The driver uses a device whose contents died with its backend.
+    #[error("what it held died with its backend")]
+    ContentsLost,
     /// A queue's word that is nonsense.
     #[error("queue {queue} has {word:#x} at {offset:#x}")]
     Word {

@@ -73,6 +73,23 @@ pub fn unmap_io_range(domain: u16, id: u16, start: u64, end: u64) -> Result<()> 
     )
     .map(drop)
 }
+/// Which of Portunus' own operations there are: bits of [`dm_op::Features`].
+pub fn features(domain: u16, id: u16) -> Result<u64> {
+    let payload = dm_op::Features {
+        id,
+        ..Default::default()
+    };
+    Ok(dm_op(domain, dm_op::VENDOR_FEATURES, payload)?.features)
+}
+/// The frame of server `id` that keeps the state of the device at `address`.
+pub fn state_page(domain: u16, id: u16, address: u64) -> Result<u64> {
+    let payload = dm_op::StatePage {
+        id,
+        address,
+        ..Default::default()
+    };
+    Ok(dm_op(domain, dm_op::VENDOR_STATE_PAGE, payload)?.frame)
+}
 /// Sets the level of an SPI of `domain`.
 pub fn set_irq_level(domain: u16, irq: u32, level: bool) -> Result<()> {
     let payload = SetIrqLevel {

@@ -1,11 +1,14 @@
 //! State pages that no honest backend left: the device goes on or needs a reset; nothing else happens, and after a reset
 //! it serves as ever.
 
-use portunus_virtio::mmio::{register as r, status};
-use portunus_virtio::state::{Resumption, layout};
+use portunus_virtio::block::BlockDevice;
+use portunus_virtio::chain::Chain;
+use portunus_virtio::disk::{RamDisk, disk_id};
+use portunus_virtio::mmio::{MmioDevice, register as r, status};
+use portunus_virtio::state::{Resumption, StateError, layout};
 
 use super::driver::{Driver, Options, Run};
-use super::world::{Memory, RAM, RAM_SIZE, World};
+use super::world::{Memory, Page, RAM, RAM_SIZE, World};
 use super::{Random, options, traffic};
 
 /// How many devices went on, and how many were refused.
@@ -181,6 +184,28 @@ fn another_kind_of_device_or_format_is_refused() {
         resume(&world, options, &mut outcomes);
         assert_eq!(outcomes.refused, 1, "{wrong:#x} at {offset:#x}");
     }
+}
+
+#[test]
+fn a_disk_that_died_with_its_backend_needs_a_reset_once_it_was_used() {
+    let options = options().nth(7).unwrap();
+    let world = World::new();
+    let resume = || {
+        let disk = RamDisk::new(vec![0; 64 * 512], disk_id("mortal"));
+        let block = BlockDevice::<_, Chain>::new(disk, 2);
+        MmioDevice::resume(block, Page(&world), &Memory(&world))
+    };
+    let (mut device, _) = resume();
+    device.write(r::STATUS, 4, 1);
+    let (device, resumption) = resume();
+    assert_eq!(
+        (device.status(), resumption),
+        (1, Resumption::Continued { requests: 0 })
+    );
+    Run::new(&world, Driver::new(options)).set_up();
+    let (device, resumption) = resume();
+    assert_eq!(resumption, Resumption::Refused(StateError::ContentsLost));
+    assert_ne!(device.status() & status::DEVICE_NEEDS_RESET, 0);
 }
 
 #[test]

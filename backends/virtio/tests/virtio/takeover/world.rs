@@ -145,7 +145,7 @@ impl GuestMemory for Memory<'_> {
 }
 
 /// The state page as the backend reaches it.
-pub(crate) struct Page<'a>(&'a World);
+pub(crate) struct Page<'a>(pub(crate) &'a World);
 
 impl StatePage for Page<'_> {
     fn load(&self, offset: usize) -> u32 {
