@@ -139,7 +139,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         };
         let resumption = match saved::read(&device.record.0, identity) {
             Ok(None) => {
-                device.store_reset(0, MAX_QUEUES);
+                device.begin_page();
                 Resumption::Fresh
             }
             Ok(Some(saved)) => match device.restore(&saved, memory) {
@@ -188,24 +188,34 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     /// The page is nonsense: this device alone needs a reset.
     fn refuse(&mut self, error: StateError) -> Resumption {
         let driver_bits = self.record.0.load(word::STATUS) & status::ALL;
-        for queue in &mut self.queues {
-            *queue = Queue::default();
-        }
-        self.store_reset(driver_bits | status::DEVICE_NEEDS_RESET, MAX_QUEUES);
+        self.forget_registers();
+        self.queues = Default::default();
+        self.status = driver_bits | status::DEVICE_NEEDS_RESET;
+        self.begin_page();
         self.resumed = true;
         Resumption::Refused(error)
     }
 
-    /// All as after power-on, with this status, and so the page, with the first `queues` queues. The status first: from then
-    /// on nothing else matters.
-    fn store_reset(&mut self, status: u32, queues: usize) {
-        self.status = status;
-        self.record.store(word::STATUS, status);
+    /// Begins a page that says nothing, or nonsense, with the status and nothing else.
+    fn begin_page(&self) {
+        self.record.store(word::STATUS, self.status);
+        self.record.clear_but(word::STATUS);
+        self.record.header(self.model.device_id());
+    }
+
+    fn forget_registers(&mut self) {
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.driver_features = 0;
         self.queue_sel = 0;
         self.interrupt_status = 0;
+    }
+
+    /// All as after power-on, and so the page. The status first: from then on nothing else matters.
+    fn store_reset(&mut self) {
+        self.status = 0;
+        self.record.store(word::STATUS, 0);
+        self.forget_registers();
         for offset in [
             word::INTERRUPT_STATUS,
             word::DEVICE_FEATURES_SEL,
@@ -216,6 +226,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         ] {
             self.record.store(offset, 0);
         }
+        let queues = self.queue_count();
         for (index, queue) in self.queues.iter_mut().enumerate().take(queues) {
             queue.reset(&self.record.queue(index));
         }
@@ -296,7 +307,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
 
     fn reset(&mut self) {
         self.model.reset();
-        self.store_reset(0, self.queue_count());
+        self.store_reset();
         self.interrupt = false;
         self.fault = None;
         self.resumed = false;

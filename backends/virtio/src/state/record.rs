@@ -2,6 +2,7 @@
 
 use super::layout::{MAGIC, VERSION, offset, queue};
 use super::{Heads, StatePage};
+use crate::mmio::MAX_QUEUES;
 
 /// A page that is written.
 #[derive(Debug)]
@@ -16,6 +17,13 @@ impl<P: StatePage> Record<P> {
     }
     pub(crate) fn store(&self, offset: usize, word: u32) {
         self.0.store(offset, word);
+    }
+    /// Zeroes every word of the device and its queues but the header and the one at `kept`.
+    pub(crate) fn clear_but(&self, kept: usize) {
+        let words = (offset::STATUS..offset::QUEUES + MAX_QUEUES * queue::STRIDE).step_by(4);
+        for offset in words.filter(|offset| *offset != kept && self.0.load(*offset) != 0) {
+            self.0.store(offset, 0);
+        }
     }
     /// Stores one half of a register of 64 bits.
     pub(crate) fn store_half(&self, offset: usize, select: u32, half: u32) {

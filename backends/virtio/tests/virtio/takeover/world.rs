@@ -67,6 +67,8 @@ pub(crate) struct World {
     pub(crate) bytes: RefCell<Vec<u8>>,
     pub(crate) page: RefCell<Vec<u32>>,
     pub(crate) disk: RefCell<Vec<u8>>,
+    /// What is no RAM reads as zeros: for drivers that name rings anywhere, and never use them.
+    pub(crate) zeros_everywhere: bool,
 }
 
 pub(crate) type Device<'a> = MmioDevice<BlockDevice<MortalDisk<'a>, Chain>, Page<'a>>;
@@ -77,6 +79,7 @@ impl World {
             fate: Fate::default(),
             bytes: RefCell::new(vec![0; RAM_SIZE]),
             page: RefCell::new(vec![0; layout::SIZE / 4]),
+            zeros_everywhere: false,
             disk: RefCell::new((0..SECTORS * 512).map(|at| (at / 512) as u8).collect()),
         }
     }
@@ -117,7 +120,11 @@ pub(crate) struct Memory<'a>(pub(crate) &'a World);
 
 impl GuestMemory for Memory<'_> {
     fn read(&self, at: GuestAddress, into: &mut [u8]) -> Result<(), MemoryError> {
-        into.copy_from_slice(&self.0.bytes.borrow()[World::range(at, into.len())?]);
+        match World::range(at, into.len()) {
+            Ok(range) => into.copy_from_slice(&self.0.bytes.borrow()[range]),
+            Err(_) if self.0.zeros_everywhere => into.fill(0),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
     fn write(&self, at: GuestAddress, from: &[u8]) -> Result<(), MemoryError> {
@@ -132,8 +139,9 @@ impl GuestMemory for Memory<'_> {
     }
     fn load_acquire_u16(&self, at: GuestAddress) -> Result<u16, MemoryError> {
         assert_eq!(at.0 % 2, 0, "words are aligned");
-        World::range(at, 2)?;
-        Ok(self.0.u16(at.0))
+        let mut bytes = [0; 2];
+        self.read(at, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
     }
     fn store_release_u16(&self, at: GuestAddress, value: u16) -> Result<(), MemoryError> {
         assert_eq!(at.0 % 2, 0, "words are aligned");
