@@ -4,14 +4,20 @@ use core::ptr::NonNull;
 
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use virtio_drivers::transport::{DeviceType, Transport};
 
 use crate::device_tree::Interrupt;
 use crate::gic::Gic;
+use crate::mmio::Registers;
 use crate::virtio::{IdentityHal, each_mmio};
 use crate::wait_for_interrupt;
 
 pub use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE};
+
+/// The registers that say what a device is, and what they say of a disk (VIRTIO 1.3, sections 4.2.2 and 5).
+const MAGIC_VALUE: usize = 0;
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const DEVICE_ID: usize = 8;
+const BLOCK: u32 = 2;
 
 /// A disk of one vCPU.
 pub struct Disk {
@@ -46,18 +52,20 @@ impl Disk {
             let (Some(header), Ok(None)) = (header, &found) else {
                 return;
             };
-            let size = (registers.end - registers.start) as usize;
-            // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
-            let transport = unsafe { MmioTransport::new(header, size) };
-            // A transport without a device says so by device ID 0: not an error.
-            let Ok(transport) = transport else { return };
-            if transport.device_type() != DeviceType::Block {
+            // SAFETY: the device tree names virtio-mmio registers there; reading what it is changes nothing.
+            let identity = unsafe { Registers::new(registers.start as usize) };
+            // No transport is made of another device: its end would reset it.
+            if identity.read(MAGIC_VALUE) != MAGIC || identity.read(DEVICE_ID) != BLOCK {
                 return;
             }
             if before != 0 {
                 before -= 1;
                 return;
             }
+            let size = (registers.end - registers.start) as usize;
+            // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
+            let transport = unsafe { MmioTransport::new(header, size) };
+            let Ok(transport) = transport else { return };
             gic.enable(interrupt.intid, interrupt.edge);
             found = VirtIOBlk::new(transport).map(|driver| {
                 Some(Self {
