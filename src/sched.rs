@@ -491,8 +491,7 @@ impl RunQueue {
 
     /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. All the
     /// time that it is held counts as such. `None` while it is off.
-    pub fn starved(&mut self, slot: Slot, now: Ticks) -> Option<Ticks> {
-        self.charge(now);
+    pub fn starved(&self, slot: Slot, now: Ticks) -> Option<Ticks> {
         let entry = self.entries.get(slot.0)?;
         let open = match (entry.waits, entry.held) {
             (Some(Wait::Power), _) => return None,
@@ -500,6 +499,12 @@ impl RunQueue {
             (Some(_), None) => 0,
             (None, None) => now.0.saturating_sub(entry.since.0),
         };
-        Some(Ticks(entry.ready.saturating_add(open).saturating_sub(entry.ran)))
+        let running = if self.is_current(slot) {
+            now.0.saturating_sub(self.charged_until.0)
+        } else {
+            0
+        };
+        let ran = entry.ran.saturating_add(running);
+        Some(Ticks(entry.ready.saturating_add(open).saturating_sub(ran)))
     }
 }

@@ -115,9 +115,6 @@ impl Vgic {
             return self.take_others(vcpu);
         }
         self.read_back(vcpu, interface);
-        if self.flush_nothing(vcpu, interface) {
-            return self.take_others(vcpu);
-        }
         let capacity = interface.list_registers().clamp(1, MAX_LIST_REGISTERS);
         let (chosen, active_left) = self.choose(vcpu, capacity);
         let pending_left = self
@@ -190,20 +187,38 @@ impl Vgic {
     /// that are in use stay as they are. `false`: it is not as simple as that.
     #[inline]
     fn top_up<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
-        let Some(cpu) = self.cpus.get(usize::from(vcpu)) else {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return false;
         };
-        let own = &cpu.interface;
-        if own.reorder || !own.runs_ahead() || own.overflow || !cpu.active.is_empty() {
+        if !cpu.active.is_empty() {
             return false;
         }
-        let news = own.news;
-        if news != 0 {
-            // What is pending again goes behind its end only when the guest has come to that.
-            let ended = interface.free();
-            if news & !ended != 0 || !bits(news).all(|index| self.renew(vcpu, index, interface)) {
+        let own = &mut cpu.interface;
+        if own.runs_ahead() {
+            if own.reorder || own.overflow {
                 return false;
             }
+            let news = own.news;
+            if news != 0 {
+                // What is pending again goes behind its end only when the guest has come to that.
+                let ended = interface.free();
+                if news & !ended != 0 || !bits(news).all(|index| self.renew(vcpu, index, interface)) {
+                    return false;
+                }
+            }
+        } else {
+            // They were read back, or are another vCPU's no more: all are free.
+            if own.used != 0 || own.deactivate != 0 {
+                return false;
+            }
+            if core::mem::take(&mut own.no_pending) {
+                interface.set_no_pending(false);
+            }
+            own.overflow = false;
+            own.loaded = true;
+            own.synced = false;
+            own.reorder = false;
+            own.news = 0;
         }
         while self.cpus.get(usize::from(vcpu)).is_some_and(Cpu::has_pending) {
             if !self.fill_one(vcpu, interface) {
@@ -298,26 +313,6 @@ impl Vgic {
         own.news &= !(1 << at(index));
         self.irqs[slot].end(written.backing);
         self.requeue(vcpu, slot, interface);
-        true
-    }
-
-    /// The flush of a vCPU without an interrupt, in the queues or in list registers; `false`: it has one.
-    fn flush_nothing<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
-        let groups = self.groups;
-        let Some(cpu) = self.cpu_mut(vcpu) else { return false };
-        if cpu.interface.used != 0 || !cpu.active.is_empty() || cpu.first_pending(groups).is_some() {
-            return false;
-        }
-        let own = &mut cpu.interface;
-        if core::mem::take(&mut own.no_pending) {
-            interface.set_no_pending(false);
-        }
-        own.overflow = false;
-        own.loaded = true;
-        own.synced = false;
-        own.dirty = false;
-        own.reorder = false;
-        own.news = 0;
         true
     }
 
