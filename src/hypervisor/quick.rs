@@ -8,6 +8,7 @@ use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::devices::Device;
+use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
@@ -105,9 +106,7 @@ impl<M: Machine> Hypervisor<M> {
                     extension,
                     virtual_address: syndrome.far,
                 };
-                self.left_guest(vcpu.pcpu);
-                self.begin_plain(cpu, domain, vcpu, state, plain);
-                return Quick::Due;
+                return self.leave_for(cpu, domain, vcpu, state, plain);
             }
             _ => return Quick::No,
         };
@@ -132,6 +131,21 @@ impl<M: Machine> Hypervisor<M> {
         state.count(Exit::SystemRegister);
         state.frame.advance(InstructionLength::Word);
         if told { Quick::Due } else { Quick::Done }
+    }
+
+    /// An access to what no device of the hypervisor has.
+    #[inline(never)]
+    fn leave_for<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        plain: PlainAccess,
+    ) -> Quick {
+        self.left_guest(vcpu.pcpu);
+        self.begin_plain(cpu, domain, vcpu, state, plain);
+        Quick::Due
     }
 
     /// A register of the domain's UART, if reading it changes nothing.

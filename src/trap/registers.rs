@@ -82,6 +82,7 @@ impl GuestFrame {
 
     /// Steps over an instruction that was performed for the guest: PC, and the parts of PSTATE that every completed
     /// instruction changes (BTYPE and SS are cleared; in AArch32 the IT block advances).
+    #[inline]
     pub fn advance(&mut self, length: InstructionLength) {
         self.pc = self.pc.wrapping_add(length.bytes());
         self.pstate &= !PSTATE_SS;

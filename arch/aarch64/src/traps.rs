@@ -52,6 +52,13 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
             .count(if firmware { Exit::Firmware } else { Exit::Hypercall });
         return local.frame();
     }
+    look_closer(pcpu, local, esr)
+}
+
+/// What the registers alone do not answer. Functions of their own, so that the quicker an answer is the fewer registers
+/// are kept for it.
+#[inline(never)]
+fn look_closer(pcpu: &'static Pcpu, local: &mut Local, esr: u64) -> *mut GuestFrame {
     if esr >> 26 & 0x3f == FP_CLASS {
         if let Some(context) = local.loaded() {
             context.state.count(Exit::Other);
@@ -64,14 +71,24 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
         far: read_sysreg!("far_el2"),
         hpfar: read_sysreg!("hpfar_el2"),
     };
+    let mut quick = Quick::No;
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
-        match hypervisor.on_quick_trap(&mut cpu, &mut context.state, &syndrome) {
-            Quick::Done => return local.frame(),
-            Quick::Due => hypervisor.left_guest(pcpu.id()),
-            Quick::No => {
-                hypervisor.left_guest(pcpu.id());
-                hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
-            }
+        quick = hypervisor.on_quick_trap(&mut cpu, &mut context.state, &syndrome);
+    }
+    match quick {
+        Quick::Done => local.frame(),
+        Quick::Due => go_on(pcpu, local, None),
+        Quick::No => go_on(pcpu, local, Some(syndrome)),
+    }
+}
+
+/// The guest has left for more than a look: the core gets what is left of the exception, and says who goes on.
+#[inline(never)]
+fn go_on(pcpu: &'static Pcpu, local: &mut Local, exception: Option<Syndrome>) -> *mut GuestFrame {
+    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
+        hypervisor.left_guest(pcpu.id());
+        if let Some(syndrome) = exception {
+            hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
         }
     }
     run::resume(pcpu, local)
