@@ -1,6 +1,7 @@
 //! Where a flattened guest tree has what differs at each start of the guest.
 
-use crate::manifest::tree::Tree;
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node as _, Property as _};
 
 /// Bytes of `kaslr-seed`.
 pub(super) const KASLR_SEED: usize = 8;
@@ -23,10 +24,10 @@ pub struct FreshValues {
 impl FreshValues {
     /// Finds those that `blob` has with the right size; none in what is no device tree.
     pub fn find(blob: &[u8]) -> Self {
-        let tree = Tree::new(blob).ok();
-        let chosen = tree.as_ref().and_then(|tree| tree.find("/chosen"));
+        let chosen = Fdt::new(blob).ok().and_then(|tree| tree.find_node("/chosen"));
         let offset = |name, size| {
-            let value = chosen?.property(name)?;
+            let property = chosen?.property(name)?;
+            let value = property.value();
             // The value is a part of the blob.
             let offset = value.as_ptr().addr().checked_sub(blob.as_ptr().addr())?;
             u32::try_from(offset).ok().filter(|_| value.len() == size)
