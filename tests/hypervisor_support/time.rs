@@ -1,9 +1,12 @@
 //! What happens to a domain at a time, and what time it is: watchdogs, the wall clock, the PL031.
 
+use std::sync::atomic::Ordering;
+
 use portunus::abi::sched::ShutdownReason;
 use portunus::abi::{HypercallError, hypercall, sched};
 use portunus::cpu::{Cpu, El1Register};
 use portunus::ids::{Ticks, VcpuId};
+use portunus::machine::Machine;
 use portunus::rtc::Reading;
 
 use crate::guest::{refused, vcpu};
@@ -17,6 +20,16 @@ const S0: VcpuId = vcpu(STRANGER, 0);
 const SECOND: u64 = 1000 * MS;
 const SYSTEM_OFF: u64 = 0x8400_0008;
 const CPU_ON: u64 = 0xc400_0003;
+
+/// Registers of the PL031.
+const RTCDR: u64 = 0x00;
+const RTCMR: u64 = 0x04;
+const RTCLR: u64 = 0x08;
+const RTCIMSC: u64 = 0x10;
+const RTCRIS: u64 = 0x14;
+const RTCICR: u64 = 0x1c;
+/// Its interrupt in a domain without devices.
+const STRANGERS_CLOCK_INTERRUPT: u32 = 33;
 
 fn watchdog(sim: &Sim, vcpu: VcpuId, id: u32, timeout: u32) -> i64 {
     let request = sched::Watchdog { id, timeout };
@@ -200,22 +213,22 @@ fn the_shared_page_says_when_the_guests_counter_was_zero() {
 #[test]
 fn a_guest_reads_the_time_and_sets_its_own() {
     let sim = Sim::new(&Options::default());
-    assert_eq!(load(&sim, G0, 0), WALL_CLOCK);
+    assert_eq!(load(&sim, G0, RTCDR), WALL_CLOCK);
     sim.advance(90 * SECOND);
     assert_eq!(
-        (load(&sim, G0, 0), load(&sim, S0, 0)),
+        (load(&sim, G0, RTCDR), load(&sim, S0, RTCDR)),
         (WALL_CLOCK + 90, WALL_CLOCK + 90)
     );
-    store(&sim, G0, 8, 1000);
+    store(&sim, G0, RTCLR, 1000);
     sim.advance(SECOND);
-    assert_eq!((load(&sim, G0, 0), load(&sim, S0, 0)), (1001, WALL_CLOCK + 91));
+    assert_eq!((load(&sim, G0, RTCDR), load(&sim, S0, RTCDR)), (1001, WALL_CLOCK + 91));
     // Where nobody knows what time it is, a clock counts from boot.
     let sim = Sim::new(&Options {
         wall_clock: None,
         ..Options::default()
     });
     sim.advance(3 * SECOND);
-    assert_eq!(load(&sim, G0, 0), 3);
+    assert_eq!(load(&sim, G0, RTCDR), 3);
 }
 
 #[test]
@@ -224,25 +237,24 @@ fn the_clocks_interrupt_is_a_level_and_wakes_a_guest_that_sleeps() {
     sim.enable_interrupts(G0);
     sim.enable_shared(G0, CLOCK_INTERRUPT);
     while sim.take_interrupt(G0).is_some() {}
-    let (matched, mask, clear) = (0x4, 0x10, 0x1c);
-    store(&sim, G0, matched, WALL_CLOCK + 30);
-    store(&sim, G0, mask, 1);
+    store(&sim, G0, RTCMR, WALL_CLOCK + 30);
+    store(&sim, G0, RTCIMSC, 1);
     sim.wfi(G0);
     sim.advance(30 * SECOND - 1);
     assert!(!sim.runs(G0));
     sim.advance(2);
     assert!(sim.runs(G0));
-    assert_eq!(load(&sim, G0, 0), WALL_CLOCK + 30);
+    assert_eq!(load(&sim, G0, RTCDR), WALL_CLOCK + 30);
     assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT));
     sim.maintain(G0);
     assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT), "the line is up still");
-    store(&sim, G0, clear, 1);
+    store(&sim, G0, RTCICR, 1);
     sim.maintain(G0);
     assert_eq!(sim.take_interrupt(G0), None);
     // Set again, then taken back.
-    store(&sim, G0, matched, WALL_CLOCK + 40);
+    store(&sim, G0, RTCMR, WALL_CLOCK + 40);
     let due = sim.deadline(0).expect("pCPU 0 will look");
-    store(&sim, G0, mask, 0);
+    store(&sim, G0, RTCIMSC, 0);
     sim.advance(due);
     sim.wfi(G0);
     assert!(!sim.runs(G0), "nobody waits for it");
@@ -254,8 +266,8 @@ fn a_clock_that_matches_at_once_interrupts_at_once() {
     let sim = Sim::new(&Options::default());
     sim.enable_interrupts(G0);
     sim.enable_shared(G0, CLOCK_INTERRUPT);
-    store(&sim, G0, 0x10, 1);
-    store(&sim, G0, 0x4, WALL_CLOCK);
+    store(&sim, G0, RTCIMSC, 1);
+    store(&sim, G0, RTCMR, WALL_CLOCK);
     sim.maintain(G0);
     assert_eq!(sim.take_interrupt(G0), Some(CLOCK_INTERRUPT));
 }
@@ -263,10 +275,64 @@ fn a_clock_that_matches_at_once_interrupts_at_once() {
 #[test]
 fn a_domain_that_stops_takes_its_clocks_interrupt_with_it() {
     let sim = Sim::new(&Options::default());
-    store(&sim, S0, 0x4, WALL_CLOCK + 5);
-    store(&sim, S0, 0x10, 1);
+    store(&sim, S0, RTCMR, WALL_CLOCK + 5);
+    store(&sim, S0, RTCIMSC, 1);
     assert!(sim.deadline(4).is_some());
     sim.psci(S0, &[SYSTEM_OFF]);
     sim.advance(10 * SECOND);
     assert_eq!(sim.deadline(4), None);
+}
+
+/// Domains start again when a watchdog fires.
+fn restarting() -> Options {
+    Options {
+        lifecycle: "",
+        ..Options::default()
+    }
+}
+
+#[test]
+fn a_domain_that_starts_again_has_the_time_and_nothing_else_of_its_last_life() {
+    let sim = Sim::new(&restarting());
+    let before = shared_clock(&sim, S0);
+    sim.enable_interrupts(S0);
+    sim.enable_shared(S0, STRANGERS_CLOCK_INTERRUPT);
+    store(&sim, S0, RTCLR, 1000);
+    store(&sim, S0, RTCMR, 1003);
+    store(&sim, S0, RTCIMSC, 1);
+    assert_eq!((watchdog(&sim, S0, 0, 5), watchdog(&sim, S0, 0, 100)), (1, 2));
+    sim.advance(5 * SECOND);
+    sim.run_until(S0);
+    let zero = sim.domain(STRANGER).virtual_offset.load(Ordering::Acquire);
+    assert!(zero >= 5 * SECOND);
+    assert_eq!(sim.domain(STRANGER).restarts.load(Ordering::Acquire), 1);
+
+    assert_eq!(load(&sim, S0, RTCDR), WALL_CLOCK + sim.machine().now().0 / SECOND);
+    assert_eq!((load(&sim, S0, RTCRIS), load(&sim, S0, RTCIMSC)), (0, 0));
+    sim.enable_interrupts(S0);
+    sim.enable_shared(S0, STRANGERS_CLOCK_INTERRUPT);
+    assert_eq!(sim.take_interrupt(S0), None, "the alarm of the last life");
+    assert_eq!(watchdog(&sim, S0, 1, 5), refused(HypercallError::Invalid));
+    // The time at which the new life's counter was zero.
+    let after = shared_clock(&sim, S0);
+    let nanoseconds = |clock: [u32; 4]| u64::from(clock[1]) * 1_000_000_000 + u64::from(clock[2]);
+    assert_eq!(nanoseconds(after) - nanoseconds(before), zero * 1000);
+    sim.advance(1000 * SECOND);
+    assert_eq!(sim.domain(STRANGER).restarts.load(Ordering::Acquire), 1);
+    assert_eq!(sim.deadline(4), None, "no watchdog of the last life");
+}
+
+#[test]
+fn a_paused_domains_watchdog_goes_on() {
+    let sim = Sim::new(&restarting());
+    assert_eq!(watchdog(&sim, S0, 0, 5), 1);
+    assert_eq!(sim.hypervisor.pause(sim.domain(STRANGER)), Ok(()));
+    // Any call into the core lets kicks come through.
+    sim.console_ready();
+    assert!(!sim.runs(S0));
+    sim.advance(5 * SECOND - 1);
+    assert_eq!(sim.domain(STRANGER).restarts.load(Ordering::Acquire), 0);
+    sim.advance(1);
+    sim.run_until(S0);
+    assert_eq!(sim.domain(STRANGER).restarts.load(Ordering::Acquire), 1);
 }
