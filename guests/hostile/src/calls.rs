@@ -85,7 +85,10 @@ impl Inventor<'_> {
                     SHUTDOWN => sched::YIELD,
                     command => command,
                 };
-                arguments[1] = pointer;
+                arguments[1] = match arguments[0] {
+                    sched::WATCHDOG => self.watchdog(at, random),
+                    _ => pointer,
+                };
             }
             abi::XEN_VERSION | abi::EVENT_CHANNEL_OP | abi::HVM_OP => {
                 arguments[0] = random.below(20);
@@ -109,6 +112,24 @@ impl Inventor<'_> {
             _ => {}
         }
         (number, arguments)
+    }
+
+    /// The place of a watchdog in word `at`, or of none: never one that fires, which would stop this domain.
+    fn watchdog(&self, at: u64, random: &mut Random) -> u64 {
+        const DAY: u64 = 86_400;
+        let id = random.below(4);
+        let timeout = match random.below(4) {
+            0 if id != 0 => 0,
+            1 => u64::from(u32::MAX),
+            _ => DAY + random.below(DAY),
+        };
+        self.ground
+            .word_at(at)
+            .store(id | timeout << 32, core::sync::atomic::Ordering::Relaxed);
+        match random.below(4) {
+            0 => random.choose(&self.ground.bad).1,
+            _ => self.ground.address_of(at),
+        }
     }
 
     /// A dm_op's buffers from word `at` on, with an operation in the first.
@@ -204,7 +225,7 @@ const fn pointer_call(name: &'static str, number: u64, command: u64, argument: u
     }
 }
 
-const POINTER_CALLS: [PointerCall; 11] = [
+const POINTER_CALLS: [PointerCall; 12] = [
     pointer_call("extraversion", abi::XEN_VERSION, version::EXTRAVERSION, 1, true),
     pointer_call("get_features", abi::XEN_VERSION, version::GET_FEATURES, 1, true),
     pointer_call("maximum_gpfn", abi::MEMORY_OP, memory_op::MAXIMUM_GPFN, 1, false),
@@ -216,6 +237,7 @@ const POINTER_CALLS: [PointerCall; 11] = [
     pointer_call("send", abi::EVENT_CHANNEL_OP, evtchn::SEND, 1, false),
     pointer_call("status", abi::EVENT_CHANNEL_OP, evtchn::STATUS, 1, true),
     pointer_call("shutdown", abi::SCHED_OP, sched::SHUTDOWN, 1, false),
+    pointer_call("watchdog", abi::SCHED_OP, sched::WATCHDOG, 1, false),
 ];
 
 impl PointerCall {

@@ -6,6 +6,7 @@ use core::ops::Range;
 use alloc::vec::Vec;
 use guest_runtime::attempt;
 use guest_runtime::device_tree::{find_compatible, reg};
+use guest_runtime::mmio::Registers;
 
 use crate::Attacker;
 use crate::random::Random;
@@ -80,13 +81,27 @@ pub(crate) fn served() -> Vec<Range<u64>> {
     all
 }
 
+/// Masks the interrupt of the real-time clock, which may be asserted.
+pub(crate) fn silence_clock() {
+    const RTCIMSC: usize = 0x10;
+    if let Some(registers) = find_compatible(&["arm,pl031"]).and_then(|node| reg(node, 0)) {
+        // SAFETY: a PL031, which reaches no memory.
+        unsafe { Registers::new(registers.start as usize) }.write(RTCIMSC, 0);
+    }
+}
+
 /// What the hypervisor emulates.
 pub(crate) fn emulated(attacker: &mut Attacker) -> u64 {
     const TRIES: u64 = 40_000;
     /// The data register of the console: what is written there would be seen.
     const CONSOLE_SPARED: u64 = 16;
     let mut devices = Vec::new();
-    for (compatible, spared) in [("arm,gic-v3", 0), ("arm,gic-400", 0), ("arm,pl011", CONSOLE_SPARED)] {
+    for (compatible, spared) in [
+        ("arm,gic-v3", 0),
+        ("arm,gic-400", 0),
+        ("arm,pl031", 0),
+        ("arm,pl011", CONSOLE_SPARED),
+    ] {
         let node = find_compatible(&[compatible]);
         let frames = (0..2).map_while(|index| reg(node?, index));
         devices.extend(frames.map(|registers| (registers, spared)));

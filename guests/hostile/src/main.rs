@@ -81,6 +81,7 @@ impl Attacker {
 
     /// Puts interrupt controller and console back to what this guest needs.
     fn restore_devices(&mut self) {
+        devices::silence_clock();
         self.gic = Gic::init();
         self.gic.enable(self.events.upcall, false);
         self.gic.enable(timer::intid(), false);
