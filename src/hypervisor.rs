@@ -63,7 +63,7 @@ use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::Attention;
-use crate::entropy::{Entropy, Seeds};
+use crate::entropy::Entropy;
 use crate::hypervisor::mmio::{PendingAccess, PlainAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
@@ -268,11 +268,6 @@ impl<M: Machine> Hypervisor<M> {
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
         let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
         VcpuState::new(id, counters.unwrap_or_default())
-    }
-
-    /// Seeds for a domain that starts; `None` on a machine without random numbers.
-    pub fn fresh_seeds(&self) -> Option<Seeds> {
-        self.entropy.lock().as_mut().map(Entropy::seeds)
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the
