@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use crate::abi::HypercallError;
 use crate::cpu::{Access, Cpu};
+use crate::domain::life::Phase;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory};
 use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, RunstateArea, dispatch};
@@ -78,6 +79,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     fn info(&self, domain: &Domain) -> DomainInfo {
+        let phase = domain.life.phase();
         let geometry = domain.memory.lock().stage2.geometry();
         let vgic = domain.vgic.lock().config();
         let online = domain.vcpus.iter().filter(|vcpu| vcpu.is_on()).count();
@@ -92,10 +94,13 @@ impl<M: Machine> Hypervisor<M> {
             gic_version: if domain.gic_system_registers { 3 } else { 2 },
             address_bits: geometry.ipa_bits(),
             handle: [0; 16],
-            running: !domain.is_stopped(),
+            running: phase == Phase::Running,
             paused: domain.paused.load(Ordering::Acquire),
-            dying: false,
-            shutdown: domain.shutdown(),
+            dying: matches!(phase, Phase::Stopping(_)),
+            shutdown: match phase {
+                Phase::Stopped(reason) => Some(reason),
+                _ => None,
+            },
             cpu_time: self.nanoseconds(self.run_time(domain)),
         }
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
+use portunus::evtchn::Channel;
 use portunus::fakes::translation_order;
 use portunus::hypervisor::Syndrome;
-use portunus::ids::{DomainId, IntId, Ipa, Pa, VcpuId};
+use portunus::ids::{DomainId, EventPort, IntId, Ipa, Pa, VcpuId};
 use portunus::machine::Machine;
 use portunus::stage2::PageUse;
 use zerocopy::IntoBytes;
@@ -34,6 +35,7 @@ impl Storm {
         let sim = Sim::new(&Options {
             disk,
             guest: random.pick(&["", "trap-unmapped-accesses = <0>;"]),
+            stranger: "portunus,control;",
             pcpus: random.pick(&[[0, 1, 2, 3, 4], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 2, 2, 1]]),
             ..Options::default()
         });
@@ -283,6 +285,7 @@ impl Storm {
                 }
             }
         }
+        self.check_counters();
         let guest = self.sim.domain(GUEST).memory.lock();
         let (ram_start, ram_end) = self.ram[&GUEST];
         for frame in shared.keys() {
@@ -294,6 +297,24 @@ impl Storm {
             // No page of the guest's own tables or of its shared_info.
             assert_ne!(*frame, guest.stage2.root());
         }
+    }
+}
+
+impl Storm {
+    /// What is counted is what there is.
+    fn check_counters(&self) {
+        let (mut maps, mut references) = (0, 0);
+        for domain in self.sim.hypervisor.domains() {
+            let counters = self.sim.hypervisor.domain_counters(domain.id).expect("a domain");
+            maps += counters.foreign_pages;
+            references += counters.references;
+            let events = domain.events.lock();
+            let ports = (0..).map_while(|port| events.port(EventPort(port)));
+            let open = ports.filter(|port| port.channel != Channel::Free).count();
+            let counted = counters.event_channels + counters.attached_ports;
+            assert_eq!(counted as usize, open, "ports of {}", domain.name);
+        }
+        assert_eq!(maps, references, "each map of another's page holds a reference");
     }
 }
 
@@ -319,11 +340,15 @@ fn rage(storm: &mut Storm, steps: usize) -> usize {
 #[test]
 fn nothing_that_domains_do_at_random_harms_the_core() {
     let mut seed = 0_u64;
-    let mut steps = 0;
+    let (mut steps, mut restarts) = (0, 0);
     while steps < 50_000 {
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        steps += rage(&mut Storm::new(seed, false), 5000);
+        let mut storm = Storm::new(seed, false);
+        steps += rage(&mut storm, 5000);
+        let reports = [GUEST, BACKEND].map(|id| storm.sim.hypervisor.domain_report(id).expect("a domain"));
+        restarts += reports.map(|report| report.restarts).iter().sum::<u32>();
     }
+    assert!(restarts > 20, "only {restarts} restarts");
 }
 
 #[test]

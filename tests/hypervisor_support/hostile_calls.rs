@@ -1,6 +1,6 @@
 //! Hypercalls at random: half sense, half nonsense.
 
-use portunus::abi::{dm_op, evtchn, hypercall, ioreq, memory, sched, vcpu as vcpu_abi};
+use portunus::abi::{control, dm_op, evtchn, hypercall, ioreq, memory, sched, vcpu as vcpu_abi};
 use portunus::ids::{DomainId, VcpuId};
 use zerocopy::IntoBytes;
 
@@ -137,7 +137,7 @@ impl Storm {
         let gfns: Vec<u64> = (0..40).map(|_| random.gfn()).collect();
         let places: Vec<u64> = (0..40).map(|_| random.gfn()).collect();
         let structure: Vec<u8>;
-        let (number, operation) = match random.below(11) {
+        let (number, operation) = match random.below(12) {
             0 => {
                 structure = memory::AcquireResource {
                     domid: random.domain(),
@@ -256,9 +256,47 @@ impl Storm {
                 .to_vec();
                 (hypercall::SCHED_OP, sched::WATCHDOG)
             }
+            10 => {
+                // The stranger may; the others try.
+                let rare = random.one_in(16);
+                let operation = random.pick(if rare {
+                    &[
+                        control::RESTART,
+                        control::RESTART,
+                        control::RESTART,
+                        control::SHUTDOWN,
+                        9,
+                    ]
+                } else {
+                    &[
+                        control::DOMAIN,
+                        control::NEXT_DOMAIN,
+                        control::VCPU,
+                        control::SERVER,
+                        control::PAUSE,
+                        control::UNPAUSE,
+                        control::UNPAUSE,
+                    ]
+                });
+                let version = if random.one_in(16) {
+                    random.next() as u32
+                } else {
+                    control::INTERFACE_VERSION
+                };
+                let second = if operation < control::PAUSE {
+                    random.below(9) as u16
+                } else {
+                    0
+                };
+                let (domain, third) = (random.domain(), random.pick(&[0, 0, 0, 3, 1]));
+                let mut words = vec![version, u32::from(domain) | u32::from(second) << 16, third];
+                words.resize(64, 0);
+                structure = words.as_bytes().to_vec();
+                (hypercall::CONTROL, operation)
+            }
             _ => {
                 structure = (0..32).map(|_| random.below(256) as u8).collect();
-                let numbers = [12, 13, 17, 18, 20, 21, 24, 29, 32, 33, 34, 36, 39, 41, 50];
+                let numbers = [12, 13, 17, 18, 20, 21, 24, 29, 32, 33, 34, 36, 39, 41, 48, 50];
                 (random.pick(&numbers), random.number())
             }
         };
