@@ -6,6 +6,7 @@
 use super::registers::GuestFrame;
 use crate::abi::hypercall::{HVC_IMMEDIATE, XEN_VERSION};
 use crate::abi::version;
+use crate::counters::Exit;
 use crate::psci;
 
 /// ESR_EL2 of an HVC from AArch64 with this immediate (EC 0x16, IL).
@@ -15,19 +16,17 @@ const fn hvc(immediate: u16) -> u64 {
 const HYPERCALL: u64 = hvc(HVC_IMMEDIATE);
 const FIRMWARE_CALL: u64 = hvc(0);
 
-/// Answers the exception with syndrome `esr` in `frame`; `false`: it is not such a call, and nothing changed.
+/// Answers the exception with syndrome `esr` in `frame`, and says as what it counts; `None`: it is not such a call, and
+/// nothing changed.
 #[inline]
-pub fn answer(esr: u64, frame: &mut GuestFrame) -> bool {
-    let value = match esr {
+pub fn answer(esr: u64, frame: &mut GuestFrame) -> Option<Exit> {
+    let (value, exit) = match esr {
         HYPERCALL if frame.read(16) == XEN_VERSION && frame.read(0) as u32 == version::VERSION as u32 => {
-            version::MAJOR << 16 | version::MINOR
+            (version::MAJOR << 16 | version::MINOR, Exit::Hypercall)
         }
-        FIRMWARE_CALL => match psci::immediate(frame.read(0) as u32) {
-            Some(value) => value,
-            None => return false,
-        },
-        _ => return false,
+        FIRMWARE_CALL => (psci::immediate(frame.read(0) as u32)?, Exit::Firmware),
+        _ => return None,
     };
     frame.write(0, value);
-    true
+    Some(exit)
 }

@@ -348,7 +348,7 @@ fn nothing_that_domains_do_at_random_harms_the_core() {
         let reports = [GUEST, BACKEND].map(|id| storm.sim.hypervisor.domain_report(id).expect("a domain"));
         restarts += reports.map(|report| report.restarts).iter().sum::<u32>();
     }
-    assert!(restarts > 20, "only {restarts} restarts");
+    assert!(restarts > 5, "only {restarts} restarts");
 }
 
 #[test]

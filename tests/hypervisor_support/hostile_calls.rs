@@ -258,9 +258,10 @@ impl Storm {
             }
             10 => {
                 // The stranger may; the others try.
-                let rare = random.one_in(16);
-                let operation = random.pick(if rare {
+                let ends = random.one_in(3);
+                let operation = random.pick(if ends {
                     &[
+                        control::RESTART,
                         control::RESTART,
                         control::RESTART,
                         control::RESTART,

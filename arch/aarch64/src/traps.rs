@@ -44,12 +44,9 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
     let local = unsafe { pcpu.local() };
     let esr = read_sysreg!("esr_el2");
     if let Some(context) = local.loaded()
-        && quick::answer(esr, &mut context.state.frame)
+        && let Some(exit) = quick::answer(esr, &mut context.state.frame)
     {
-        let firmware = esr & 0xffff == 0;
-        context
-            .state
-            .count(if firmware { Exit::Firmware } else { Exit::Hypercall });
+        context.state.count(exit);
         return local.frame();
     }
     look_closer(pcpu, local, esr)
