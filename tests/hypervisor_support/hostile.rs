@@ -87,8 +87,10 @@ impl Storm {
 
     /// Time passes, somebody types, the terminal fills up.
     fn world(&mut self) {
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => self.sim.type_in(&[self.random.pick(b"a\r\x01?")]),
+            // A table, which looks at everything.
+            8 => self.sim.type_in(&[1, self.random.pick(b"lrdDiIsSeEcC")]),
             1 => {
                 let room = self.random.pick(&[0, 1, 100, 100_000]);
                 self.sim.machine().set_console_room(room);

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
@@ -278,6 +279,9 @@ impl Sim {
             });
             match entry {
                 Entry::Run => {
+                    let report = self.hypervisor.vcpu_report(vcpu).expect("a vCPU");
+                    let runs = report.activity == VcpuActivity::Running;
+                    assert!(runs && !report.held, "{vcpu:?} runs, which {:?}", report.activity);
                     self.update(pcpu, |state| state.in_guest = true);
                     return self.fire_virtual_timer(pcpu);
                 }
