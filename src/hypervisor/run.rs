@@ -166,14 +166,10 @@ impl<M: Machine> Hypervisor<M> {
             };
         };
         pcpu.must_schedule.store(false, Ordering::Release);
-        let shows = || {
-            let next_message = self.has_message().then_some(Ticks(now.0.saturating_add(1)));
-            if id == PcpuId(0) {
-                let dues = [self.console_deadline(), self.table_deadline(), next_message];
-                dues.into_iter().flatten().min()
-            } else {
-                None
-            }
+        let shows = || match (id, self.has_message()) {
+            (PcpuId(0), true) => Ticks(now.0.saturating_add(1)),
+            (PcpuId(0), false) => self.terminal_deadline(),
+            _ => NEVER,
         };
         let mut alarm = pcpu.alarms.first();
         if alarm <= now {
@@ -181,7 +177,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         // What comes later than this makes its pCPU decide again.
         let mut show = shows();
-        if self.has_message() || show.is_some_and(|due| due <= now) {
+        if show <= now || self.has_message() {
             self.on_console_ready();
             show = shows();
         }
@@ -190,8 +186,7 @@ impl<M: Machine> Hypervisor<M> {
         let running = queue.running().map_or(NOBODY, Slot::index);
         drop(queue);
         pcpu.running.store(running, Ordering::Relaxed);
-        let [until, show] = [pick.until, show].map(|time| time.unwrap_or(NEVER));
-        let deadline = until.min(show).min(alarm);
+        let deadline = pick.until.unwrap_or(NEVER).min(show).min(alarm);
         Schedule {
             run: pick.run,
             deadline: (deadline != NEVER).then_some(deadline),

@@ -129,6 +129,14 @@ impl Default for Tables {
     }
 }
 
+impl Tables {
+    /// When the boot pCPU is to make the next line, or could have already; the last tick of all: never.
+    #[inline]
+    pub(crate) fn due(&self) -> Ticks {
+        Ticks(self.due.load(Ordering::Relaxed))
+    }
+}
+
 const NOTHING: u32 = u32::MAX;
 
 fn encode(topic: Topic, domain: Option<DomainId>) -> u32 {
@@ -156,18 +164,10 @@ impl<M: Machine> Hypervisor<M> {
         self.machine.kick(PcpuId(0));
     }
 
-    /// When the boot pCPU is to make the next line, or could have already.
-    pub(crate) fn table_deadline(&self) -> Option<Ticks> {
-        match self.tables.due.load(Ordering::Relaxed) {
-            u64::MAX => None,
-            due => Some(Ticks(due)),
-        }
-    }
-
     /// Makes the next line, if one is due and the one before is on its way to the terminal.
     pub(crate) fn continue_table(&self) {
         let now = self.machine.now();
-        if self.tables.due.load(Ordering::Relaxed) > now.0 || self.is_finished() {
+        if self.tables.due() > now || self.is_finished() {
             return;
         }
         let Some(mut current) = self.tables.current.try_lock() else {

@@ -92,12 +92,10 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// When the boot pCPU must call [`Self::on_console_ready`] at the latest.
-    pub(crate) fn console_deadline(&self) -> Option<Ticks> {
-        match self.console_due.load(Ordering::Relaxed) {
-            u64::MAX => None,
-            due => Some(Ticks(due)),
-        }
+    /// When the boot pCPU must call [`Self::on_console_ready`] at the latest, messages apart; the last tick of all: never.
+    #[inline]
+    pub(crate) fn terminal_deadline(&self) -> Ticks {
+        Ticks(self.console_due.load(Ordering::Relaxed)).min(self.tables.due())
     }
 
     pub(crate) fn set_console_line(&self, change: LineChange) {
