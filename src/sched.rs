@@ -321,6 +321,8 @@ impl RunQueue {
         self.is_current(slot)
     }
 
+    #[cold]
+    #[inline(never)]
     fn next_visit(&mut self) -> Option<Pick> {
         let next = self.entries.iter_mut().find(|entry| entry.visit);
         let Some(entry) = next else {

@@ -165,6 +165,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Makes the next line, if one is due and the one before is on its way to the terminal.
+    #[inline(never)]
     pub(crate) fn continue_table(&self) {
         let now = self.machine.now();
         if self.tables.due() > now || self.is_finished() {

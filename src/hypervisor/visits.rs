@@ -103,6 +103,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Copies the registers of the loaded vCPU for whoever wants them. Whether it was to run anyway.
     #[cold]
+    #[inline(never)]
     pub(crate) fn take_snapshot<C: Cpu>(&self, cpu: &mut C, vcpu: &Vcpu, state: &VcpuState) -> bool {
         let goes_on = self
             .pcpu(vcpu.pcpu)
