@@ -225,7 +225,11 @@ impl Vgic {
         let config = self.config;
         self.irqs.renew(|index| config.first_state(index));
         self.groups = GroupEnables::default();
-        self.cpus = [const { Cpu::new() }; MAX_VCPUS];
+        for cpu in &mut self.cpus {
+            let injected = cpu.interface.injected;
+            *cpu = Cpu::new();
+            cpu.interface.injected = injected;
+        }
         self.reserved.fill(0);
         self.kick = VcpuSet::EMPTY;
     }

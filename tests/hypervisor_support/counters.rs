@@ -227,3 +227,33 @@ fn what_can_leak_comes_back_to_where_it_was() {
         (before.foreign_pages, before.references)
     );
 }
+
+#[test]
+fn what_was_counted_before_a_restart_still_counts() {
+    let sim = Sim::new(&Options {
+        stranger: "portunus,control;",
+        ..Options::default()
+    });
+    sim.enable_interrupts(G0);
+    let frame = crate::world::REDISTRIBUTOR + 0x1_0000;
+    assert!(sim.store_to(G0, frame + 0x200, 2, 1 << 20));
+    sim.wfi(G0);
+    let look = || sim.hypervisor.vcpu_report(G0).expect("a vCPU");
+    let before = look();
+    assert!(before.interrupts > 0);
+    let action = portunus::abi::control::Action::on(GUEST.0);
+    let restart = portunus::abi::control::RESTART;
+    let stranger = vcpu(crate::world::STRANGER, 0);
+    let (result, _) = sim.with_structure(stranger, portunus::abi::hypercall::CONTROL, restart, action);
+    assert_eq!(result, 0);
+    for _ in 0..10_000 {
+        sim.advance(MS);
+        if sim.runs(G0) {
+            break;
+        }
+    }
+    assert!(sim.runs(G0), "it is up again");
+    let after = look();
+    assert_eq!((after.interrupts, after.exits), (before.interrupts, before.exits));
+    assert!(after.run_time >= before.run_time);
+}
