@@ -31,6 +31,7 @@ impl Storm {
             "timeout-ms = <20>; attach-timeout-ms = <30>;",
             "timeout-ms = <50>; attach-timeout-ms = <30>; on-failure = \"ones\";",
             "timeout-ms = <2>; attach-timeout-ms = <3>; on-failure = \"abort\";",
+            "timeout-ms = <20>; attach-timeout-ms = <30>; portunus,accel;",
         ]);
         let sim = Sim::new(&Options {
             disk,

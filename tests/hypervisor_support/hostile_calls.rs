@@ -82,7 +82,18 @@ impl Storm {
         let op = random.pick(if ends {
             &[4, 5, 6, 7]
         } else {
-            &[1, 2, 3, 3, 5, 5, 19, 20]
+            &[
+                1,
+                2,
+                3,
+                3,
+                5,
+                5,
+                19,
+                20,
+                dm_op::VENDOR_FEATURES,
+                dm_op::VENDOR_STATE_PAGE,
+            ]
         });
         let id = random.below(9) as u16;
         let start = DISK + random.below(0x200);
@@ -117,6 +128,19 @@ impl Storm {
                 .as_bytes()
                 .to_vec()
             }
+            dm_op::VENDOR_FEATURES => dm_op::Features {
+                id,
+                ..Default::default()
+            }
+            .as_bytes()
+            .to_vec(),
+            dm_op::VENDOR_STATE_PAGE => dm_op::StatePage {
+                id,
+                address: if random.one_in(2) { DISK } else { start },
+                ..Default::default()
+            }
+            .as_bytes()
+            .to_vec(),
             _ => (0..24).map(|_| random.below(3) as u8).collect(),
         };
         let buffer = dm_op::Buffer {
@@ -143,7 +167,7 @@ impl Storm {
                     domid: random.domain(),
                     id: random.below(9) as u32,
                     nr_frames: random.below(4) as u32,
-                    frame: random.below(3),
+                    frame: random.below(3) + if random.one_in(3) { dm_op::VENDOR_FIRST_FRAME } else { 0 },
                     frame_list: list,
                     ..Default::default()
                 }

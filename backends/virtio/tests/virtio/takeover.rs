@@ -130,8 +130,8 @@ fn a_successor_that_dies_while_it_resumes_is_noticed_by_nobody() {
     let mut deaths = 0;
     for options in options().filter(|options| options.queues == 2) {
         let (_, steps, _) = run_with(options, &[], short_life);
-        for step in (1..=steps).step_by(5) {
-            for second in 1..=16 {
+        for step in (1..=steps).step_by(7) {
+            for second in 1..=14 {
                 let (died, ..) = run_with(options, &[step, second], short_life);
                 assert!(died >= 1, "{options:?} at step {step}, then {second}");
                 deaths += died;

@@ -80,7 +80,12 @@ impl World {
             bytes: RefCell::new(vec![0; RAM_SIZE]),
             page: RefCell::new(vec![0; layout::SIZE / 4]),
             zeros_everywhere: false,
-            disk: RefCell::new((0..SECTORS * 512).map(|at| (at / 512) as u8).collect()),
+            disk: RefCell::new(
+                (0..SECTORS)
+                    .map(|sector| [sector as u8; 512])
+                    .collect::<Vec<_>>()
+                    .concat(),
+            ),
         }
     }
     /// A new backend.
