@@ -142,6 +142,14 @@ impl Gic {
     pub(crate) fn enable_virtual(&self) {
         either!(self, gic => gic.enable_virtual())
     }
+    /// Signals no virtual interrupt to this pCPU while `sleep` runs: only a physical one may end a WFI of EL2, and there are
+    /// machines where a virtual one would, for as long as it stays pending.
+    pub(crate) fn without_virtual(&self, sleep: impl FnOnce()) {
+        let control = either!(self, gic => gic.virtual_control());
+        either!(self, gic => gic.set_virtual_control(0));
+        sleep();
+        either!(self, gic => gic.set_virtual_control(control));
+    }
     /// Takes the loaded vCPU's virtual interface state out of the hardware.
     pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
         either!(self, gic => gic.save_virtual(state))

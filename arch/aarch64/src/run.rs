@@ -127,8 +127,14 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
         hypervisor.rest(&mut cpu, &mut context.state);
     }
-    crate::sysreg::isb();
-    wfi();
+    let sleep = || {
+        crate::sysreg::isb();
+        wfi();
+    };
+    match gic::gic() {
+        Some(gic) => gic.without_virtual(sleep),
+        None => sleep(),
+    }
     take_interrupts(pcpu, local);
 }
 

@@ -136,6 +136,12 @@ impl GicV2 {
     pub(crate) fn enable_virtual(&self) {
         self.hypervisor.write(GICH_HCR, HCR_EN);
     }
+    pub(crate) fn virtual_control(&self) -> u64 {
+        self.hypervisor.read(GICH_HCR).into()
+    }
+    pub(crate) fn set_virtual_control(&self, control: u64) {
+        self.hypervisor.write(GICH_HCR, control as u32);
+    }
     pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
         state.vmcr = u64::from(self.hypervisor.read(GICH_VMCR));
         state.active[0] = u64::from(self.hypervisor.read(GICH_APR));

@@ -198,6 +198,12 @@ impl GicV3 {
         write_sysreg!("ich_hcr_el2", ICH_HCR_EN);
     }
 
+    pub(crate) fn virtual_control(&self) -> u64 {
+        read_sysreg!("ich_hcr_el2")
+    }
+    pub(crate) fn set_virtual_control(&self, control: u64) {
+        write_sysreg!("ich_hcr_el2", control);
+    }
     pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
         state.vmcr = read_sysreg!("ich_vmcr_el2");
         let [a0, b0, c0, d0, a1, b1, c1, d1] = &mut state.active;
