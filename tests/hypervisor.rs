@@ -20,6 +20,8 @@ mod memory;
 mod random;
 #[path = "hypervisor_support/requests.rs"]
 mod requests;
+#[path = "hypervisor_support/restarts.rs"]
+mod restarts;
 #[path = "hypervisor_support/sim.rs"]
 mod sim;
 #[path = "manifest_support/source.rs"]

@@ -46,7 +46,7 @@ pub struct SparseMemory {
     /// Start and end of each region.
     regions: Vec<(u64, u64)>,
     frames: BTreeMap<u64, Box<[u8; PAGE]>>,
-    /// Ranges of frames that were zeroed whole and not written since: start to end.
+    /// Ranges of frames that were zeroed whole, start to end, none touching another; a frame in `frames` was written since.
     zeroed: BTreeMap<u64, u64>,
 }
 
@@ -123,10 +123,11 @@ impl SparseMemory {
             return self.zero_bytes(at.0, end);
         }
         self.zero_bytes(at.0, first);
-        let mut kept = self.frames.split_off(&first);
-        self.frames.append(&mut kept.split_off(&last));
-        self.zeroed
-            .insert(first, last.max(self.zeroed.get(&first).copied().unwrap_or(0)));
+        let written: Vec<u64> = self.frames.range(first..last).map(|(frame, _)| *frame).collect();
+        for frame in written {
+            self.frames.remove(&frame);
+        }
+        self.add_zeroed(first, last);
         self.zero_bytes(last, end);
     }
 
@@ -153,7 +154,24 @@ impl SparseMemory {
     }
 
     fn is_zeroed(&self, frame: u64) -> bool {
-        self.zeroed.range(..=frame).any(|(_, end)| frame < *end)
+        let before = self.zeroed.range(..=frame).next_back();
+        before.is_some_and(|(_, end)| frame < *end)
+    }
+
+    /// Ranges that touch become one.
+    fn add_zeroed(&mut self, mut first: u64, mut last: u64) {
+        while let Some((start, end)) = self
+            .zeroed
+            .range(..=last)
+            .next_back()
+            .map(|(start, end)| (*start, *end))
+            && end >= first
+        {
+            self.zeroed.remove(&start);
+            first = first.min(start);
+            last = last.max(end);
+        }
+        self.zeroed.insert(first, last);
     }
 
     fn frame(&mut self, start: u64) -> &mut [u8; PAGE] {

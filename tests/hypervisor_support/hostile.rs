@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use portunus::abi::sched::ShutdownReason;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::evtchn::Channel;
 use portunus::fakes::translation_order;
 use portunus::hypervisor::Syndrome;
+use portunus::hypervisor::lifecycle::RestartCause;
 use portunus::ids::{DomainId, EventPort, IntId, Ipa, Pa, VcpuId};
 use portunus::machine::Machine;
 use portunus::stage2::PageUse;
@@ -14,12 +16,15 @@ use zerocopy::IntoBytes;
 
 use crate::guest::vcpu;
 use crate::random::Random;
+use crate::restarts::{Account, account};
 use crate::sim::Sim;
-use crate::world::{BACKEND, DISK, EMPTY_GFN, GUEST, MS, Options, PCPUS, RAM, RAM_PAGES, SCRATCH};
+use crate::world::{ALWAYS_UP, BACKEND, DISK, EMPTY_GFN, GUEST, MS, Options, PCPUS, RAM, RAM_PAGES, SCRATCH, STRANGER};
 
 pub(crate) struct Storm {
     pub(crate) sim: Rc<Sim>,
     pub(crate) random: Random,
+    /// What each domain had at first.
+    accounts: Vec<Account>,
     /// Where each domain's RAM is.
     ram: BTreeMap<DomainId, (u64, u64)>,
 }
@@ -38,8 +43,14 @@ impl Storm {
             guest: random.pick(&["", "trap-unmapped-accesses = <0>;"]),
             stranger: "portunus,control;",
             pcpus: random.pick(&[[0, 1, 2, 3, 4], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 2, 2, 1]]),
+            lifecycle: ALWAYS_UP,
+            channels: [
+                "chan0: ec0 { compatible = \"xen,evtchn-v1\"; xen,evtchn = <10 &chan1>; };",
+                "chan1: ec0 { compatible = \"xen,evtchn-v1\"; xen,evtchn = <11 &chan0>; };",
+            ],
             ..Options::default()
         });
+        let accounts = sim.hypervisor.domains().map(|domain| account(&sim, domain)).collect();
         if random.one_in(2) {
             let backend = vcpu(BACKEND, 0);
             sim.run_until(backend);
@@ -54,7 +65,12 @@ impl Storm {
             (domain.id, (start, end))
         });
         let ram = ram.collect();
-        Self { sim, random, ram }
+        Self {
+            sim,
+            random,
+            accounts,
+            ram,
+        }
     }
 
     pub(crate) fn put(&self, domain: DomainId, ipa: u64, bytes: &[u8]) {
@@ -86,8 +102,51 @@ impl Storm {
         }
     }
 
+    /// Domains are stopped, started again, held, by somebody who may.
+    fn direct(&mut self) {
+        let domain = self.random.pick(&[GUEST, BACKEND, STRANGER]);
+        let order = self.random.below(8);
+        self.sim.direct(|hypervisor| {
+            let domain = hypervisor.domain(domain).expect("a domain");
+            match order {
+                0 => hypervisor.stop(domain, ShutdownReason::Poweroff),
+                1 => hypervisor.shut_down(domain, ShutdownReason::Watchdog),
+                2 => hypervisor.shut_down(domain, ShutdownReason::Crash),
+                3 => drop(hypervisor.pause(domain)),
+                4 => hypervisor.unpause(domain),
+                _ => hypervisor.restart(domain, RestartCause::Control).expect("no devices"),
+            }
+        });
+    }
+
+    /// Whatever domains did: made anew, each has what it had at first, and nobody has anything of another.
+    fn check_leaks(&self) {
+        let sim = &self.sim;
+        if sim.hypervisor.is_finished() {
+            return;
+        }
+        for id in [BACKEND, GUEST, STRANGER] {
+            sim.direct(|hypervisor| {
+                let domain = hypervisor.domain(id).expect("a domain");
+                hypervisor.unpause(domain);
+                hypervisor.restart(domain, RestartCause::Control).expect("no devices");
+            });
+        }
+        for _ in 0..100 {
+            if sim.hypervisor.domains().all(|domain| domain.life.is_running()) {
+                break;
+            }
+            sim.advance(20 * MS);
+        }
+        let now: Vec<Account> = sim.hypervisor.domains().map(|domain| account(sim, domain)).collect();
+        assert_eq!(now, self.accounts);
+    }
+
     /// Time passes, somebody types, the terminal fills up.
     fn world(&mut self) {
+        if self.random.one_in(12) {
+            return self.direct();
+        }
         match self.random.below(9) {
             0 => self.sim.type_in(&[self.random.pick(b"a\r\x01?")]),
             // A table, which looks at everything.
@@ -226,7 +285,8 @@ impl Storm {
         let random = &mut self.random;
         let function = match random.below(1024) {
             0 => random.pick(&[0x8400_0008, 0x8400_0009]),
-            1..100 => 0x8400_0002,
+            1..8 => 0x8400_0009,
+            8..100 => 0x8400_0002,
             100..600 => 0xc400_0003,
             600..700 => 0xc400_0004,
             700..800 => 0xc400_0001,
@@ -350,6 +410,7 @@ fn nothing_that_domains_do_at_random_harms_the_core() {
         steps += rage(&mut storm, 5000);
         let reports = [GUEST, BACKEND].map(|id| storm.sim.hypervisor.domain_report(id).expect("a domain"));
         restarts += reports.map(|report| report.restarts).iter().sum::<u32>();
+        storm.check_leaks();
     }
     assert!(restarts > 5, "only {restarts} restarts");
 }

@@ -325,8 +325,9 @@ impl Storm {
                 (random.pick(&numbers), random.number())
             }
         };
-        // SCHEDOP_shutdown ends a storm too soon.
-        if number == hypercall::SCHED_OP && matches!(operation as u32 as u64, sched::SHUTDOWN) {
+        // A domain that powers off too often ends a storm too soon.
+        let shuts_down = number == hypercall::SCHED_OP && matches!(operation as u32 as u64, sched::SHUTDOWN);
+        if shuts_down && !random.one_in(8) {
             return;
         }
         let (second, third) = match number {

@@ -469,6 +469,14 @@ impl Sim {
         claim.get()
     }
 
+    /// Somebody directs the hypervisor from pCPU 0; then everybody who was kicked has come out.
+    pub(crate) fn direct<R>(&self, order: impl FnOnce(&Hypervisor<FakeMachine>) -> R) -> R {
+        let result = Cell::new(None);
+        self.exit(PcpuId(0), |sim| result.set(Some(sim.on(PcpuId(0), order))));
+        self.settle();
+        result.take().expect("an order is carried out")
+    }
+
     /// Somebody types.
     pub(crate) fn type_in(&self, bytes: &[u8]) {
         let pcpu = PcpuId(0);

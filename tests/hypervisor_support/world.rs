@@ -48,6 +48,9 @@ pub(crate) const WALL_CLOCK: u64 = 1_700_000_000;
 /// Nothing starts again by itself.
 const STAY_DOWN: &str = "portunus,on-reboot = \"stop\"; portunus,on-watchdog = \"stop\";";
 
+/// Everything starts again by itself, as often as it likes.
+pub(crate) const ALWAYS_UP: &str = "portunus,on-crash = \"restart\"; portunus,restart-limit = <0>;";
+
 /// What differs between tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {

@@ -12,6 +12,7 @@ use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, Ipa};
 use crate::ioreq::DomainSet;
 use crate::machine::Machine;
+use crate::manifest::range::PaRange;
 use crate::routing::Domains;
 use crate::stage2::{PageUse, TableCursor, Taken};
 
@@ -19,6 +20,11 @@ use crate::stage2::{PageUse, TableCursor, Taken};
 const COUNTERS: u64 = 2048;
 
 impl<M: Machine> Hypervisor<M> {
+    /// How many references domains hold to the frames of `range`, which are others'.
+    pub fn references_to(&self, range: PaRange) -> u64 {
+        self.references.lock().total(&self.machine, range)
+    }
+
     /// Takes pages of `domain` out of the map of the first of `suspects`, from `at` on. The pages through which its servers
     /// are asked stay: they hold nothing of the guest.
     pub(super) fn revoke(&self, domain: &Domain, mut suspects: DomainSet, at: Ipa) -> Progress {
