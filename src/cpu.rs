@@ -59,7 +59,8 @@ pub trait Cpu {
     /// Writes a register of the loaded vCPU.
     fn write_el1(&mut self, register: El1Register, value: u64);
     /// The loaded vCPU's own registers are as after a reset: EL1's and EL0's, the virtual CPU interface apart from its list
-    /// registers, no virtual SError. Its domain's constants stay.
+    /// registers, no virtual SError. Its domain's constants stay, and so does what floating-point registers hold, which a
+    /// reset leaves unknown.
     fn reset(&mut self);
     /// Translates a virtual address of the loaded vCPU by its current stage 1 (AT S1E1R or AT S1E1W; PAR_EL1 is kept).
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault>;

@@ -241,12 +241,17 @@ impl FrameReferences {
 
     /// How many references other domains hold to the frames of `range` together.
     pub fn total(&self, memory: &impl PhysicalMemory, range: PaRange) -> u64 {
-        let range = range.pages();
-        let frames = (range.start.0..range.end()).step_by(PAGE_SIZE as usize).map(Pa);
-        frames
-            .filter_map(|frame| self.find(frame))
-            .map(|(_, counter)| u64::from(count(memory.load_u32(counter))))
-            .sum()
+        let (start, end) = (range.pages().start.0, range.pages().end());
+        let mut total = 0;
+        for owned in &self.owned {
+            let (first, last) = (start.max(owned.range.start.0), end.min(owned.range.end()));
+            let index = (first.saturating_sub(owned.range.start.0)) >> PAGE_SHIFT;
+            for number in 0..last.saturating_sub(first) >> PAGE_SHIFT {
+                let counter = Pa(owned.counters.0 + (index + number) * COUNTER);
+                total += u64::from(count(memory.load_u32(counter)));
+            }
+        }
+        total
     }
 
     /// Puts a frame that nobody refers to at the head of its owner's list.

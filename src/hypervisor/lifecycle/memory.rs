@@ -9,7 +9,7 @@ use crate::domain::imaging::Budget;
 use crate::domain::{Domain, DomainMemory};
 use crate::entropy::Entropy;
 use crate::hypervisor::Hypervisor;
-use crate::ids::{DomainId, Ipa};
+use crate::ids::{DomainId, Ipa, MAX_DOMAINS};
 use crate::ioreq::DomainSet;
 use crate::machine::Machine;
 use crate::manifest::range::PaRange;
@@ -102,18 +102,19 @@ impl<M: Machine> Hypervisor<M> {
         let mut references = self.references.lock();
         Progress::Next(match references.reclaim(&self.machine, domain.id, counter, COUNTERS) {
             Some(counter) => Stage::Frames { counter },
-            None => Stage::Servers,
+            None => Stage::Servers { target: 0 },
         })
     }
 
-    /// Nothing of what `owner` had of its targets is in use any more.
-    pub(super) fn discard_servers(&self, owner: DomainId) {
-        for target in self.domains() {
-            let mut domains = self;
-            let _ = domains.servers(target.id, |servers, _, resources| {
-                servers.discard_dead(owner, resources);
-            });
+    /// Nothing of what `owner` had of `target` is in use any more.
+    pub(super) fn discard_servers(&self, owner: DomainId, target: DomainId) -> Progress {
+        if usize::from(target.0) > MAX_DOMAINS {
+            return Progress::Next(Stage::Mapped { region: 0, done: 0 });
         }
+        let mut domains = self;
+        // There are numbers that no domain has.
+        let _ = domains.servers(target, |servers, _, resources| servers.discard_dead(owner, resources));
+        Progress::Next(Stage::Servers { target: target.0 + 1 })
     }
 
     /// Maps what `domain` has before its first instruction, from the first `done` bytes of region number `region` on.

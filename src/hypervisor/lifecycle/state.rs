@@ -10,8 +10,8 @@ use crate::manifest::events::{ChannelEnd, StaticChannel};
 use crate::routing::{self, Domains};
 use crate::vgic::{Vgic, VgicError};
 
-/// Event channels that one step closes.
-const CHANNELS: u32 = 16;
+/// Event channels that one step closes; each is looked for among all ports.
+const CHANNELS: u32 = 4;
 
 /// Gives an interrupt controller, as it was made, what stands behind its interrupts: the timer, emulated devices, devices
 /// of the machine with their trigger.

@@ -8,7 +8,7 @@ use crate::domain::life::Phase;
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Entry, Hypervisor};
-use crate::ids::{Ipa, PAGE_SIZE, Ticks};
+use crate::ids::{DomainId, Ipa, PAGE_SIZE, Ticks};
 use crate::ioreq::DomainSet;
 use crate::machine::Machine;
 use crate::sched::Wait;
@@ -44,8 +44,8 @@ pub(super) enum Stage {
     Tables { cursor: TableCursor },
     /// Its RAM is all in its own hands again.
     Frames { counter: u64 },
-    /// What its dead servers had of their targets is free.
-    Servers,
+    /// What its dead servers had of their targets, one after the other, is free.
+    Servers { target: u16 },
     /// Its map is as before its first instruction.
     Mapped { region: usize, done: u64 },
     /// So are its interrupts, channels and console.
@@ -125,10 +125,7 @@ impl<M: Machine> Hypervisor<M> {
             Stage::Unmapped { at } => self.unmap_own(domain, at),
             Stage::Tables { cursor } => self.free_tables(domain, cursor),
             Stage::Frames { counter } => self.reclaim_frames(domain, counter),
-            Stage::Servers => {
-                self.discard_servers(domain.id);
-                Progress::Next(Stage::Mapped { region: 0, done: 0 })
-            }
+            Stage::Servers { target } => self.discard_servers(domain.id, DomainId(target)),
             Stage::Mapped { region, done } => self.map_own(domain, region, done),
             Stage::State => {
                 self.reset_state(domain);
