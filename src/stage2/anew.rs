@@ -9,7 +9,7 @@ use crate::memory::pool::Pool;
 use crate::stage2::PageUse;
 
 /// Descriptors that one step looks at or writes.
-const STEP: usize = 512;
+const STEP: usize = 256;
 
 /// Pages that are together in a map and in the machine, for one use.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
