@@ -127,6 +127,23 @@ pub struct RunQueue {
     visits: bool,
 }
 
+/// What a decision is made from.
+struct Scan {
+    /// Who can run and has aged least.
+    youngest: Option<usize>,
+    /// Its age; without one, more than any.
+    age: u64,
+    /// How many can run.
+    runnable: u32,
+    /// The first deadline of those that wait, or [`NEVER`].
+    deadline: u64,
+    /// Some deadline has passed.
+    due: bool,
+}
+
+/// No time.
+const NEVER: u64 = u64::MAX;
+
 /// The share of a domain whose manifest names none.
 pub const DEFAULT_SHARE: u32 = 100;
 
@@ -346,47 +363,66 @@ impl RunQueue {
         {
             return visit;
         }
-        let is_due = |entry: &Entry| entry.deadline.is_some_and(|deadline| deadline <= now);
-        if self.entries.iter().any(is_due) {
+        let mut scan = self.scan(now);
+        if scan.due {
             self.end_waits(now);
+            scan = self.scan(now);
         }
-        let mut youngest: Option<(usize, u64)> = None;
-        let mut runnable = 0;
-        let mut first_deadline: Option<Ticks> = None;
-        for (index, entry) in self.entries.iter().enumerate() {
-            if entry.held.is_some() {
-                continue;
-            }
-            if entry.waits.is_none() {
-                runnable += 1;
-                let age = self.payer_age(entry);
-                if youngest.is_none_or(|(_, least)| age < least) {
-                    youngest = Some((index, age));
-                }
-            } else if entry.waits != Some(Wait::Power) {
-                first_deadline = first_deadline.into_iter().chain(entry.deadline).min();
-            }
-        }
-        if let Some((_, age)) = youngest {
-            self.floor = self.floor.max(age.saturating_sub(self.slice));
+        if scan.youngest.is_some() {
+            self.floor = self.floor.max(scan.age.saturating_sub(self.slice));
         }
         let favoured = self.handoff.take().filter(|index| {
-            let limit = youngest.map_or(u64::MAX, |(_, age)| age.saturating_add(self.slice));
+            let limit = scan.age.saturating_add(self.slice);
             self.entries
                 .get(*index)
                 .is_some_and(|entry| entry.is_runnable() && self.payer_age(entry) <= limit)
         });
-        self.current = favoured.or(youngest.map(|(index, _)| index));
+        self.current = favoured.or(scan.youngest);
 
-        self.contended = runnable > 1;
-        let slice_end = self.contended.then(|| Ticks(now.0.saturating_add(self.slice)));
+        self.contended = scan.runnable > 1;
+        let mut until = scan.deadline;
+        if self.contended {
+            until = until.min(now.0.saturating_add(self.slice));
+        }
         let current = self.current.and_then(|index| self.entries.get(index));
         // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
-        let own_deadline = current.and_then(|entry| entry.deadline);
+        if let Some(deadline) = current.and_then(|entry| entry.deadline) {
+            until = until.min(deadline.0);
+        }
         Pick {
             run: current.map(|entry| entry.vcpu),
-            until: slice_end.into_iter().chain(own_deadline).chain(first_deadline).min(),
+            until: (until != NEVER).then_some(Ticks(until)),
         }
+    }
+
+    /// Looks at every vCPU once.
+    fn scan(&self, now: Ticks) -> Scan {
+        let mut scan = Scan {
+            youngest: None,
+            age: NEVER,
+            runnable: 0,
+            deadline: NEVER,
+            due: false,
+        };
+        for (index, entry) in self.entries.iter().enumerate() {
+            let deadline = entry.deadline.map_or(NEVER, |deadline| deadline.0);
+            scan.due |= deadline <= now.0;
+            if entry.held.is_some() {
+                continue;
+            }
+            match entry.waits {
+                None => {
+                    scan.runnable += 1;
+                    let age = self.payer_age(entry);
+                    if age < scan.age || scan.youngest.is_none() {
+                        (scan.youngest, scan.age) = (Some(index), age);
+                    }
+                }
+                Some(Wait::Power) => {}
+                Some(_) => scan.deadline = scan.deadline.min(deadline),
+            }
+        }
+        scan
     }
 
     /// Ends every wait whose deadline has passed.

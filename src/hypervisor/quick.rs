@@ -4,15 +4,20 @@
 //! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
 //! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
 
+use crate::abi::HypercallError;
+use crate::abi::evtchn::SEND;
+use crate::abi::hypercall::{EVENT_CHANNEL_OP, HVC_IMMEDIATE};
 use crate::counters::Exit;
-use crate::cpu::Cpu;
+use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
 use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
+use crate::hypervisor::calls::Caller;
 use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, VcpuState};
-use crate::ids::{Ipa, PAGE_SIZE};
+use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
+use crate::routing;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{Hpfar, Syndrome};
@@ -39,6 +44,8 @@ const SIXTY_FOUR: u64 = 1 << 15;
 /// ESR_EL2 of MSR ICC_SGI1R_EL1 (EC 0x18; S3_0_C12_C11_5), without its register.
 const SEND_SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 const SYSTEM_REGISTER_RT: u64 = 31 << 5;
+/// ESR_EL2 of a hypercall.
+const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
 /// WnR.
 const WRITE: u64 = 1 << 6;
 /// PSTATE of AArch32 (M\[4\]).
@@ -54,6 +61,9 @@ impl<M: Machine> Hypervisor<M> {
         if syndrome.esr & !SYSTEM_REGISTER_RT == SEND_SGI {
             return self.quick_sgi(cpu, state, syndrome);
         }
+        if syndrome.esr == HYPERCALL && state.frame.read(16) == EVENT_CHANNEL_OP && state.frame.read(0) == SEND {
+            return self.quick_send(cpu, state);
+        }
         Quick::No
     }
 
@@ -61,13 +71,22 @@ impl<M: Machine> Hypervisor<M> {
         let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
-        let whole = offset != 0 && offset.is_multiple_of(width.bytes());
-        if !whole || self.hpfar != Hpfar::Architectural || state.frame.pstate & AARCH32 != 0 {
+        if !offset.is_multiple_of(width.bytes())
+            || self.hpfar != Hpfar::Architectural
+            || state.frame.pstate & AARCH32 != 0
+        {
             return Quick::No;
         }
         let Some((domain, vcpu)) = self.vcpu(state.id) else {
             return Quick::No;
         };
+        let at_start = offset == 0 && width != AccessWidth::Byte;
+        if at_start {
+            self.left_guest(vcpu.pcpu);
+            if self.may_begin_before(cpu, domain, syndrome.far) {
+                return Quick::No;
+            }
+        }
         let register = (esr >> 16 & 31) as u8;
         let direction = if esr & WRITE != 0 {
             Direction::Write(state.frame.read(register) & width.mask())
@@ -116,7 +135,7 @@ impl<M: Machine> Hypervisor<M> {
             state.frame.write(register, load_value(width, extension, value));
         }
         state.frame.advance(InstructionLength::Word);
-        done
+        if at_start { Quick::Due } else { done }
     }
 
     fn quick_sgi<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
@@ -131,6 +150,42 @@ impl<M: Machine> Hypervisor<M> {
         state.count(Exit::SystemRegister);
         state.frame.advance(InstructionLength::Word);
         if told { Quick::Due } else { Quick::Done }
+    }
+
+    /// EVTCHNOP_send, the call of those that serve.
+    #[inline(never)]
+    fn quick_send<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        let Some((domain, vcpu)) = self.vcpu(state.id) else {
+            return Quick::No;
+        };
+        let pointer = state.frame.read(1);
+        // One that is not aligned may lie in two pages.
+        if !pointer.is_multiple_of(4) {
+            return Quick::No;
+        }
+        self.left_guest(vcpu.pcpu);
+        state.count(Exit::Hypercall);
+        let caller = Caller {
+            hypervisor: self,
+            cpu,
+            domain,
+            vcpu,
+        };
+        let sent = caller.resolve(pointer, Access::Read).and_then(|argument| {
+            let port = EventPort(self.machine.load_u32(argument));
+            let mut domains = self;
+            routing::send(&mut domains, domain.id, port)
+        });
+        state.frame.write(0, sent.map_or_else(HypercallError::register, |()| 0));
+        Quick::Due
+    }
+
+    /// Whether an access at the first byte of a page may have begun in the page before: only if there is memory there.
+    fn may_begin_before<C: Cpu>(&self, cpu: &C, domain: &Domain, virtual_address: u64) -> bool {
+        match cpu.translate(virtual_address.wrapping_sub(1), Access::Read) {
+            Ok(ipa) => domain.memory.lock().stage2.lookup(&self.machine, ipa).is_some(),
+            Err(_) => false,
+        }
     }
 
     /// An access to what no device of the hypervisor has.

@@ -37,21 +37,11 @@ impl AccessWidth {
     }
     /// 1, 2, 4 or 8.
     pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Halfword => 2,
-            Self::Word => 4,
-            Self::Doubleword => 8,
-        }
+        1 << self as u64
     }
     /// The bits of a register that such an access moves.
     pub const fn mask(self) -> u64 {
-        match self {
-            Self::Byte => 0xff,
-            Self::Halfword => 0xffff,
-            Self::Word => 0xffff_ffff,
-            Self::Doubleword => u64::MAX,
-        }
+        u64::MAX >> (64 - 8 * self.bytes())
     }
 }
 
