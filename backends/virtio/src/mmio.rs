@@ -1,14 +1,17 @@
 //! The virtio-mmio register machine, version 2 (VIRTIO 1.3, section 4.2), around any device model.
 
-use crate::chain::{Chain, TransferError};
-use crate::device::{DeviceModel, Requests};
+mod requests;
+mod resume;
+
+use crate::chain::Chain;
+use crate::device::DeviceModel;
 use crate::feature::RingFeature;
 use crate::memory::GuestMemory;
 use crate::queue::{QUEUE_SIZE_MAX, Queue, QueueError};
 use crate::state::layout::{offset as word, queue as queue_word};
 use crate::state::record::{QueueRecord, Record};
-use crate::state::saved::{self, Identity, Saved};
-use crate::state::{NoPage, Resumption, StateError, StatePage};
+use crate::state::{NoPage, StatePage};
+use requests::MmioRequests;
 
 /// Queues that one device can have.
 pub const MAX_QUEUES: usize = 8;
@@ -121,86 +124,6 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             fault: None,
             resumed: false,
         }
-    }
-
-    /// The device as the page says that a predecessor left it: as after power-on if it says nothing; in need of a reset if
-    /// what it says can't be.
-    ///
-    /// To be called before the device's addresses are taken over. Register accesses that the predecessor left unanswered
-    /// must be passed on before [`Self::process`] is called: they come again, and what they do, they do once. Then
-    /// [`Self::process`] runs again what was taken and not completed, and interrupts the driver, as an interrupt may have
-    /// been lost.
-    pub fn resume<M: GuestMemory>(model: D, page: P, memory: &M) -> (Self, Resumption) {
-        let mut device = Self::power_on(model, page);
-        let identity = Identity {
-            device_id: device.model.device_id(),
-            features: device.features(),
-            queues: device.queue_count(),
-        };
-        let resumption = match saved::read(&device.record.0, identity) {
-            Ok(None) => {
-                device.begin_page();
-                Resumption::Fresh
-            }
-            Ok(Some(saved)) => match device.restore(&saved, memory) {
-                Ok(requests) => Resumption::Continued { requests },
-                Err(error) => device.refuse(error),
-            },
-            Err(error) => device.refuse(error),
-        };
-        (device, resumption)
-    }
-
-    fn restore<M: GuestMemory>(&mut self, saved: &Saved, memory: &M) -> Result<u32, StateError> {
-        for (index, (queue, saved)) in (0_u16..).zip(self.queues.iter_mut().zip(&saved.queues)) {
-            *queue = Queue::restore(saved).map_err(|error| StateError::Queue { queue: index, error })?;
-        }
-        self.status = saved.status;
-        self.interrupt_status = saved.interrupt_status;
-        self.config_generation = saved.config_generation;
-        self.device_features_sel = saved.device_features_sel;
-        self.driver_features_sel = saved.driver_features_sel;
-        self.driver_features = saved.driver_features;
-        self.queue_sel = saved.queue_sel;
-        if self.status & status::DRIVER_OK != 0 && !self.model.outlives_backend() {
-            return Err(StateError::ContentsLost);
-        }
-        let mut requests = 0;
-        for (index, (queue, saved)) in self.queues.iter_mut().zip(&saved.queues).enumerate() {
-            let record = self.record.queue(index);
-            if !saved.ready || self.status & status::DEVICE_NEEDS_RESET != 0 {
-                continue;
-            }
-            if self.status & status::DRIVER_OK != 0 {
-                requests += queue.recover(index as u16, saved, memory, &record)?;
-            } else {
-                // Nothing is taken before the driver is ready: this is the rest of a reset that was not finished.
-                record.clear_progress();
-            }
-        }
-        if self.status & status::DRIVER_OK != 0 {
-            self.model.activate(self.driver_features);
-        }
-        self.resumed = true;
-        Ok(requests)
-    }
-
-    /// The page is nonsense: this device alone needs a reset.
-    fn refuse(&mut self, error: StateError) -> Resumption {
-        let driver_bits = self.record.0.load(word::STATUS) & status::ALL;
-        self.forget_registers();
-        self.queues = Default::default();
-        self.status = driver_bits | status::DEVICE_NEEDS_RESET;
-        self.begin_page();
-        self.resumed = true;
-        Resumption::Refused(error)
-    }
-
-    /// Begins a page that says nothing, or nonsense, with the status and nothing else.
-    fn begin_page(&self) {
-        self.record.store(word::STATUS, self.status);
-        self.record.clear_but(word::STATUS);
-        self.record.header(self.model.device_id());
     }
 
     fn forget_registers(&mut self) {
@@ -459,16 +382,6 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         }
     }
 
-    /// Tells the driver what a predecessor may not have told.
-    fn announce(&mut self) {
-        if self.status & status::DEVICE_NEEDS_RESET != 0 {
-            self.set_interrupt(INTERRUPT_CONFIG);
-        }
-        if self.status & status::DRIVER_OK != 0 {
-            self.set_interrupt(INTERRUPT_USED);
-        }
-    }
-
     /// Goes on with requests, takes new ones, and finds out whether the driver wants an interrupt. True if it got any
     /// further: then it may at once get further still.
     pub fn process<M: GuestMemory>(&mut self, memory: &M) -> bool {
@@ -519,76 +432,5 @@ fn set_half(value: &mut u64, select: u32, half: u32) {
         0 => *value = *value & !0xffff_ffff | u64::from(half),
         1 => *value = *value & 0xffff_ffff | u64::from(half) << 32,
         _ => {}
-    }
-}
-
-/// The queues of one device while its model runs.
-struct MmioRequests<'a, M, P> {
-    queues: &'a mut [Queue; MAX_QUEUES],
-    record: &'a Record<P>,
-    memory: &'a M,
-    running: bool,
-    used: bool,
-    /// `Some`: the device needs a reset, and perhaps why.
-    failure: Option<Option<QueueError>>,
-}
-
-impl<M: GuestMemory, P: StatePage> MmioRequests<'_, M, P> {
-    fn broken(&mut self, error: Option<QueueError>) {
-        self.running = false;
-        self.failure.get_or_insert(error);
-    }
-}
-
-impl<M: GuestMemory, P: StatePage> Requests for MmioRequests<'_, M, P> {
-    type Request = Chain;
-
-    fn take(&mut self, queue: u16, into: &mut Chain) -> bool {
-        if !self.running {
-            return false;
-        }
-        let index = queue;
-        let Some(queue) = self.queues.get_mut(usize::from(index)) else {
-            return false;
-        };
-        match queue.take(self.memory, into, &self.record.queue(index.into())) {
-            Ok(taken) => {
-                into.queue = index;
-                into.epoch = queue.epoch();
-                taken
-            }
-            Err(error) => {
-                self.broken(Some(error));
-                false
-            }
-        }
-    }
-    fn readable(&self, request: &Chain) -> u32 {
-        request.readable()
-    }
-    fn writable(&self, request: &Chain) -> u32 {
-        request.writable()
-    }
-    fn read(&self, request: &Chain, offset: u32, into: &mut [u8]) -> Result<(), TransferError> {
-        request.read(self.memory, offset, into)
-    }
-    fn write(&self, request: &Chain, offset: u32, from: &[u8]) -> Result<(), TransferError> {
-        request.write(self.memory, offset, from)
-    }
-    fn complete(&mut self, request: &Chain, written: u32) {
-        let Some(queue) = self.queues.get_mut(usize::from(request.queue)) else {
-            return;
-        };
-        if !self.running || !queue.is_ready() || queue.epoch() != request.epoch {
-            return;
-        }
-        let record = self.record.queue(request.queue.into());
-        match queue.push(self.memory, request.head, written, &record) {
-            Ok(()) => self.used = true,
-            Err(error) => self.broken(Some(error)),
-        }
-    }
-    fn fail(&mut self) {
-        self.broken(None);
     }
 }
