@@ -107,6 +107,8 @@ pub struct Domain {
     pub plan: Plan,
     /// Its vCPUs are held.
     pub paused: AtomicBool,
+    /// Somebody changes that.
+    pub pausing: Mutex<()>,
 }
 
 /// A domain's PL031.

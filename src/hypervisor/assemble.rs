@@ -298,6 +298,7 @@ fn assemble_domain<M: Machine>(
             shared_info_at: None,
         }),
         paused: AtomicBool::new(false),
+        pausing: Mutex::new(()),
         life: Life::default(),
         live_vcpus: AtomicU32::new(0),
         virtual_offset: AtomicU64::new(machine.now().0),

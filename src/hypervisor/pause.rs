@@ -1,7 +1,8 @@
 //! Holding a domain: none of its vCPUs runs until somebody lets it go on.
 //!
 //! What comes meanwhile is kept for later: events, interrupts, answers of servers. A backend that is held is not late: the
-//! clock of its time limits stands. A domain that stops or restarts is let go on, because its vCPUs have to leave.
+//! clock of its time limits stands. A domain that stops or restarts is let go on, because its vCPUs have to leave. Its
+//! watchdogs and the limits on what it waits for count on.
 
 use core::sync::atomic::Ordering;
 
@@ -23,19 +24,20 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// [`NotRunning`]
     pub fn pause(&self, domain: &Domain) -> Result<(), NotRunning> {
-        domain.paused.store(true, Ordering::SeqCst);
-        self.change_all(domain, RunQueue::hold);
-        // Whoever stopped it before it was marked as held did not let it go on.
+        let _one_at_a_time = domain.pausing.lock();
+        // Whoever stops it from now on lets it go on afterwards.
         if !domain.life.is_running() {
-            self.unpause(domain);
             return Err(NotRunning);
         }
+        domain.paused.store(true, Ordering::Release);
+        self.change_all(domain, RunQueue::hold);
         Ok(())
     }
 
     /// Lets a domain go on that was held. Otherwise nothing changes.
     pub fn unpause(&self, domain: &Domain) {
-        if domain.paused.swap(false, Ordering::SeqCst) {
+        let _one_at_a_time = domain.pausing.lock();
+        if domain.paused.swap(false, Ordering::AcqRel) {
             self.change_all(domain, RunQueue::release);
         }
     }
