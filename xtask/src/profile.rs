@@ -68,6 +68,8 @@ struct Operations {
     last: Option<Executed>,
     /// What the operation at hand has executed.
     open: Option<Vec<Executed>>,
+    /// The vector through which a guest came to EL2, and how many instructions that executes there.
+    stay: Option<(u64, u64)>,
     totals: Totals,
 }
 
@@ -77,7 +79,13 @@ struct Totals {
     operations: u64,
     guests: u64,
     hypervisor: BTreeMap<u64, u64>,
+    /// The longest way through EL2 by the offset of its vector, in all that was logged.
+    longest: BTreeMap<u64, u64>,
 }
+
+/// Bytes of one exception's code in the table of vectors, and of the table.
+const VECTOR: u64 = 0x80;
+const VECTORS: u64 = 0x800;
 
 impl Operations {
     fn execute(&mut self, now: Executed) {
@@ -85,6 +93,7 @@ impl Operations {
             Some(last) if last.level == 1 && now.level == 1 => now.address.wrapping_sub(last.address) as i64,
             _ => 0,
         };
+        self.follow(now);
         self.last = Some(now);
         self.distances.rotate_left(1);
         self.distances[3] = distance;
@@ -99,6 +108,21 @@ impl Operations {
                 }
             }
             None => {}
+        }
+    }
+
+    /// Interrupts are masked from a vector to the return to a guest.
+    fn follow(&mut self, now: Executed) {
+        match (self.last.map(|last| last.level), now.level, &mut self.stay) {
+            (Some(1), 2, stay) => *stay = Some((now.address % VECTORS / VECTOR * VECTOR, 1)),
+            (_, 2, Some((_, executed))) => *executed += 1,
+            (_, 1, stay) => {
+                if let Some((vector, executed)) = stay.take() {
+                    let longest = self.totals.longest.entry(vector).or_default();
+                    *longest = executed.max(*longest);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -351,6 +375,7 @@ mod tests {
         run(&mut operations, 2, &[0x904]);
         run(&mut operations, 1, &end);
         let totals = operations.totals;
+        assert_eq!(totals.longest.into_iter().collect::<Vec<_>>(), [(0x100, 2)]);
         assert_eq!((totals.operations, totals.guests), (2, 1));
         assert_eq!(
             totals.hypervisor.into_iter().collect::<Vec<_>>(),
