@@ -302,7 +302,19 @@ fn table(totals: &Totals, places: &[Place]) -> String {
         each(all),
         each(totals.guests)
     );
-    let kinds: [(&str, fn(&Place) -> String); 3] = [
+    for (vector, executed) in &totals.longest {
+        let kind = match vector % (4 * VECTOR) / VECTOR {
+            0 => "synchronous exceptions",
+            1 => "interrupts",
+            2 => "fast interrupts",
+            _ => "system errors",
+        };
+        text.push_str(&format!(
+            "longest way with interrupts masked, {kind}: {executed} instructions, the CPU's sleep included\n"
+        ));
+    }
+    type Key = fn(&Place) -> String;
+    let kinds: [(&str, Key); 3] = [
         ("by function, with what was inlined into it", |place| {
             place.symbol.clone()
         }),
