@@ -44,8 +44,6 @@ use crate::sched::Wait;
 pub struct Lifecycle {
     /// What is to be done next.
     stage: work::Stage,
-    /// Why it starts again.
-    cause: Option<RestartCause>,
     /// When it began.
     since: Ticks,
     restarts: RestartTimes,
@@ -112,6 +110,10 @@ impl<M: Machine> Hypervisor<M> {
     /// stops instead.
     pub fn stop(&self, domain: &Domain, reason: ShutdownReason) {
         if domain.life.redirect(false) {
+            self.tell(Message::Stopped {
+                domain: domain.id,
+                reason,
+            });
             return self.end_if_over();
         }
         let _ = self.begin_end(domain, reason, None);
@@ -127,10 +129,16 @@ impl<M: Machine> Hypervisor<M> {
             RestartCause::Guest(reason) => reason,
             RestartCause::Control => ShutdownReason::Reboot,
         };
-        if self.begin_end(domain, reason, Some(cause)).is_some() || domain.life.redirect(true) {
+        if self.begin_end(domain, reason, Some(cause)).is_some() {
             return Ok(());
         }
-        if domain.life.begin() {
+        let mut lifecycle = domain.lifecycle.lock();
+        let begins = domain.life.begin();
+        if begins {
+            lifecycle.since = self.machine.now();
+        }
+        drop(lifecycle);
+        if begins || domain.life.redirect(true) {
             self.tell(Message::Restarts {
                 domain: domain.id,
                 cause,
@@ -157,7 +165,6 @@ impl<M: Machine> Hypervisor<M> {
         if !domain.life.end(reason, cause.is_some()) {
             return None;
         }
-        lifecycle.cause = cause;
         lifecycle.since = self.machine.now();
         drop(lifecycle);
         self.tell(match cause {
