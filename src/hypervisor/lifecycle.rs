@@ -132,13 +132,15 @@ impl<M: Machine> Hypervisor<M> {
         if self.begin_end(domain, reason, Some(cause)).is_some() {
             return Ok(());
         }
+        // Locked, so that one that stops has not stopped between the two looks.
         let mut lifecycle = domain.lifecycle.lock();
         let begins = domain.life.begin();
         if begins {
             lifecycle.since = self.machine.now();
         }
+        let restarts = begins || domain.life.redirect(true);
         drop(lifecycle);
-        if begins || domain.life.redirect(true) {
+        if restarts {
             self.tell(Message::Restarts {
                 domain: domain.id,
                 cause,
