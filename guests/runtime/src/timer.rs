@@ -74,19 +74,21 @@ pub fn sleep(gic: &Gic, microseconds: u64) {
     let intid = intid();
     gic.enable(intid, false);
     set_deadline(now() + ticks(microseconds));
-    loop {
-        let over = has_fired();
-        if over {
-            // First, so that the interrupt does not come again.
-            stop();
+    // The timer's interrupt stays until the timer is stopped, and so may others that nobody serves now: each round asks
+    // the timer first.
+    while !has_fired() {
+        match gic.acknowledge() {
+            Some(acknowledged) => gic.end(acknowledged),
+            None => wait_for_interrupt(),
         }
-        while let Some(acknowledged) = gic.acknowledge() {
-            gic.end(acknowledged);
-        }
-        if over {
+    }
+    stop();
+    // Of interrupts of one priority the lowest number is first: after a higher one the timer has none pending.
+    while let Some(acknowledged) = gic.acknowledge() {
+        gic.end(acknowledged);
+        if acknowledged.intid >= intid {
             break;
         }
-        wait_for_interrupt();
     }
     gic.disable(intid);
 }
