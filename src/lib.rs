@@ -47,6 +47,8 @@ pub mod memory;
 #[cfg(feature = "hypervisor")]
 pub mod policy;
 #[cfg(feature = "hypervisor")]
+pub mod primecell;
+#[cfg(feature = "hypervisor")]
 pub mod psci;
 #[cfg(feature = "hypervisor")]
 pub mod routing;

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use portunus::console::pl011::{BadAccess, Pl011, RECEIVE_CAPACITY, TRANSMIT_CAPACITY};
+use portunus::console::pl011::{Pl011, RECEIVE_CAPACITY, TRANSMIT_CAPACITY};
+use portunus::primecell::BadAccess;
 use portunus::trap::access::{AccessWidth, Direction};
 
 const DR: u64 = 0x000;

@@ -20,10 +20,11 @@ use heapless::Vec as Array;
 use thiserror::Error;
 
 use super::keys::{self, Topic};
-use super::pl011::{BadAccess, Pl011};
+use super::pl011::Pl011;
 use super::port::{Port, Source};
 use super::ring::ByteRing;
 use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
+use crate::primecell::BadAccess;
 use crate::trap::access::{AccessWidth, Direction};
 
 /// Bytes of a line that are kept to be shown whole; longer ones are shown in pieces.

@@ -8,30 +8,14 @@
 //! RTRIS stands while anything is unread. CR is reset to "all enabled", because an SBSA UART has none, and gates only
 //! the loopback; baud rate and parity are stored and have no effect.
 
-use thiserror::Error;
-
 use super::ring::ByteRing;
+use crate::primecell::{self, BadAccess, PERIPH_ID0};
 use crate::trap::access::{AccessWidth, Direction};
 
 /// Bytes that a domain can have sent and nobody taken.
 pub const TRANSMIT_CAPACITY: usize = 16 * 1024;
 /// Bytes that can be typed ahead.
 pub const RECEIVE_CAPACITY: usize = 1024;
-/// Bytes of the register frame.
-pub const FRAME_SIZE: u64 = 0x1000;
-
-/// An access that no PL011 answers.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Error)]
-pub enum BadAccess {
-    /// Past the frame, not aligned to its width, or 8 bytes wide.
-    #[error("{width:?} at offset {offset:#x}")]
-    Shape {
-        /// Offset in the frame.
-        offset: u64,
-        /// Width.
-        width: AccessWidth,
-    },
-}
 
 const DR: u64 = 0x000;
 const RSR_ECR: u64 = 0x004;
@@ -47,7 +31,6 @@ const RIS: u64 = 0x03c;
 const MIS: u64 = 0x040;
 const ICR: u64 = 0x044;
 const DMACR: u64 = 0x048;
-const PERIPH_ID0: u64 = 0xfe0;
 
 /// UARTPeriphID0 to 3 (PL011 r1p5, Arm), UARTPCellID0 to 3.
 const IDENTIFICATION: [u8; 8] = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
@@ -141,10 +124,7 @@ impl Pl011 {
     /// # Errors
     /// [`BadAccess`]; nothing changes.
     pub fn access(&mut self, offset: u64, width: AccessWidth, direction: Direction) -> Result<u64, BadAccess> {
-        if offset >= FRAME_SIZE || !offset.is_multiple_of(width.bytes()) || width == AccessWidth::Doubleword {
-            return Err(BadAccess::Shape { offset, width });
-        }
-        let (register, lane) = (offset & !3, offset & 3);
+        let (register, lane) = primecell::register_and_lane(offset, width)?;
         Ok(match direction {
             // The upper bytes of a register can be read by themselves, but only a read of its first byte has effects.
             Direction::Read if lane == 0 => u64::from(self.read(register)) & width.mask(),
@@ -243,13 +223,7 @@ impl Pl011 {
             RIS => self.raw_interrupts,
             MIS => self.raw_interrupts & self.interrupt_mask,
             DMACR => self.dma_control,
-            PERIPH_ID0.. => {
-                let index = (register - PERIPH_ID0) / 4;
-                usize::try_from(index)
-                    .ok()
-                    .and_then(|index| IDENTIFICATION.get(index))
-                    .map_or(0, |byte| u16::from(*byte))
-            }
+            PERIPH_ID0.. => primecell::identification(IDENTIFICATION, register).into(),
             _ => 0,
         }
     }

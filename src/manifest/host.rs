@@ -10,7 +10,7 @@ use crate::ids::Pa;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
-use crate::rtc::pl031;
+use crate::primecell;
 
 /// Frames that GICv2's distributor and each of its other register blocks have at least (GICv2 specification, chapter 4).
 const GICV2_MIN_FRAME: u64 = 0x1000;
@@ -448,7 +448,7 @@ fn rtc(tree: &Tree<'_>) -> Option<PaRange> {
         .nodes()
         .filter(|node| node.is_enabled() && node.is_compatible("arm,pl031"));
     let registers = clocks.next()?.physical_reg(0).ok()?;
-    (registers.size >= pl031::FRAME_SIZE && registers.fits() && registers.is_aligned(4)).then_some(registers)
+    (registers.size >= primecell::FRAME_SIZE && registers.fits() && registers.is_aligned(4)).then_some(registers)
 }
 
 /// The rate of a node's first clock when it is a fixed one.

@@ -5,25 +5,8 @@
 //! somebody looks, so the model needs an alarm only while the guest waits for its interrupt. A match that has passed comes
 //! again when the counter, of 32 bits, comes round.
 
-use thiserror::Error;
-
+use crate::primecell::{self, BadAccess, PERIPH_ID0};
 use crate::trap::access::{AccessWidth, Direction};
-
-/// Bytes of the register frame.
-pub const FRAME_SIZE: u64 = 0x1000;
-
-/// An access that no PL031 answers.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Error)]
-pub enum BadAccess {
-    /// Past the frame, not aligned to its width, or 8 bytes wide.
-    #[error("{width:?} at offset {offset:#x}")]
-    Shape {
-        /// Offset in the frame.
-        offset: u64,
-        /// Width.
-        width: AccessWidth,
-    },
-}
 
 const RTCDR: u64 = 0x000;
 const RTCMR: u64 = 0x004;
@@ -33,7 +16,6 @@ const RTCIMSC: u64 = 0x010;
 const RTCRIS: u64 = 0x014;
 const RTCMIS: u64 = 0x018;
 const RTCICR: u64 = 0x01c;
-const PERIPH_ID0: u64 = 0xfe0;
 
 /// RTCPeriphID0 to 3, RTCPCellID0 to 3.
 const IDENTIFICATION: [u8; 8] = [0x31, 0x10, 0x04, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
@@ -84,11 +66,8 @@ impl Pl031 {
         direction: Direction,
         now: u64,
     ) -> Result<u64, BadAccess> {
-        if offset >= FRAME_SIZE || !offset.is_multiple_of(width.bytes()) || width == AccessWidth::Doubleword {
-            return Err(BadAccess::Shape { offset, width });
-        }
+        let (register, lane) = primecell::register_and_lane(offset, width)?;
         self.advance(now);
-        let (register, lane) = (offset & !3, offset & 3);
         Ok(match direction {
             Direction::Read => u64::from(self.read(register, now)) >> (8 * lane) & width.mask(),
             Direction::Write(value) if lane == 0 => {
@@ -138,13 +117,7 @@ impl Pl031 {
             RTCIMSC => u32::from(self.interrupt_enabled),
             RTCRIS => u32::from(self.raw_interrupt),
             RTCMIS => u32::from(self.line()),
-            PERIPH_ID0.. => {
-                let index = (register - PERIPH_ID0) / 4;
-                usize::try_from(index)
-                    .ok()
-                    .and_then(|index| IDENTIFICATION.get(index))
-                    .map_or(0, |byte| u32::from(*byte))
-            }
+            PERIPH_ID0.. => primecell::identification(IDENTIFICATION, register).into(),
             _ => 0,
         }
     }

@@ -11,8 +11,8 @@ use portunus::abi::control::{Action, Domain};
 
 use crate::failure::Failure;
 use crate::line::CTRL_C;
-use crate::random::Random;
 use crate::{argument, commands};
+use guest_runtime::random::Random;
 
 /// How long a domain may take to come up again, in microseconds.
 const PATIENCE: u64 = 120_000_000;

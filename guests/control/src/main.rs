@@ -24,7 +24,6 @@ mod commands;
 mod failure;
 mod kills;
 mod line;
-mod random;
 mod show;
 
 use guest_runtime::gic::Gic;

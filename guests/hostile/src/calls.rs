@@ -7,7 +7,7 @@ use portunus::abi::{dm_op, evtchn, memory as memory_op, sched, vcpu, version};
 
 use crate::Attacker;
 use crate::ground::Ground;
-use crate::random::Random;
+use guest_runtime::random::Random;
 
 /// Domains that are neither the guest nor the backend of this program: the honest ones.
 pub(crate) const OTHERS: [u16; 2] = [1, 2];

@@ -9,7 +9,7 @@ use guest_runtime::device_tree::{find_compatible, reg};
 use guest_runtime::mmio::Registers;
 
 use crate::Attacker;
-use crate::random::Random;
+use guest_runtime::random::Random;
 
 /// Makes an access; what it loads is of no interest.
 type Access = fn(u64, u64);

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guest_runtime::device_tree::{each_memory, find_compatible, reg};
 use guest_runtime::mmu::{self, Attribute};
 
-use crate::random::Random;
+use guest_runtime::random::Random;
 
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 2 << 20;

@@ -6,7 +6,7 @@ use guest_runtime::events::Events;
 use guest_runtime::{psci, smp};
 
 use crate::devices;
-use crate::random::Random;
+use guest_runtime::random::Random;
 
 /// What it does.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

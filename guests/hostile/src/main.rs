@@ -16,7 +16,6 @@ mod execute;
 mod firmware;
 mod ground;
 mod helper;
-mod random;
 mod registers;
 mod storms;
 mod traitor;
@@ -28,7 +27,7 @@ use guest_runtime::gic::Gic;
 use guest_runtime::{attempt, device_tree, println, psci, timer};
 
 use ground::Ground;
-use random::Random;
+use guest_runtime::random::Random;
 
 guest_runtime::entry!(main);
 

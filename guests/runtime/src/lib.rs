@@ -25,6 +25,7 @@ pub mod mmio;
 pub mod mmu;
 mod panic;
 pub mod psci;
+pub mod random;
 pub mod server;
 pub mod smp;
 pub mod timer;
