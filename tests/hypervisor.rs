@@ -22,6 +22,8 @@ mod random;
 mod requests;
 #[path = "hypervisor_support/restarts.rs"]
 mod restarts;
+#[path = "hypervisor_support/restarts_served.rs"]
+mod restarts_served;
 #[path = "hypervisor_support/sim.rs"]
 mod sim;
 #[path = "manifest_support/source.rs"]

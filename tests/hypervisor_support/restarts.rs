@@ -9,7 +9,7 @@ use portunus::domain::Domain;
 use portunus::domain::life::Phase;
 use portunus::fakes::Operation;
 use portunus::hypervisor::lifecycle::RestartCause;
-use portunus::ids::{DomainId, EventPort, IntId, Ipa, PAGE_SIZE, VcpuId};
+use portunus::ids::{DomainId, EventPort, IntId, PAGE_SIZE, VcpuId};
 use portunus::machine::Machine;
 use portunus::manifest::PaRange;
 use portunus::stage2::Region;
@@ -19,24 +19,24 @@ use crate::guest::{exception, vcpu};
 use crate::sim::Sim;
 use crate::world::{ALWAYS_UP, BACKEND, DISK, EMPTY_GFN, GUEST, MS, Options, RAM, SCRATCH, STRANGER, UART};
 
-const G0: VcpuId = vcpu(GUEST, 0);
-const G1: VcpuId = vcpu(GUEST, 1);
-const B0: VcpuId = vcpu(BACKEND, 0);
+pub(crate) const G0: VcpuId = vcpu(GUEST, 0);
+pub(crate) const G1: VcpuId = vcpu(GUEST, 1);
+pub(crate) const B0: VcpuId = vcpu(BACKEND, 0);
 const S0: VcpuId = vcpu(STRANGER, 0);
 
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 const CPU_SUSPEND: u64 = 0xc400_0001;
-const SYSTEM_OFF: u64 = 0x8400_0008;
-const SYSTEM_RESET: u64 = 0x8400_0009;
+pub(crate) const SYSTEM_OFF: u64 = 0x8400_0008;
+pub(crate) const SYSTEM_RESET: u64 = 0x8400_0009;
 /// Where the second vCPU begins.
 const SECOND: u64 = RAM + 0x1000;
 /// Status of the disk.
 const STATUS: u64 = DISK + 0x70;
 /// A frame of RAM that holds nothing.
-const SPARE: u64 = (RAM >> 12) + 0x300;
+pub(crate) const SPARE: u64 = (RAM >> 12) + 0x300;
 
-fn lives() -> Options {
+pub(crate) fn lives() -> Options {
     Options {
         lifecycle: ALWAYS_UP,
         ..Options::default()
@@ -46,11 +46,11 @@ fn lives() -> Options {
 /// What a domain has, and what others have of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Account {
-    domain: DomainId,
-    free_frames: u64,
-    ports: (u32, u32),
-    references: u64,
-    map: Vec<Region>,
+    pub(crate) domain: DomainId,
+    pub(crate) free_frames: u64,
+    pub(crate) ports: (u32, u32),
+    pub(crate) references: u64,
+    pub(crate) map: Vec<Region>,
 }
 
 pub(crate) fn account(sim: &Sim, domain: &Domain) -> Account {
@@ -67,28 +67,28 @@ pub(crate) fn account(sim: &Sim, domain: &Domain) -> Account {
 }
 
 /// References to the frames of a range.
-fn references(sim: &Sim, range: PaRange) -> u64 {
+pub(crate) fn references(sim: &Sim, range: PaRange) -> u64 {
     sim.hypervisor.references_to(range)
 }
 
-fn accounts(sim: &Sim) -> Vec<Account> {
+pub(crate) fn accounts(sim: &Sim) -> Vec<Account> {
     sim.hypervisor.domains().map(|domain| account(sim, domain)).collect()
 }
 
-fn restarts(sim: &Sim, domain: DomainId) -> u32 {
+pub(crate) fn restarts(sim: &Sim, domain: DomainId) -> u32 {
     sim.domain(domain).restarts.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-fn phase(sim: &Sim, domain: DomainId) -> Phase {
+pub(crate) fn phase(sim: &Sim, domain: DomainId) -> Phase {
     sim.domain(domain).life.phase()
 }
 
-fn is_up(sim: &Sim, domain: DomainId) -> bool {
+pub(crate) fn is_up(sim: &Sim, domain: DomainId) -> bool {
     phase(sim, domain) == Phase::Running
 }
 
 /// The vCPU is at its first instruction, as after power-on.
-fn is_new(sim: &Sim, vcpu: VcpuId) {
+pub(crate) fn is_new(sim: &Sim, vcpu: VcpuId) {
     sim.run_until(vcpu);
     let domain = sim.domain(vcpu.domain);
     let frame = sim.with(vcpu, |context| context.state.frame.clone());
@@ -101,7 +101,7 @@ fn is_new(sim: &Sim, vcpu: VcpuId) {
 }
 
 /// The first vCPU starts the second one, which may run before this returns.
-fn second(sim: &Sim) {
+pub(crate) fn second(sim: &Sim) {
     sim.run_until(G0);
     sim.psci(G0, &[CPU_ON, 1, SECOND, 0]);
     assert_eq!(sim.x(G0, 0), 0);
@@ -119,7 +119,7 @@ fn turn_off(sim: &Sim, vcpu: VcpuId) {
 }
 
 /// The vCPU's domain crashes.
-fn crash(sim: &Sim, vcpu: VcpuId) {
+pub(crate) fn crash(sim: &Sim, vcpu: VcpuId) {
     sim.run_until(vcpu);
     sim.put(vcpu.domain, SCRATCH, &sched::Shutdown { reason: 3 });
     for (register, value) in [(0, sched::SHUTDOWN), (1, SCRATCH), (16, hypercall::SCHED_OP)] {
@@ -244,6 +244,24 @@ const STATES: [(&str, State); 15] = [
     }),
 ];
 
+/// The backend answers the write with which the disk is reset.
+pub(crate) fn answer_reset(sim: &Sim, server: &Server) {
+    for _ in 0..20 {
+        if sim.slot(BACKEND, server, 0).addr == STATUS {
+            break;
+        }
+        sim.advance(MS);
+    }
+    let slot = sim.slot(BACKEND, server, 0);
+    assert_eq!((slot.addr, slot.data, slot.size), (STATUS, 0, 4));
+    assert_eq!(
+        (slot.state(), slot.flags & ioreq::Ioreq::READ),
+        (ioreq::State::READY, 0)
+    );
+    sim.run_until(B0);
+    sim.answer(B0, server, 0, 0);
+}
+
 #[test]
 fn a_guest_starts_again_from_every_state_of_its_vcpus() {
     // Each vCPU alone on its pCPU, two on one, and all on one.
@@ -313,196 +331,6 @@ fn a_thousand_lives_leak_nothing() {
         if life % 50 == 0 {
             assert_eq!(accounts(&sim), before, "life {life}");
         }
-    }
-}
-
-/// The backend answers the write with which the disk is reset.
-fn answer_reset(sim: &Sim, server: &Server) {
-    for _ in 0..20 {
-        if sim.slot(BACKEND, server, 0).addr == STATUS {
-            break;
-        }
-        sim.advance(MS);
-    }
-    let slot = sim.slot(BACKEND, server, 0);
-    assert_eq!((slot.addr, slot.data, slot.size), (STATUS, 0, 4));
-    assert_eq!(
-        (slot.state(), slot.flags & ioreq::Ioreq::READ),
-        (ioreq::State::READY, 0)
-    );
-    sim.run_until(B0);
-    sim.answer(B0, server, 0, 0);
-}
-
-#[test]
-fn a_server_resets_its_device_before_anything_is_written_and_goes_on_with_the_next_life() {
-    for pcpus in [[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]] {
-        let sim = Sim::new(&Options { pcpus, ..lives() });
-        sim.run_until(B0);
-        let server = sim.serve(B0);
-        let (result, _) = sim.map_foreign(B0, GUEST, &[(SPARE, EMPTY_GFN + 0x10)]);
-        assert_eq!(result, 0);
-        sim.run_until(G0);
-        sim.put(GUEST, SPARE << 12, b"old life");
-        sim.take_log();
-        sim.psci(G0, &[SYSTEM_RESET]);
-        assert!(matches!(phase(&sim, GUEST), Phase::Restarting(ShutdownReason::Reboot)));
-        assert_eq!(&sim.get::<[u8; 8]>(BACKEND, (EMPTY_GFN + 0x10) << 12), b"old life");
-        // Nobody gets more of its memory meanwhile.
-        sim.run_until(B0);
-        let again = portunus::abi::HypercallError::TryAgain.register() as i64 as i32;
-        let (_, errors) = sim.map_foreign(B0, GUEST, &[(SPARE + 1, EMPTY_GFN + 0x11)]);
-        assert_eq!(errors, [again]);
-        answer_reset(&sim, &server);
-        is_new(&sim, G0);
-        // What it had mapped is mapped yet: it is the new life's.
-        assert_eq!(sim.get::<[u8; 8]>(BACKEND, (EMPTY_GFN + 0x10) << 12), [0; 8]);
-        sim.run_until(G0);
-        sim.put(GUEST, SPARE << 12, b"new life");
-        assert_eq!(&sim.get::<[u8; 8]>(BACKEND, (EMPTY_GFN + 0x10) << 12), b"new life");
-        // The same server answers.
-        assert_eq!(sim.load_from(G0, DISK, 2, 1), None);
-        sim.run_until(B0);
-        sim.answer(B0, &server, 0, 7);
-        sim.run_until(G0);
-        assert_eq!(sim.x(G0, 1), 7);
-    }
-}
-
-#[test]
-fn what_was_asked_in_the_old_life_is_answered_before_the_reset_and_reaches_nobody() {
-    let sim = Sim::new(&lives());
-    let server = sim.serve(B0);
-    second(&sim);
-    for vcpu in [G1, G0] {
-        assert_eq!(sim.load_from(vcpu, DISK + 4, 2, 1), None);
-    }
-    sim.direct(|hypervisor| hypervisor.shut_down(sim.domain(GUEST), ShutdownReason::Crash));
-    for vcpu in [1, 0] {
-        assert_eq!(sim.slot(BACKEND, &server, vcpu).addr, DISK + 4, "the reset waits");
-        sim.answer(B0, &server, vcpu, 0x11);
-    }
-    answer_reset(&sim, &server);
-    is_new(&sim, G0);
-    assert_eq!(restarts(&sim, GUEST), 1);
-}
-
-#[test]
-fn a_server_that_does_not_answer_loses_the_guests_memory_and_nothing_else() {
-    for disk in ["timeout-ms = <50>;", "timeout-ms = <50>; on-failure = \"ones\";"] {
-        let sim = Sim::new(&Options { disk, ..lives() });
-        let before = accounts(&sim);
-        let server = sim.serve(B0);
-        let pages: Vec<(u64, u64)> = (0..200).map(|page| (SPARE - page, EMPTY_GFN + 0x10 + page)).collect();
-        for pages in pages.chunks(100) {
-            assert_eq!(sim.map_foreign(B0, GUEST, pages).0, 0);
-        }
-        sim.psci(G0, &[SYSTEM_RESET]);
-        sim.advance(49 * MS);
-        assert!(!is_up(&sim, GUEST), "{disk}");
-        assert_eq!(sim.get::<u64>(BACKEND, (EMPTY_GFN + 0x10) << 12), 0);
-        sim.advance(2 * MS);
-        is_new(&sim, G0);
-        let map = |gfn: u64| {
-            sim.domain(BACKEND)
-                .memory
-                .lock()
-                .stage2
-                .lookup(sim.machine(), Ipa(gfn << 12))
-        };
-        for (_, gfn) in &pages {
-            assert_eq!(map(*gfn), None, "{disk}");
-        }
-        // The page of its requests holds nothing of the guest, and its kernel looks at it.
-        assert!(map(server.page >> 12).is_some(), "{disk}");
-        // A late answer is nobody's.
-        sim.answer(B0, &server, 0, 0);
-        assert_eq!(
-            sim.load_from(G0, DISK, 2, 1),
-            None,
-            "{disk}: a new server is waited for"
-        );
-        // Another one may serve the new life.
-        let other = sim.serve_at(B0, EMPTY_GFN + 0x1000);
-        assert_eq!(sim.slot(BACKEND, &other, 0).addr, DISK, "{disk}");
-        sim.answer(B0, &other, 0, 3);
-        assert_eq!(sim.x(G0, 1), 3, "{disk}");
-        // Nothing is left of it all when the backend starts again.
-        sim.psci(B0, &[SYSTEM_RESET]);
-        assert_eq!(
-            sim.domain(GUEST).memory.lock().pool.free_frames(),
-            before[0].free_frames
-        );
-        assert_eq!(
-            (
-                account(&sim, sim.domain(GUEST)).references,
-                account(&sim, sim.domain(GUEST)).ports
-            ),
-            (0, (0, 0))
-        );
-    }
-}
-
-#[test]
-fn a_server_that_failed_before_the_restart_and_lives_yet_loses_the_memory_too() {
-    let sim = Sim::new(&Options {
-        disk: "timeout-ms = <50>; on-failure = \"ones\";",
-        ..lives()
-    });
-    sim.serve(B0);
-    assert_eq!(sim.map_foreign(B0, GUEST, &[(SPARE, EMPTY_GFN + 0x10)]).0, 0);
-    assert_eq!(sim.load_from(G0, DISK, 2, 1), None);
-    sim.advance(51 * MS);
-    assert_eq!(sim.x(G0, 1), 0xffff_ffff);
-    sim.psci(G0, &[SYSTEM_RESET]);
-    is_new(&sim, G0);
-    let memory = sim.domain(BACKEND).memory.lock();
-    assert_eq!(memory.stage2.lookup(sim.machine(), Ipa((EMPTY_GFN + 0x10) << 12)), None);
-}
-
-#[test]
-fn the_time_of_a_backend_that_is_held_does_not_count() {
-    let sim = Sim::new(&Options {
-        disk: "timeout-ms = <50>;",
-        ..lives()
-    });
-    let server = sim.serve(B0);
-    sim.direct(|hypervisor| hypervisor.pause(sim.domain(BACKEND)).expect("it runs"));
-    sim.psci(G0, &[SYSTEM_RESET]);
-    for _ in 0..50 {
-        sim.advance(20 * MS);
-    }
-    assert!(!is_up(&sim, GUEST));
-    sim.direct(|hypervisor| hypervisor.unpause(sim.domain(BACKEND)));
-    sim.advance(30 * MS);
-    answer_reset(&sim, &server);
-    is_new(&sim, G0);
-}
-
-#[test]
-fn a_backend_that_ends_while_its_guest_waits_for_it_is_not_waited_for() {
-    type Way = fn(&Sim);
-    let ways: [(&str, Way); 4] = [
-        ("it restarts", |sim| {
-            sim.psci(B0, &[SYSTEM_RESET]);
-        }),
-        ("it stops", |sim| {
-            sim.psci(B0, &[SYSTEM_OFF]);
-        }),
-        ("it crashes", |sim| crash(sim, B0)),
-        ("its server is destroyed", |sim| {
-            assert_eq!(sim.destroy_server(B0, 0), 0)
-        }),
-    ];
-    for (way, end) in ways {
-        let sim = Sim::new(&lives());
-        sim.serve(B0);
-        assert_eq!(sim.map_foreign(B0, GUEST, &[(SPARE, EMPTY_GFN + 0x10)]).0, 0);
-        sim.psci(G0, &[SYSTEM_RESET]);
-        assert!(!is_up(&sim, GUEST), "{way}");
-        end(&sim);
-        is_new(&sim, G0);
-        assert_eq!(restarts(&sim, GUEST), 1, "{way}");
     }
 }
 
