@@ -61,6 +61,8 @@ pub mod stage2;
 #[cfg(feature = "hypervisor")]
 pub mod sync;
 #[cfg(feature = "hypervisor")]
+pub mod trace;
+#[cfg(feature = "hypervisor")]
 pub mod trap;
 #[cfg(feature = "hypervisor")]
 pub mod vgic;

@@ -1,7 +1,8 @@
 //! What the core asks of the machine from any pCPU, whatever vCPU is loaded there.
 
-use crate::ids::{IntId, Ipa, PcpuId, Ticks, Vmid};
+use crate::ids::{IntId, Ipa, PcpuId, Ticks, VcpuId, Vmid};
 use crate::memory::PhysicalMemory;
+use crate::trace;
 
 /// The machine under the core. `arch` implements it; tests use a recording fake.
 pub trait Machine: PhysicalMemory {
@@ -37,6 +38,9 @@ pub trait Machine: PhysicalMemory {
 
     /// Which pCPU the caller runs on.
     fn current_pcpu(&self) -> PcpuId;
+
+    /// Records an event in the caller's ring: about ten instructions. `argument` is what `kind` says.
+    fn trace(&self, kind: trace::Kind, vcpu: VcpuId, argument: u32);
 
     /// How many bytes [`Self::console_write`] takes now.
     fn console_room(&self) -> usize;

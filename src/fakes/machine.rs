@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::memory::{Interference, SharedAccess, SharedAccessKind, SparseMemory};
-use crate::ids::{IntId, Ipa, Pa, PcpuId, Ticks, Vmid};
+use crate::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use crate::machine::Machine;
 use crate::memory::{Contended, PhysicalMemory};
 use crate::sync::Mutex;
+use crate::trace;
 
 /// One thing asked of the machine. Loads and plain reads are not recorded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -135,6 +136,7 @@ struct State {
     console: Vec<u8>,
     console_room: usize,
     pcpu: PcpuId,
+    trace: Vec<(PcpuId, trace::Event)>,
 }
 
 /// A machine made of a map and a log.
@@ -168,6 +170,7 @@ impl FakeMachine {
                 console: Vec::new(),
                 console_room: usize::MAX,
                 pcpu: PcpuId(0),
+                trace: Vec::new(),
             }),
         }
     }
@@ -223,6 +226,11 @@ impl FakeMachine {
     /// Takes the log so far and starts a new one.
     pub fn take_log(&self) -> Vec<Operation> {
         core::mem::take(&mut self.state.lock().log)
+    }
+
+    /// Takes the events so far, each with the pCPU that recorded it.
+    pub fn take_trace(&self) -> Vec<(PcpuId, trace::Event)> {
+        core::mem::take(&mut self.state.lock().trace)
     }
 
     /// Forgets the log so far.
@@ -465,6 +473,17 @@ impl Machine for FakeMachine {
     }
     fn current_pcpu(&self) -> PcpuId {
         self.state.lock().pcpu
+    }
+    fn trace(&self, kind: trace::Kind, vcpu: VcpuId, argument: u32) {
+        let mut state = self.state.lock();
+        let event = trace::Event {
+            time: state.now.0,
+            kind,
+            vcpu: Some(vcpu),
+            argument,
+        };
+        let pcpu = state.pcpu;
+        state.trace.push((pcpu, event));
     }
     fn console_room(&self) -> usize {
         self.state.lock().console_room

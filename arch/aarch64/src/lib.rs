@@ -39,5 +39,6 @@ mod smp;
 mod switch;
 mod sysreg;
 mod timer;
+mod trace;
 mod traps;
 mod vectors;

@@ -2,10 +2,11 @@
 
 use crate::mmio::Registers;
 use crate::sysreg::{dsb_ish, dsb_ishst, isb, read_sysreg, write_sysreg};
-use crate::{cache, console, gic, pcpu, physical, timer};
-use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, Vmid};
+use crate::{cache, console, gic, pcpu, physical, timer, trace};
+use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use portunus::machine::Machine;
 use portunus::memory::{Contended, PhysicalMemory};
+use portunus::trace::{Kind, word};
 
 /// This machine. There is one; its state is the hardware's.
 #[derive(Copy, Clone, Debug, Default)]
@@ -159,6 +160,12 @@ impl Machine for Arm64 {
 
     fn current_pcpu(&self) -> PcpuId {
         pcpu::this().map_or(PcpuId(0), pcpu::Pcpu::id)
+    }
+    #[inline]
+    fn trace(&self, kind: Kind, vcpu: VcpuId, argument: u32) {
+        if let Some(pcpu) = pcpu::this() {
+            trace::record(pcpu, word(kind, vcpu, argument));
+        }
     }
     fn console_room(&self) -> usize {
         console::room()

@@ -10,7 +10,7 @@ use crate::sysreg::{read_sysreg, write_sysreg};
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use portunus::hypervisor::VcpuState;
 use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
 use portunus::trap::registers::GuestFrame;
@@ -25,6 +25,8 @@ pub(crate) struct Pcpu {
     pub(crate) stack: AtomicU64,
     /// Top of the exception stack: where the epitaph runs.
     pub(crate) exception_stack: AtomicU64,
+    /// Where its next trace event goes ([`crate::trace`]).
+    pub(crate) trace: AtomicUsize,
     /// Its affinity fields.
     pub(crate) mpidr: AtomicU64,
     /// It is set up and may be used.
@@ -80,6 +82,7 @@ impl Pcpu {
         Self {
             stack: AtomicU64::new(0),
             exception_stack: AtomicU64::new(0),
+            trace: AtomicUsize::new(0),
             mpidr: AtomicU64::new(0),
             online: AtomicBool::new(false),
             id_registers: Once::new(),
@@ -143,6 +146,7 @@ pub(crate) fn install(id: PcpuId) -> Option<&'static Pcpu> {
         .store(layout::main_stack(index).end as u64, Ordering::Relaxed);
     pcpu.exception_stack
         .store(layout::exception_stack(index).end as u64, Ordering::Relaxed);
+    pcpu.trace.store(crate::trace::ring(id), Ordering::Relaxed);
     pcpu.mpidr
         .store(read_sysreg!("mpidr_el1") & crate::sysreg::AFFINITY, Ordering::Relaxed);
     // The register is EL2's own: the address stays valid for ever.

@@ -1,0 +1,58 @@
+//! The trace rings: one a pCPU, written by that pCPU alone, read by anybody at any time.
+//!
+//! `portunus_trace` is an array of [`MAX_PCPUS`] rings of [`EVENTS`] events ([`portunus::trace`]), zero at first. A pCPU
+//! writes the two words of an event by one instruction, the newest over the oldest; where the newest is the times tell.
+
+use crate::pcpu::Pcpu;
+use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
+use portunus::ids::{MAX_PCPUS, PcpuId};
+use portunus::trace::CHECK;
+
+/// Events of a ring.
+pub(crate) const EVENTS: usize = 8192;
+/// Bytes of an event.
+const EVENT: usize = 16;
+/// Bytes of a ring.
+const RING: usize = EVENTS * EVENT;
+
+/// A ring. Its address is a multiple of its size, so that the place of the next event is a matter of low bits.
+#[repr(C, align(0x20000))]
+struct Ring(UnsafeCell<[[u64; 2]; EVENTS]>);
+
+// SAFETY: no reference to what is inside is ever made: its pCPU writes by `record`, readers copy word by word and check.
+unsafe impl Sync for Ring {}
+
+const _: () = assert!(size_of::<Ring>() == RING && align_of::<Ring>() == RING);
+
+#[unsafe(export_name = "portunus_trace")]
+static RINGS: [Ring; MAX_PCPUS] = [const { Ring(UnsafeCell::new([[0; 2]; EVENTS])) }; MAX_PCPUS];
+
+/// The address of a pCPU's ring.
+pub(crate) fn ring(id: PcpuId) -> usize {
+    RINGS.get(usize::from(id.0)).map_or(0, |ring| ring.0.get() as usize)
+}
+
+/// Records an event of the executing pCPU, which is `pcpu`: its second word is `word`, without the check.
+#[inline(always)]
+pub(crate) fn record(pcpu: &Pcpu, word: u64) {
+    let at = pcpu.trace.load(Ordering::Relaxed);
+    // SAFETY: `at` is inside this pCPU's ring, a multiple of an event: `install` put it at the start, and this function
+    // keeps it there. Nobody has a reference to it. The counter is read without a barrier: an event's time is as exact as
+    // the order of instructions.
+    unsafe {
+        core::arch::asm!(
+            "mrs {time}, cntpct_el0",
+            "bfi {word}, {time}, #{check}, #{bits}",
+            "stp {time}, {word}, [{at}]",
+            time = out(reg) _,
+            word = inout(reg) word => _,
+            at = in(reg) at,
+            check = const CHECK,
+            bits = const 64 - CHECK,
+            options(nostack, preserves_flags),
+        );
+    }
+    let next = at & !(RING - 1) | (at + EVENT) & (RING - 1);
+    pcpu.trace.store(next, Ordering::Relaxed);
+}
