@@ -266,7 +266,7 @@ pub(crate) struct Need {
     pub(crate) package: String,
 }
 
-/// A figure that a benchmark's guest prints, and what it should be.
+/// A figure that a benchmark's guest prints, what it should be, and what others need for the same.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Goal {
@@ -274,9 +274,28 @@ pub(crate) struct Goal {
     pub(crate) goal: Option<u64>,
     /// The same on a machine with a GICv2, where it differs.
     pub(crate) gicv2_goal: Option<u64>,
-    /// What others need for the same.
+    /// What Xen needs.
+    pub(crate) peer: Option<u64>,
+    /// The same on a machine with a GICv2.
+    pub(crate) gicv2_peer: Option<u64>,
+    /// What the least code that can do it needs.
+    pub(crate) floor: Option<u64>,
+    /// The same on a machine with a GICv2.
+    pub(crate) gicv2_floor: Option<u64>,
+    /// What others need, by name.
     #[serde(default)]
-    pub(crate) peers: BTreeMap<String, u64>,
+    pub(crate) others: BTreeMap<String, u64>,
+}
+
+impl Goal {
+    /// Goal, Xen's figure and floor on a machine with this version of the interrupt controller.
+    pub(crate) fn on(&self, gic: u32) -> (Option<u64>, Option<u64>, Option<u64>) {
+        if gic == 2 {
+            (self.gicv2_goal.or(self.goal), self.gicv2_peer, self.gicv2_floor)
+        } else {
+            (self.goal, self.peer, self.floor)
+        }
+    }
 }
 
 /// How the guest is started on the bare machine.

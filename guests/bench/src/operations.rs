@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
-use guest_runtime::{timer, wait_for_interrupt};
+use guest_runtime::{hypercall, timer, wait_for_interrupt};
 use portunus::abi::evtchn::{self, Port};
 use portunus::abi::hypercall::{EVENT_CHANNEL_OP, XEN_VERSION};
 use portunus::abi::version::VERSION;
@@ -127,6 +127,17 @@ pub(crate) fn abort(address: u64) -> u64 {
     end - start
 }
 
+/// Everything that `operation` does.
+pub(crate) fn between_marks(operation: impl FnOnce()) -> u64 {
+    let (start, end): (u64, u64);
+    // SAFETY: reads a counter.
+    unsafe { asm!(begin_mark!(), "isb", "mrs {}, cntvct_el0", out(reg) start, options(nostack)) };
+    operation();
+    // SAFETY: as above.
+    unsafe { asm!("isb", "mrs {}, cntvct_el0", end_mark!(), out(reg) end, options(nostack)) };
+    end - start
+}
+
 /// What operations with interrupts need.
 pub(crate) struct Machine {
     pub(crate) gic: Gic,
@@ -203,6 +214,21 @@ impl Machine {
         );
         self.drain();
         end - start
+    }
+
+    /// An event that this domain sends to itself while the last one is still pending.
+    pub(crate) fn event_pending(&self, port: u32) -> u64 {
+        let argument = Port { port };
+        // Interrupts are masked, so nobody takes it.
+        let _ = hypercall::send(port);
+        // The call reads the structure, which is here.
+        let ticks = measure!(
+            "hvc #0xea1";
+            inout("x0") evtchn::SEND => _, inout("x1") &raw const argument => _, inout("x16") EVENT_CHANNEL_OP => _,
+            options(nostack)
+        );
+        self.drain();
+        ticks
     }
 
     /// An event to another domain, up to the handler of the one that it sends back.

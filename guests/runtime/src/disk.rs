@@ -1,5 +1,6 @@
 //! A VirtIO disk whose requests sleep until its interrupt, driven by a driver that knows nothing of who serves it.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use virtio_drivers::device::blk::VirtIOBlk;
@@ -25,6 +26,8 @@ pub struct Disk {
     pub driver: VirtIOBlk<IdentityHal, MmioTransport<'static>>,
     /// Where its registers are.
     pub base: u64,
+    /// All of them.
+    pub registers: Range<u64>,
     /// Its interrupt.
     pub interrupt: Interrupt,
     gic: Gic,
@@ -71,6 +74,7 @@ impl Disk {
                 Some(Self {
                     driver,
                     base: registers.start,
+                    registers,
                     interrupt,
                     gic,
                 })
