@@ -32,6 +32,7 @@ pub mod slot;
 use crate::abi::HypercallError;
 use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
+use crate::trace::Kind;
 
 pub use look::ServerLook;
 pub use quiesce::{DomainSet, Rest};
@@ -94,7 +95,7 @@ pub enum Failure {
     Gone,
 }
 
-/// Something for the trace and for the console, outside the trap path.
+/// Something for the console, outside the trap path.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Event {
     /// A vCPU waits because no server takes its access.
@@ -135,8 +136,10 @@ pub struct Effects {
     pub notify: heapless::Vec<EventPort, MAX_VCPUS>,
     /// These vCPUs of the target have an answer, or must look again.
     pub wake: VcpuSet,
-    /// To be traced; more than fit are left out.
+    /// To be told; more than fit are left out.
     pub events: heapless::Vec<Event, 8>,
+    /// Requests that went a step: the kind of event, the vCPU, the argument. More than fit are left out.
+    pub traced: heapless::Vec<(Kind, u8, u32), MAX_VCPUS>,
 }
 
 impl Effects {
@@ -154,6 +157,9 @@ impl Effects {
         self.wake.merge(other.wake);
         for event in &other.events {
             self.record(*event);
+        }
+        for traced in &other.traced {
+            let _ = self.traced.push(*traced);
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::ids::{DomainId, EventPort, VcpuSet};
 use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
 use crate::memory::PhysicalMemory;
 use crate::memory::atomic::SharedWords;
+use crate::trace::Kind;
 
 /// Every domain's channels and servers, and the means to tell vCPUs of news.
 pub trait Domains {
@@ -42,7 +43,9 @@ pub trait Domains {
     ) -> Option<R>;
     /// Makes vCPUs that wait for a server look at their request again.
     fn wake(&mut self, target: DomainId, vcpus: VcpuSet);
-    /// Traces what happened to a target's servers.
+    /// Traces a step of the request of a target's vCPU.
+    fn trace(&mut self, target: DomainId, kind: Kind, vcpu: u8, argument: u32);
+    /// Tells what happened to a target's servers.
     fn record(&mut self, target: DomainId, event: Event);
 }
 
@@ -85,6 +88,9 @@ pub fn carry<D: Domains>(domains: &mut D, from: DomainId, sent: Sent) {
 
 /// Does what an operation on the servers of `target` asks for.
 pub fn perform<D: Domains>(domains: &mut D, target: DomainId, effects: &Effects) {
+    for (kind, vcpu, argument) in &effects.traced {
+        domains.trace(target, *kind, *vcpu, *argument);
+    }
     for port in &effects.notify {
         let sent = domains.events(target, |events, _| events.notify_attached(*port));
         carry(domains, target, sent.unwrap_or(Sent::Nobody));

@@ -7,7 +7,10 @@
 
 use core::fmt;
 
+use crate::abi::hypercall::HVC_IMMEDIATE;
 use crate::ids::{DomainId, EventPort, ServerId, VcpuId};
+use crate::trap::exception::GuestException;
+use crate::trap::registers::GuestFrame;
 
 /// What an event is. The words in brackets are what its argument holds.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -107,15 +110,21 @@ impl Kind {
 pub enum Denial {
     /// A right that the manifest does not give.
     Policy = 1,
-    /// An address that is nobody's: an external abort.
-    Unclaimed = 2,
-    /// An access that memory or a device refuses: an abort.
-    Refused = 3,
+    /// An access that nobody answers, or that memory or a device refuses: an abort.
+    Refused = 2,
     /// An instruction or a call that guests do not have: an undefined instruction.
-    Undefined = 4,
+    Undefined = 3,
 }
 
 impl Denial {
+    /// What giving the guest this exception denies it.
+    pub const fn of(exception: &GuestException) -> Self {
+        match exception {
+            GuestException::Undefined => Self::Undefined,
+            _ => Self::Refused,
+        }
+    }
+
     /// As an argument; `object` is whom the vCPU wanted something of.
     pub const fn argument(self, object: Option<DomainId>) -> u32 {
         let object = match object {
@@ -123,6 +132,24 @@ impl Denial {
             None => 0,
         };
         (object as u32) << 16 | self as u32
+    }
+}
+
+/// ESR_EL2.EC of an HVC or SMC from AArch64, which differ in its lowest bit.
+const CALL: u64 = 0x16 << 26;
+const CALL_MASK: u64 = 0x3e << 26;
+/// ESR_EL2 of a hypercall of the ABI.
+const HYPERCALL: u64 = CALL | 1 << 25 | HVC_IMMEDIATE as u64;
+
+/// What the event of a synchronous exception from a guest says: one event, whatever becomes of the exception.
+#[inline]
+pub fn exception(esr: u64, frame: &GuestFrame) -> (Kind, u32) {
+    if esr & CALL_MASK != CALL {
+        (Kind::Trap, esr as u32)
+    } else if esr == HYPERCALL {
+        (Kind::Hypercall, call(frame.read(16), frame.read(0)))
+    } else {
+        (Kind::Firmware, frame.read(0) as u32)
     }
 }
 
@@ -165,16 +192,23 @@ pub const fn vcpu_of(byte: u8) -> Option<VcpuId> {
     })
 }
 
-/// Bit offsets in an event's second word.
-const VCPU: u32 = 32;
+/// Bit offset of the vCPU in an event's second word.
+pub const VCPU: u32 = 32;
+/// Bit offset of the kind.
 const KIND: u32 = 40;
 /// Where the low bits of the first word are repeated, to the end of the word.
 pub const CHECK: u32 = 48;
 
-/// The second word of an event, without its check: argument, vCPU, kind.
+/// A vCPU where it is in an event's second word.
 #[inline]
-pub const fn word(kind: Kind, vcpu: VcpuId, argument: u32) -> u64 {
-    (kind as u64) << KIND | (vcpu_byte(vcpu) as u64) << VCPU | argument as u64
+pub const fn vcpu_bits(vcpu: VcpuId) -> u64 {
+    (vcpu_byte(vcpu) as u64) << VCPU
+}
+
+/// The second word of an event without its check: argument, vCPU ([`vcpu_bits`]), kind.
+#[inline]
+pub const fn word(kind: Kind, vcpu: u64, argument: u32) -> u64 {
+    (kind as u64) << KIND | vcpu | argument as u64
 }
 
 /// An event that was read.
@@ -194,7 +228,7 @@ impl Event {
     /// The event's two words.
     pub fn encode(&self) -> [u64; 2] {
         let vcpu = self.vcpu.map_or(0, vcpu_byte);
-        let word = (self.kind as u64) << KIND | u64::from(vcpu) << VCPU | u64::from(self.argument);
+        let word = word(self.kind, u64::from(vcpu) << VCPU, self.argument);
         [self.time, word | self.time << CHECK]
     }
 

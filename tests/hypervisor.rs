@@ -36,6 +36,8 @@ mod tables;
 mod terminal;
 #[path = "hypervisor_support/time.rs"]
 mod time;
+#[path = "hypervisor_support/trace.rs"]
+mod trace;
 #[path = "hypervisor_support/traps.rs"]
 mod traps;
 #[path = "hypervisor_support/wakeups.rs"]

@@ -3,7 +3,8 @@
 use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, EventPort, PcpuId, ServerId, Ticks, VcpuId};
 use portunus::machine::Machine;
-use portunus::trace::{Denial, Event, Kind, call, rung, served, vcpu_byte, vcpu_of, word};
+use portunus::trace::{Denial, Event, Kind, call, exception, rung, served, vcpu_bits, vcpu_byte, vcpu_of, word};
+use portunus::trap::registers::GuestFrame;
 
 const fn vcpu(domain: u16, index: u8) -> VcpuId {
     VcpuId {
@@ -21,7 +22,10 @@ fn an_event_is_two_words_with_the_time_first() {
         argument: 0xdead_beef,
     };
     assert_eq!(event.encode(), [0x1122_3344_5566_7788, 0x7788_0d15_dead_beef]);
-    assert_eq!(event.encode()[1] << 16 >> 16, word(event.kind, vcpu(2, 5), 0xdead_beef));
+    assert_eq!(
+        event.encode()[1] << 16 >> 16,
+        word(event.kind, vcpu_bits(vcpu(2, 5)), 0xdead_beef)
+    );
     assert_eq!(Event::decode(event.encode()), Some(event));
 }
 
@@ -40,7 +44,25 @@ fn numbers_of_kinds_and_arguments_stay_what_they_are() {
     assert_eq!(served(DomainId(2), ServerId(3)), 0x0002_0003);
     assert_eq!(rung(DomainId(2), EventPort(1025)), 0x0002_0401);
     assert_eq!(Denial::Policy.argument(Some(DomainId(3))), 0x0003_0001);
-    assert_eq!(Denial::Unclaimed.argument(None), 2);
+    assert_eq!(Denial::Refused.argument(None), 2);
+}
+
+#[test]
+fn an_exception_is_one_event_that_says_what_kind_of_call_it_was() {
+    let mut frame = GuestFrame::default();
+    frame.write(0, 0xaaaa_bbbb_c400_0003);
+    frame.write(16, 0xcccc_dddd_eeee_0020);
+    for (what, esr, event) in [
+        ("hypercall", 0x5a00_0ea1, (Kind::Hypercall, 0x0003_0020)),
+        ("HVC #0", 0x5a00_0000, (Kind::Firmware, 0xc400_0003)),
+        ("HVC of no meaning", 0x5a00_1234, (Kind::Firmware, 0xc400_0003)),
+        ("SMC", 0x5e00_0000, (Kind::Firmware, 0xc400_0003)),
+        ("HVC of AArch32", 0x4a00_0ea1, (Kind::Trap, 0x4a00_0ea1)),
+        ("system register", 0x6230_1234, (Kind::Trap, 0x6230_1234)),
+        ("data abort with ISS2", 0x5_9381_0007, (Kind::Trap, 0x9381_0007)),
+    ] {
+        assert_eq!(exception(esr, &frame), event, "{what}");
+    }
 }
 
 #[test]

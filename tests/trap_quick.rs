@@ -4,7 +4,8 @@ use portunus::abi::hypercall::XEN_VERSION;
 use portunus::abi::version;
 use portunus::counters::Exit;
 use portunus::psci;
-use portunus::trap::quick::answer;
+use portunus::trace::exception;
+use portunus::trap::quick::{Answered, answer};
 use portunus::trap::registers::GuestFrame;
 
 const HYPERCALL: u64 = 0x5a00_0ea1;
@@ -50,7 +51,9 @@ fn what_is_answered_changes_x0_alone() {
         } else {
             Exit::Firmware
         };
-        assert_eq!(answer(esr, &mut changed), Some(exit), "{what}");
+        let (kind, argument) = exception(esr, &changed);
+        let answered = Answered { exit, kind, argument };
+        assert_eq!(answer(esr, &mut changed), Some(answered), "{what}");
         expected.write(0, wanted);
         assert_eq!(changed, expected, "{what}");
     }

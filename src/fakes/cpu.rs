@@ -7,6 +7,7 @@ use core::fmt;
 
 use crate::cpu::{Access, Cpu, El1Register, TranslationFault};
 use crate::ids::{IntId, Ipa};
+use crate::trace::Kind;
 use crate::vgic::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
 
 /// List registers, and the guest's side of the virtual CPU interface.
@@ -25,6 +26,8 @@ pub struct FakeVirtualInterface {
     active_priorities: Vec<(IntId, u8)>,
     /// Physical interrupts that were deactivated, by the guest's deactivations or for it, oldest first.
     pub deactivated: Vec<IntId>,
+    /// Interrupts that came into list registers to be taken, and those that were found ended, oldest first.
+    pub trace: Vec<(Kind, IntId)>,
 }
 
 impl FakeVirtualInterface {
@@ -40,6 +43,7 @@ impl FakeVirtualInterface {
             group1: true,
             active_priorities: Vec::new(),
             deactivated: Vec::new(),
+            trace: Vec::new(),
         }
     }
 
@@ -195,6 +199,9 @@ impl VirtualInterface for FakeVirtualInterface {
     }
     fn deactivate(&mut self, physical: IntId) {
         self.deactivated.push(physical);
+    }
+    fn trace(&mut self, kind: Kind, interrupt: IntId) {
+        self.trace.push((kind, interrupt));
     }
 }
 

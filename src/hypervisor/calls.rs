@@ -17,6 +17,7 @@ use crate::machine::Machine;
 use crate::manifest::IpaRange;
 use crate::policy::Permission;
 use crate::stage2::{BATCH, NewPage, PageUse, Previous, Stage2Error};
+use crate::trace::{Denial, Kind};
 
 /// The vCPU that made a hypercall.
 pub(crate) struct Caller<'a, M: Machine, C: Cpu> {
@@ -274,10 +275,12 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
             Right::Control { target } => (Permission::Control, target),
         };
-        self.hypervisor
-            .policy
-            .decide(self.domain.id, permission, object)
-            .is_ok()
+        let decision = self.hypervisor.policy.decide(self.domain.id, permission, object);
+        if decision.is_err() {
+            let argument = Denial::Policy.argument(Some(object));
+            self.hypervisor.machine.trace(Kind::Denied, self.vcpu.id, argument);
+        }
+        decision.is_ok()
     }
 
     fn domains(&mut self) -> &mut &'a Hypervisor<M> {

@@ -10,12 +10,13 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::stop::StopPcpus;
-use crate::ids::{DomainId, EventPort, Pa, VcpuSet};
+use crate::ids::{DomainId, EventPort, Pa, VcpuId, VcpuSet};
 use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
 use crate::machine::Machine;
 use crate::memory::atomic::SharedWords;
 use crate::routing::{self, Domains};
 use crate::sched::Wait;
+use crate::trace::Kind;
 
 impl<M: Machine> Hypervisor<M> {
     /// Calls `operation` with the means to change words that guests share.
@@ -135,6 +136,15 @@ impl<M: Machine> Domains for &Hypervisor<M> {
         if let Some(target) = self.domain(target) {
             self.wake_requests(target, vcpus);
         }
+    }
+
+    #[inline]
+    fn trace(&mut self, target: DomainId, kind: Kind, vcpu: u8, argument: u32) {
+        let vcpu = VcpuId {
+            domain: target,
+            index: vcpu,
+        };
+        self.machine.trace(kind, vcpu, argument);
     }
 
     fn record(&mut self, target: DomainId, event: Event) {

@@ -14,6 +14,7 @@ use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
 use crate::sched::Wait;
+use crate::trace::Kind;
 use crate::trap::access::{
     DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, load_value, plan_from_syndrome,
 };
@@ -314,7 +315,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         let mut servers = domain.servers.lock();
         if let Some(answer) = servers.take(vcpu.id.index) {
-            return Some(answer);
+            return self.taken(vcpu, Some(answer));
         }
         let deadline = servers.deadline(vcpu.id.index, &around);
         let serving = servers.serving(vcpu.id.index);
@@ -327,6 +328,15 @@ impl<M: Machine> Hypervisor<M> {
         let answer = domain.servers.lock().take(vcpu.id.index);
         if answer.is_some() || vcpu.has_note(Attention::Request) {
             self.wake(vcpu, Wait::Request);
+        }
+        self.taken(vcpu, answer)
+    }
+
+    /// Traces that the loaded vCPU has an answer, if it has.
+    fn taken(&self, vcpu: &Vcpu, answer: Option<Answer>) -> Option<Answer> {
+        if let Some(answer) = answer {
+            self.machine
+                .trace(Kind::Taken, vcpu.id, u32::from(answer == Answer::Abort));
         }
         answer
     }
@@ -401,7 +411,7 @@ impl<M: Machine> Hypervisor<M> {
             clock: &clock,
         };
         let mut servers = domain.servers.lock();
-        let mut answer = servers.take(vcpu.id.index);
+        let mut answer = self.taken(vcpu, servers.take(vcpu.id.index));
         if answer.is_none() {
             let effects = servers.expire(&around);
             drop(servers);

@@ -7,6 +7,7 @@ use super::slot::Reading;
 use super::{Effects, Event, Failure, Surroundings};
 use crate::ids::{ServerId, Ticks};
 use crate::memory::PhysicalMemory;
+use crate::trace::{Kind, served};
 use crate::trap::access::MmioAccess;
 
 /// Whether an access is anybody's.
@@ -52,9 +53,9 @@ impl Servers {
         if limit_changed || matches!(request, Request::Finished { .. }) {
             effects.wake.insert(vcpu);
         }
-        if let Some(had) = had
-            && !emptied
-            && holder(request) != Some(had)
+        let lost = had.filter(|had| !emptied && holder(request) != Some(*had));
+        self.trace(vcpu, cause, had, effects);
+        if let Some(had) = lost
             && let Some(server) = self.server_mut(had)
         {
             server.stale.insert(vcpu);
@@ -63,6 +64,21 @@ impl Servers {
             }
         }
         true
+    }
+
+    /// Notes for the trace what `cause` did to the request of `vcpu`, whose slot `had` held.
+    fn trace(&self, vcpu: u8, cause: &Move, had: Option<ServerId>, effects: &mut Effects) {
+        let (kind, id) = match cause {
+            Move::Posted { server, .. } => (Kind::Posted, Some(*server)),
+            Move::Answered { .. } | Move::LateAnswer { .. } => (Kind::Answered, had),
+            Move::Failed { .. } => (Kind::Failed, had),
+            _ => return,
+        };
+        if let Some(id) = id
+            && let Some(server) = self.server(id)
+        {
+            let _ = effects.traced.push((kind, vcpu, served(server.owner(), id)));
+        }
     }
 
     /// The guest accesses memory that nothing in the hypervisor emulates. What must happen is added to `effects`.
@@ -105,6 +121,7 @@ impl Servers {
         effects.wake.remove(vcpu);
         if matches!(self.held(vcpu), Request::Waiting { .. }) {
             effects.record(Event::Waits { vcpu, ipa: access.ipa });
+            let _ = effects.traced.push((Kind::Absent, vcpu, access.ipa.frame() as u32));
         }
         Ok(Begun::Accepted)
     }

@@ -8,6 +8,7 @@ use crate::abi::hypercall::{HVC_IMMEDIATE, XEN_VERSION};
 use crate::abi::version;
 use crate::counters::Exit;
 use crate::psci;
+use crate::trace::{self, Kind};
 
 /// ESR_EL2 of an HVC from AArch64 with this immediate (EC 0x16, IL).
 const fn hvc(immediate: u16) -> u64 {
@@ -16,17 +17,32 @@ const fn hvc(immediate: u16) -> u64 {
 const HYPERCALL: u64 = hvc(HVC_IMMEDIATE);
 const FIRMWARE_CALL: u64 = hvc(0);
 
-/// Answers the exception with syndrome `esr` in `frame`, and says as what it counts; `None`: it is not such a call, and
-/// nothing changed.
+/// What was answered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Answered {
+    /// As what it counts.
+    pub exit: Exit,
+    /// What its trace event is.
+    pub kind: Kind,
+    /// The event's argument.
+    pub argument: u32,
+}
+
+/// Answers the exception with syndrome `esr` in `frame`; `None`: it is not such a call, and nothing changed.
 #[inline]
-pub fn answer(esr: u64, frame: &mut GuestFrame) -> Option<Exit> {
-    let (value, exit) = match esr {
+pub fn answer(esr: u64, frame: &mut GuestFrame) -> Option<Answered> {
+    let (value, exit, kind, argument) = match esr {
         HYPERCALL if frame.read(16) == XEN_VERSION && frame.read(0) as u32 == version::VERSION as u32 => {
-            (version::MAJOR << 16 | version::MINOR, Exit::Hypercall)
+            let value = version::MAJOR << 16 | version::MINOR;
+            let argument = trace::call(XEN_VERSION, version::VERSION);
+            (value, Exit::Hypercall, Kind::Hypercall, argument)
         }
-        FIRMWARE_CALL => (psci::immediate(frame.read(0) as u32)?, Exit::Firmware),
+        FIRMWARE_CALL => {
+            let function = frame.read(0) as u32;
+            (psci::immediate(function)?, Exit::Firmware, Kind::Firmware, function)
+        }
         _ => return None,
     };
     frame.write(0, value);
-    Some(exit)
+    Some(Answered { exit, kind, argument })
 }

@@ -8,6 +8,7 @@ use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
 use super::{Cpu, Version, Vgic};
 use crate::ids::{IntId, VcpuSet};
+use crate::trace::Kind;
 
 /// List registers that an implementation can have.
 const MAX_LIST_REGISTERS: usize = 16;
@@ -150,6 +151,9 @@ impl Vgic {
                 free &= !(1 << index);
                 irq.lr = index as u8;
                 own.injected += u64::from(register.state.is_pending());
+                if register.state.is_pending() {
+                    interface.trace(Kind::Injected, register.interrupt);
+                }
             }
             let bit = 1 << index;
             if own.used & bit == 0 || own.contents[at(index)] != register {
@@ -264,6 +268,9 @@ impl Vgic {
     fn put<V: VirtualInterface>(&mut self, vcpu: u8, index: u32, slot: Slot, interface: &mut V) {
         let register = self.compose(vcpu, slot, false);
         interface.write(at(index), Some(register));
+        if register.state.is_pending() {
+            interface.trace(Kind::Injected, register.interrupt);
+        }
         if let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) {
             let own = &mut cpu.interface;
             own.slots[at(index)] = slot;
@@ -289,6 +296,7 @@ impl Vgic {
         }
         own.news &= !(1 << at(index));
         irq.end(own.contents[at(index)].backing);
+        interface.trace(Kind::Ended, own.contents[at(index)].interrupt);
         if irq.deliverable() && irq.target == vcpu && groups.has(irq.group1) {
             self.put(vcpu, index, slot, interface);
         } else {
@@ -312,6 +320,7 @@ impl Vgic {
         own.used &= !(1 << at(index));
         own.news &= !(1 << at(index));
         self.irqs[slot].end(written.backing);
+        interface.trace(Kind::Ended, written.interrupt);
         self.requeue(vcpu, slot, interface);
         true
     }
@@ -429,6 +438,7 @@ impl Vgic {
                         interface.write(at(index), None);
                     }
                     let irq = &mut self.irqs[slot];
+                    interface.trace(Kind::Ended, written.interrupt);
                     if irq.set_active.is_none() {
                         irq.end(written.backing);
                         self.requeue(vcpu, slot, interface);

@@ -4,6 +4,7 @@
 //! are tested on a PC.
 
 use crate::ids::IntId;
+use crate::trace::Kind;
 
 /// Where an interrupt in a list register is in its life (GIC specification: list register State).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
@@ -202,4 +203,7 @@ pub trait VirtualInterface {
     /// Deactivates a physical interrupt whose priority was dropped and that the guest will not deactivate, because it
     /// took the virtual one back (ICC_DIR_EL1, GICC_DIR). A PPI is the calling pCPU's own.
     fn deactivate(&mut self, physical: IntId);
+    /// Records an event of the loaded vCPU ([`Machine::trace`](crate::machine::Machine::trace)): `interrupt` came into a
+    /// list register to be taken, or the guest has ended it.
+    fn trace(&mut self, kind: Kind, interrupt: IntId);
 }

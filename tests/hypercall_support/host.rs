@@ -18,8 +18,10 @@ use portunus::ids::{DomainId, EventPort, IntId, Pa, Ticks, VcpuId, VcpuSet};
 use portunus::ioreq::{
     Clock, DeviceRange, Event, OnFailure, Policy, Range, Resources, ServerLimits, Servers, Surroundings,
 };
+use portunus::machine::Machine;
 use portunus::memory::atomic::{SharedWords, StopOthers};
 use portunus::routing::Domains;
+use portunus::trace::Kind;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub(crate) const GUEST: DomainId = DomainId(1);
@@ -483,6 +485,13 @@ impl Domains for FakeHost {
     }
     fn wake(&mut self, target: DomainId, vcpus: VcpuSet) {
         self.actions.push(Action::Wake(target, vcpus));
+    }
+    fn trace(&mut self, target: DomainId, kind: Kind, vcpu: u8, argument: u32) {
+        let vcpu = VcpuId {
+            domain: target,
+            index: vcpu,
+        };
+        self.machine.trace(kind, vcpu, argument);
     }
     fn record(&mut self, target: DomainId, event: Event) {
         self.actions.push(Action::Record(target, event));

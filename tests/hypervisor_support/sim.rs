@@ -177,7 +177,7 @@ impl Sim {
         });
     }
 
-    fn pcpu_of(&self, vcpu: VcpuId) -> PcpuId {
+    pub(crate) fn pcpu_of(&self, vcpu: VcpuId) -> PcpuId {
         self.hypervisor.constants(vcpu).expect("a vCPU").pcpu
     }
 

@@ -2,8 +2,10 @@
 
 use crate::gic::{self, Gic, VirtualState};
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
+use crate::{pcpu, trace};
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::ids::{IntId, Ipa};
+use portunus::trace::Kind;
 use portunus::vgic::list_register::{ListRegister, PriorityMask, VirtualInterface};
 
 /// PAR_EL1.F: the translation failed.
@@ -64,6 +66,12 @@ impl VirtualInterface for ListRegisters {
     }
     fn deactivate(&mut self, physical: IntId) {
         self.0.deactivate_id(physical);
+    }
+    #[inline]
+    fn trace(&mut self, kind: Kind, interrupt: IntId) {
+        if let Some(pcpu) = pcpu::this() {
+            trace::record_loaded(pcpu, kind, interrupt.0);
+        }
     }
 }
 

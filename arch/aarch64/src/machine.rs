@@ -6,7 +6,7 @@ use crate::{cache, console, gic, pcpu, physical, timer, trace};
 use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use portunus::machine::Machine;
 use portunus::memory::{Contended, PhysicalMemory};
-use portunus::trace::{Kind, word};
+use portunus::trace::{Kind, vcpu_bits, word};
 
 /// This machine. There is one; its state is the hardware's.
 #[derive(Copy, Clone, Debug, Default)]
@@ -164,7 +164,7 @@ impl Machine for Arm64 {
     #[inline]
     fn trace(&self, kind: Kind, vcpu: VcpuId, argument: u32) {
         if let Some(pcpu) = pcpu::this() {
-            trace::record(pcpu, word(kind, vcpu, argument));
+            trace::record(pcpu, word(kind, vcpu_bits(vcpu), argument));
         }
     }
     fn console_room(&self) -> usize {

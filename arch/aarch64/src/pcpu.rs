@@ -27,6 +27,8 @@ pub(crate) struct Pcpu {
     pub(crate) exception_stack: AtomicU64,
     /// Where its next trace event goes ([`crate::trace`]).
     pub(crate) trace: AtomicUsize,
+    /// The loaded vCPU as trace events name it; 0: none.
+    pub(crate) trace_vcpu: AtomicU64,
     /// Its affinity fields.
     pub(crate) mpidr: AtomicU64,
     /// It is set up and may be used.
@@ -83,6 +85,7 @@ impl Pcpu {
             stack: AtomicU64::new(0),
             exception_stack: AtomicU64::new(0),
             trace: AtomicUsize::new(0),
+            trace_vcpu: AtomicU64::new(0),
             mpidr: AtomicU64::new(0),
             online: AtomicBool::new(false),
             id_registers: Once::new(),

@@ -7,11 +7,12 @@ use crate::switch::VcpuContext;
 use crate::sysreg::{wfi, write_sysreg};
 use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
-use crate::{console, fp, gic, power, timer};
+use crate::{console, fp, gic, power, timer, trace};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::hypervisor::{Entry, Hypervisor};
 use portunus::ids::{IntId, VcpuId};
+use portunus::trace::Kind;
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
 
@@ -127,6 +128,7 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
     if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
         hypervisor.rest(&mut cpu, &mut context.state);
     }
+    trace::record_loaded(pcpu, Kind::Idle, 0);
     let sleep = || {
         crate::sysreg::isb();
         wfi();
@@ -163,6 +165,7 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
     // The incoming timer must not fire before its interrupt's state is this vCPU's.
     write_sysreg!("cntv_ctl_el0", 0);
     local.loaded = next;
+    trace::switch(pcpu, vcpu);
     if let Some(context) = local.loaded() {
         if context.timer_active != timer_is_active {
             gic.set_active(pcpu.id(), virtual_timer, context.timer_active);

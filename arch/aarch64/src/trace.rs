@@ -6,8 +6,8 @@
 use crate::pcpu::Pcpu;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
-use portunus::ids::{MAX_PCPUS, PcpuId};
-use portunus::trace::CHECK;
+use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
+use portunus::trace::{CHECK, Kind, VCPU, vcpu_bits, word};
 
 /// Events of a ring.
 pub(crate) const EVENTS: usize = 8192;
@@ -31,6 +31,19 @@ static RINGS: [Ring; MAX_PCPUS] = [const { Ring(UnsafeCell::new([[0; 2]; EVENTS]
 /// The address of a pCPU's ring.
 pub(crate) fn ring(id: PcpuId) -> usize {
     RINGS.get(usize::from(id.0)).map_or(0, |ring| ring.0.get() as usize)
+}
+
+/// Records an event of the vCPU that `pcpu`, the executing pCPU, has loaded.
+#[inline(always)]
+pub(crate) fn record_loaded(pcpu: &Pcpu, kind: Kind, argument: u32) {
+    record(pcpu, word(kind, pcpu.trace_vcpu.load(Ordering::Relaxed), argument));
+}
+
+/// The executing pCPU, `pcpu`, goes over to another vCPU.
+pub(crate) fn switch(pcpu: &Pcpu, to: VcpuId) {
+    let from = pcpu.trace_vcpu.load(Ordering::Relaxed) >> VCPU;
+    pcpu.trace_vcpu.store(vcpu_bits(to), Ordering::Relaxed);
+    record_loaded(pcpu, Kind::Switched, from as u32);
 }
 
 /// Records an event of the executing pCPU, which is `pcpu`: its second word is `word`, without the check.

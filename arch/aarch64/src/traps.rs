@@ -5,11 +5,12 @@ use crate::gic::{self, Acknowledged, Gic};
 use crate::pcpu::{Local, Pcpu};
 use crate::run::{self, hypervisor};
 use crate::sysreg::read_sysreg;
-use crate::{console, epitaph, fp, power, timer};
+use crate::{console, epitaph, fp, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
 use portunus::hypervisor::{Claim, Quick, Syndrome};
 use portunus::ids::IntId;
+use portunus::trace::{Kind, exception};
 use portunus::trap::quick;
 use portunus::trap::registers::GuestFrame;
 
@@ -44,9 +45,10 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
     let local = unsafe { pcpu.local() };
     let esr = read_sysreg!("esr_el2");
     if let Some(context) = local.loaded()
-        && let Some(exit) = quick::answer(esr, &mut context.state.frame)
+        && let Some(answered) = quick::answer(esr, &mut context.state.frame)
     {
-        context.state.count(exit);
+        trace::record_loaded(pcpu, answered.kind, answered.argument);
+        context.state.count(answered.exit);
         return local.frame();
     }
     look_closer(pcpu, local, esr)
@@ -56,6 +58,10 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFr
 /// are kept for it.
 #[inline(never)]
 fn look_closer(pcpu: &'static Pcpu, local: &mut Local, esr: u64) -> *mut GuestFrame {
+    if let Some(context) = local.loaded() {
+        let (kind, argument) = exception(esr, &context.state.frame);
+        trace::record_loaded(pcpu, kind, argument);
+    }
     if esr >> 26 & 0x3f == FP_CLASS {
         if let Some(context) = local.loaded() {
             context.state.count(Exit::Other);
@@ -126,6 +132,7 @@ pub(crate) fn take_interrupts(pcpu: &'static Pcpu, local: &mut Local) {
     let Some(gic) = gic::gic() else { return };
     for _ in 0..INTERRUPTS_PER_EXIT {
         let Some(acknowledged) = gic.acknowledge() else { break };
+        trace::record_loaded(pcpu, Kind::Interrupt, acknowledged.interrupt.0);
         gic.drop_priority(acknowledged);
         if !take(pcpu, local, gic, acknowledged) {
             gic.deactivate(acknowledged);
