@@ -57,6 +57,8 @@ pub mod rtc;
 #[cfg(feature = "hypervisor")]
 pub mod sched;
 #[cfg(feature = "hypervisor")]
+pub mod sorting;
+#[cfg(feature = "hypervisor")]
 pub mod stage2;
 #[cfg(feature = "hypervisor")]
 pub mod sync;

@@ -9,6 +9,7 @@ use core::fmt;
 
 use crate::ids::{DomainId, IntId, MAX_DOMAINS};
 use crate::manifest::{IpaRange, Manifest, MemoryAccess};
+use crate::sorting::sort_by_key;
 
 /// What a domain wants to do to another.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -98,8 +99,8 @@ impl Policy {
                 }
             }
         }
-        policy.ranges.sort_unstable();
-        policy.interrupts.sort_unstable();
+        sort_by_key(&mut policy.ranges, |entry| *entry);
+        sort_by_key(&mut policy.interrupts, |entry| *entry);
         policy
     }
 

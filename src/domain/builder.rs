@@ -22,6 +22,7 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::memory::frames::{FrameAllocator, FrameError};
 use crate::memory::pool::Pool;
 use crate::memory::references::{FrameReferences, ReferenceError};
+use crate::sorting::sort_by_key;
 use crate::stage2::{Geometry, GeometryError, PageUse, Stage2, Stage2Error};
 
 /// The largest device tree: kernels map 2 MiB for it before they know more (Linux, booting.rst).
@@ -161,12 +162,14 @@ pub fn build<M: Machine>(
     }
     // Those who want a certain place come first, then those who want one piece.
     let mut order: Vec<&DomainConfig> = manifest.domains.iter().collect();
-    order.sort_by_key(|domain| (domain.static_memory.is_empty(), !domain.direct_map, domain.id));
+    sort_by_key(&mut order, |domain| {
+        (domain.static_memory.is_empty(), !domain.direct_map, domain.id)
+    });
     let mut allocated: Vec<(&DomainConfig, Result<Frames, BuildError>)> = order
         .into_iter()
         .map(|domain| (domain, allocate(&mut frames, domain)))
         .collect();
-    allocated.sort_by_key(|(domain, _)| domain.id);
+    sort_by_key(&mut allocated, |(domain, _)| domain.id);
 
     let given = allocated.iter().filter_map(|(_, result)| result.as_ref().ok());
     let bytes: u64 = given.map(|given| given.ram.size() + given.pool.size).sum();

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::manifest::range::IpaRange;
+use crate::sorting::sort_by_key;
 
 /// Old kernels look for their device tree only so far from the start of memory (Linux,
 /// Documentation/arch/arm64/booting.rst).
@@ -22,7 +23,7 @@ pub(super) struct Placer {
 impl Placer {
     /// Room around `kernel`.
     pub(super) fn new(mut banks: Vec<IpaRange>, kernel: IpaRange) -> Self {
-        banks.sort_by_key(|bank| !bank.contains(kernel));
+        sort_by_key(&mut banks, |bank| !bank.contains(kernel));
         Self {
             banks,
             taken: alloc::vec![kernel],

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::ids::{Ipa, Pa};
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
+use crate::sorting::sort_by_key;
 
 /// Bytes of a range that are no RAM of the domain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -38,7 +39,7 @@ pub struct GuestRam {
 impl GuestRam {
     /// RAM made of `pieces`.
     pub fn new(mut pieces: Vec<Piece>) -> Self {
-        pieces.sort_unstable_by_key(|piece| piece.ipa);
+        sort_by_key(&mut pieces, |piece| piece.ipa);
         Self { pieces }
     }
 

@@ -32,6 +32,7 @@ use crate::policy::Policy;
 use crate::rtc::Reading;
 use crate::rtc::pl031::Pl031;
 use crate::sched::RunQueue;
+use crate::sorting::sort_by_key;
 use crate::sync::Mutex;
 use crate::trap::syndrome::Hpfar;
 use crate::trap::system_register::identification::{IdError, IdOptions, IdRegisters, RawIdRegisters};
@@ -132,7 +133,7 @@ impl<M: Machine> Hypervisor<M> {
                 *slot = Some(domain);
             }
         }
-        interrupts.sort_unstable();
+        sort_by_key(&mut interrupts, |entry| *entry);
         let backends = manifest.domains.iter().flat_map(|guest| {
             guest
                 .devices

@@ -11,6 +11,7 @@ use crate::abi::HypercallError;
 use crate::abi::dm_op::{Features, IoRange, MAX_SERVERS, VENDOR_FIRST_FRAME};
 use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
 use crate::memory::PhysicalMemory;
+use crate::sorting::sort_by_key;
 
 /// A device that the manifest declared: its addresses are reserved for the target's life.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -116,7 +117,7 @@ impl Servers {
     /// A target without servers; allocates. Devices must not overlap (the manifest's reader refuses those that do).
     /// `fallback` rules requests to ranges outside every device.
     pub fn new(vcpus: u8, mut devices: Vec<DeviceRange>, fallback: Policy, limits: ServerLimits) -> Self {
-        devices.sort_by_key(|device| device.range.start());
+        sort_by_key(&mut devices, |device| device.range.start());
         Self {
             vcpus: vcpus.min(MAX_VCPUS as u8),
             slots: [const { None }; MAX_SERVERS],

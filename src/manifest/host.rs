@@ -11,6 +11,7 @@ use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
 use crate::primecell;
+use crate::sorting::sort_by_key;
 
 /// Frames that GICv2's distributor and each of its other register blocks have at least (GICv2 specification, chapter 4).
 const GICV2_MIN_FRAME: u64 = 0x1000;
@@ -203,7 +204,7 @@ impl Host {
 /// Sorts ranges and joins those that touch; drops empty ones.
 pub fn joined(mut ranges: Vec<PaRange>) -> Vec<PaRange> {
     ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable();
+    sort_by_key(&mut ranges, |range| *range);
     let mut joined: Vec<PaRange> = Vec::new();
     for range in ranges {
         match joined.last_mut() {

@@ -19,6 +19,7 @@ use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE};
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::rtc;
 use crate::manifest::tree::Node;
+use crate::sorting::sort_by_key;
 
 use taken::{HOLE_ALIGNMENT, LAST_HOLE, Taken};
 
@@ -195,7 +196,7 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
             .iter()
             .map(|range| IpaRange::new(range.start.0, range.size))
             .collect();
-        layout.memory.sort_unstable();
+        sort_by_key(&mut layout.memory, |range| *range);
     } else {
         layout.memory = banks(domain.memory);
         for bank in &layout.memory {

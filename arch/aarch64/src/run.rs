@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::hypervisor::{Entry, Hypervisor};
 use portunus::ids::{IntId, VcpuId};
+use portunus::sorting::sort_by_key;
 use portunus::trace::Kind;
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
@@ -46,7 +47,7 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
                 local.contexts.push((id, Box::into_raw(Box::new(context))));
             }
         }
-        local.contexts.sort_by_key(|(id, _)| *id);
+        sort_by_key(&mut local.contexts, |(id, _)| *id);
     }
     if let Some(gic) = gic::gic() {
         gic.enable_virtual();
