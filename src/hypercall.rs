@@ -23,6 +23,7 @@ mod multicall;
 pub mod runstate;
 mod sched_op;
 mod vcpu_op;
+mod vendor;
 mod version;
 
 use crate::abi::HypercallError;

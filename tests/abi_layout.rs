@@ -38,6 +38,18 @@ fn every_field_is_where_xens_headers_put_it() {
         dm_op::NrVcpus, 4 { vcpus @ 0 }
         dm_op::Features, 16 { id @ 0, pad @ 2, features @ 8 }
         dm_op::StatePage, 24 { id @ 0, pad @ 2, address @ 8, frame @ 16 }
+        dm_op::AttachBuffered, 24 { id @ 0, pad @ 2, flags @ 4, start @ 8, end @ 16 }
+        dm_op::AttachDoorbell, 40 {
+            id @ 0, pad @ 2, flags @ 4, address @ 8, value @ 16, mask @ 24, size @ 32, port @ 36
+        }
+        dm_op::AttachShadow, 40 {
+            id @ 0, pad @ 2, flags @ 4, address @ 8, failure_offset @ 16, failure_bits @ 20, failure_interrupt @ 24,
+            pad2 @ 28, frame @ 32
+        }
+        dm_op::AttachAck, 24 { id @ 0, pad @ 2, irq @ 4, address @ 8, offset @ 16, pad2 @ 20 }
+        dm_op::Detach, 24 { id @ 0, pad @ 2, kind @ 4, address @ 8, value @ 16 }
+        dm_op::Update, 24 { id @ 0, pad @ 2, flags @ 4, address @ 8, clear @ 16, set @ 20 }
+        dm_op::Replace, 24 { id @ 0, pad @ 2, flags @ 4, address @ 8, frame @ 16 }
         memory::AddToPhysmap, 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
         memory::AddToPhysmapBatch, 32 { domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24 }
         memory::RemoveFromPhysmap, 16 { domid @ 0, gpfn @ 8 }

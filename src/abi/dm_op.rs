@@ -27,8 +27,26 @@ pub const VENDOR_FIRST: u32 = 0x5000_0000;
 pub const VENDOR_FEATURES: u32 = VENDOR_FIRST;
 /// [`StatePage`]
 pub const VENDOR_STATE_PAGE: u32 = VENDOR_FIRST + 1;
+/// [`AttachBuffered`]
+pub const VENDOR_ATTACH_BUFFERED: u32 = VENDOR_FIRST + 2;
+/// [`AttachDoorbell`]
+pub const VENDOR_ATTACH_DOORBELL: u32 = VENDOR_FIRST + 3;
+/// [`AttachShadow`]
+pub const VENDOR_ATTACH_SHADOW: u32 = VENDOR_FIRST + 4;
+/// [`AttachAck`]
+pub const VENDOR_ATTACH_ACK: u32 = VENDOR_FIRST + 5;
+/// [`Detach`]
+pub const VENDOR_DETACH: u32 = VENDOR_FIRST + 6;
+/// [`Update`]
+pub const VENDOR_UPDATE: u32 = VENDOR_FIRST + 7;
+/// [`Replace`]
+pub const VENDOR_REPLACE: u32 = VENDOR_FIRST + 8;
+/// Flag of [`AttachBuffered`] and [`AttachDoorbell`]: the guest never reads these registers back.
+pub const WRITE_ONLY: u32 = 1;
 /// Of a server's frames, the first that is Portunus' own: Xen's are below.
 pub const VENDOR_FIRST_FRAME: u64 = 0x1000;
+/// Of a server's frames, the first of its shadow pages: number k has frames 2k and 2k + 1 from here.
+pub const VENDOR_FIRST_SHADOW_FRAME: u64 = 0x2000;
 
 /// Servers that one domain can have (MAX_NR_IOREQ_SERVERS).
 pub const MAX_SERVERS: usize = 8;
@@ -165,13 +183,19 @@ pub struct Features {
     pub id: u16,
     /// Zero.
     pub pad: [u16; 3],
-    /// OUT: [`Self::STATE_PAGE`] and bits to come.
+    /// OUT: [`Self::STATE_PAGE`], [`Self::BUFFERED`], [`Self::DOORBELL`], [`Self::SHADOW`], and bits to come.
     pub features: u64,
 }
 
 impl Features {
     /// There is [`VENDOR_STATE_PAGE`].
     pub const STATE_PAGE: u64 = 1;
+    /// There is [`VENDOR_ATTACH_BUFFERED`].
+    pub const BUFFERED: u64 = 1 << 1;
+    /// There is [`VENDOR_ATTACH_DOORBELL`].
+    pub const DOORBELL: u64 = 1 << 2;
+    /// There are [`VENDOR_ATTACH_SHADOW`], [`VENDOR_ATTACH_ACK`], [`VENDOR_UPDATE`], [`VENDOR_REPLACE`].
+    pub const SHADOW: u64 = 1 << 3;
 }
 
 /// Says which frame of the server is the state page of a device.
@@ -188,6 +212,147 @@ pub struct StatePage {
     pub frame: u64,
 }
 
+/// Lets writes to a range be posted to the server's buffered page.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AttachBuffered {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// [`WRITE_ONLY`] or 0.
+    pub flags: u32,
+    /// The first address.
+    pub start: u64,
+    /// The last address, inclusive.
+    pub end: u64,
+}
+
+/// Lets one register's writes ring a port.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AttachDoorbell {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// [`WRITE_ONLY`] or 0.
+    pub flags: u32,
+    /// The register.
+    pub address: u64,
+    /// What must be written, under `mask`.
+    pub value: u64,
+    /// The bits of the value that count; 0: any value rings.
+    pub mask: u64,
+    /// Bytes of the write: 1, 2, 4 or 8.
+    pub size: u32,
+    /// OUT: the target's port, to be bound by EVTCHNOP_bind_interdomain.
+    pub port: u32,
+}
+
+/// Shows the guest a page that the server fills.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AttachShadow {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Zero.
+    pub flags: u32,
+    /// The page in the target.
+    pub address: u64,
+    /// The word of the page that says that the server has failed.
+    pub failure_offset: u32,
+    /// The bits that are set there then; 0: the page is withdrawn instead.
+    pub failure_bits: u32,
+    /// The bits that are set then in the word of the page's acknowledgement register.
+    pub failure_interrupt: u32,
+    /// Zero.
+    pub pad2: u32,
+    /// OUT: for XENMEM_acquire_resource, [`VENDOR_FIRST_SHADOW_FRAME`] or above; the second is the next.
+    pub frame: u64,
+}
+
+/// Lets writes to one register clear bits of a word of a shadow page.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AttachAck {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// The SPI that is asserted while the word is not zero.
+    pub irq: u32,
+    /// The 4-byte register.
+    pub address: u64,
+    /// The word in the page.
+    pub offset: u32,
+    /// Zero.
+    pub pad2: u32,
+}
+
+/// Takes an attachment away.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Detach {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// [`Self::BUFFERED`], [`Self::DOORBELL`], [`Self::SHADOW`] or [`Self::ACK`].
+    pub kind: u32,
+    /// Where it begins.
+    pub address: u64,
+    /// Of a doorbell, its value.
+    pub value: u64,
+}
+
+impl Detach {
+    /// What [`AttachBuffered`] attached.
+    pub const BUFFERED: u32 = 1;
+    /// What [`AttachDoorbell`] attached.
+    pub const DOORBELL: u32 = 2;
+    /// What [`AttachShadow`] attached.
+    pub const SHADOW: u32 = 3;
+    /// What [`AttachAck`] attached.
+    pub const ACK: u32 = 4;
+}
+
+/// Changes the word of an acknowledgement register: clears, then sets, then its interrupt follows.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Update {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Zero.
+    pub flags: u32,
+    /// The acknowledgement register.
+    pub address: u64,
+    /// Bits to clear.
+    pub clear: u32,
+    /// Bits to set.
+    pub set: u32,
+}
+
+/// Shows the guest the other frame of a shadow page.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Replace {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Zero.
+    pub flags: u32,
+    /// The page in the target.
+    pub address: u64,
+    /// OUT: the frame that is shown now.
+    pub frame: u64,
+}
+
 const _: () = {
     assert!(size_of::<Buffer>() == 16);
     assert!(size_of::<Header>() == 8);
@@ -200,4 +365,11 @@ const _: () = {
     assert!(size_of::<NrVcpus>() == 4);
     assert!(size_of::<Features>() == 16);
     assert!(size_of::<StatePage>() == 24);
+    assert!(size_of::<AttachBuffered>() == 24);
+    assert!(size_of::<AttachDoorbell>() == 40);
+    assert!(size_of::<AttachShadow>() == 40);
+    assert!(size_of::<AttachAck>() == 24);
+    assert!(size_of::<Detach>() == 24);
+    assert!(size_of::<Update>() == 24);
+    assert!(size_of::<Replace>() == 24);
 };

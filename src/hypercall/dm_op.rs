@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::{DomainInfo, Host, Right, remote};
+use super::vendor;
 use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
 use crate::ids::{DomainId, IntId, ServerId};
@@ -38,14 +39,12 @@ pub(super) fn run<H: Host>(host: &mut H, domain: u16, count: u32, pointer: u64) 
         abi::DESTROY_IOREQ_SERVER => operation.destroy(host, &target),
         abi::SET_IRQ_LEVEL => operation.set_irq_level(host, &target),
         abi::NR_VCPUS => operation.nr_vcpus(host, &target),
-        abi::VENDOR_FEATURES => operation.features(host, &target),
-        abi::VENDOR_STATE_PAGE => operation.state_page(host, &target),
-        _ => Err(HypercallError::NotSupported),
+        _ => vendor::run(&operation, host, &target),
     }
 }
 
 /// Runs `with` on the target's servers and performs what it asks for.
-fn change<H: Host>(
+pub(super) fn change<H: Host>(
     host: &mut H,
     target: DomainId,
     with: impl FnOnce(
@@ -60,10 +59,10 @@ fn change<H: Host>(
 }
 
 /// Buffer 0, after its header was read.
-struct Operation {
-    op: u32,
+pub(super) struct Operation {
+    pub(super) op: u32,
     pad: u32,
-    payload: u64,
+    pub(super) payload: u64,
     size: u64,
 }
 
@@ -100,14 +99,17 @@ impl Operation {
         }
     }
 
-    fn input<T: FromZeros + FromBytes + IntoBytes, H: Host>(&self, host: &mut H) -> Result<T, HypercallError> {
+    pub(super) fn input<T: FromZeros + FromBytes + IntoBytes, H: Host>(
+        &self,
+        host: &mut H,
+    ) -> Result<T, HypercallError> {
         self.check::<T>()?;
         let payload = read_value(host, self.payload)?;
         self.check_pad()?;
         Ok(payload)
     }
 
-    fn in_out<T: FromZeros + FromBytes + IntoBytes + Immutable, H: Host>(
+    pub(super) fn in_out<T: FromZeros + FromBytes + IntoBytes + Immutable, H: Host>(
         &self,
         host: &mut H,
     ) -> Result<T, HypercallError> {
@@ -213,40 +215,6 @@ impl Operation {
             return Err(HypercallError::NotPermitted);
         }
         host.set_interrupt_level(target.id, interrupt, payload.level == 1)?;
-        Ok(0)
-    }
-
-    fn features<H: Host>(&self, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-        let mut payload: abi::Features = self.in_out(host)?;
-        if payload.pad != [0; 3] {
-            return Err(HypercallError::Invalid);
-        }
-        let caller = host.caller().domain;
-        let features = host.domains().servers(target.id, |servers, _, _| {
-            servers.features(caller, ServerId(payload.id))
-        });
-        payload.features = features.ok_or(HypercallError::NoDomain)??;
-        write_value(host, self.payload, &payload)?;
-        Ok(0)
-    }
-
-    fn state_page<H: Host>(&self, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-        let mut payload: abi::StatePage = self.in_out(host)?;
-        if payload.pad != [0; 3] {
-            return Err(HypercallError::Invalid);
-        }
-        let permitted = Range::from_length(payload.address, 1).is_some_and(|range| {
-            host.permits(Right::ServeRange {
-                target: target.id,
-                range,
-            })
-        });
-        let caller = host.caller().domain;
-        let frame = host.domains().servers(target.id, |servers, _, _| {
-            servers.state_page(caller, ServerId(payload.id), payload.address, permitted)
-        });
-        payload.frame = frame.ok_or(HypercallError::NoDomain)??;
-        write_value(host, self.payload, &payload)?;
         Ok(0)
     }
 
