@@ -50,7 +50,7 @@ fn dm_op_checks_in_xens_order() {
             BadPointer,
         );
     }
-    for op in (7..19).chain([0, 21, 22, dm_op::VENDOR_FIRST - 1, dm_op::VENDOR_FIRST + 2, u32::MAX]) {
+    for op in (7..19).chain([0, 21, 22, dm_op::VENDOR_FIRST - 1, dm_op::VENDOR_FIRST + 9, u32::MAX]) {
         let arguments = dm_padded(&mut host, op, 1, &nothing, 8);
         refused(
             &mut host,
@@ -71,6 +71,13 @@ fn dm_op_checks_in_xens_order() {
         (20, 4),
         (dm_op::VENDOR_FEATURES, 16),
         (dm_op::VENDOR_STATE_PAGE, 24),
+        (dm_op::VENDOR_ATTACH_BUFFERED, 24),
+        (dm_op::VENDOR_ATTACH_DOORBELL, 40),
+        (dm_op::VENDOR_ATTACH_SHADOW, 40),
+        (dm_op::VENDOR_ATTACH_ACK, 24),
+        (dm_op::VENDOR_DETACH, 24),
+        (dm_op::VENDOR_UPDATE, 24),
+        (dm_op::VENDOR_REPLACE, 24),
     ];
     for (op, size) in sizes {
         let arguments = dm_padded(&mut host, op, 1, &nothing, 8 + size - 1);
