@@ -7,6 +7,7 @@ pub mod atomic;
 pub mod frames;
 pub mod pool;
 pub mod references;
+pub mod uncached;
 
 use crate::ids::Pa;
 

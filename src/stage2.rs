@@ -469,7 +469,7 @@ impl Stage2 {
         for index in 0..ENTRIES {
             machine.store_u64(
                 Pa(next.0 + index * 8),
-                leaf(level, Pa(pa.0 + index * span(level)), page_use),
+                leaf(level, Pa(pa.0 + index * span(level)), page_use, self.geometry.caching()),
             );
         }
         machine.store_u64(place.at, 0);
@@ -483,7 +483,7 @@ impl Stage2 {
 
     /// Makes an invalid descriptor a leaf.
     fn write_leaf(&mut self, machine: &impl Machine, at: Pa, level: u8, frame: Pa, page_use: PageUse) {
-        machine.store_u64(at, leaf(level, frame, page_use));
+        machine.store_u64(at, leaf(level, frame, page_use, self.geometry.caching()));
         self.count_foreign(level, page_use, true);
     }
 

@@ -270,6 +270,7 @@ fn build(parts: &Parts, entropy: Option<Entropy>) -> (FakeMachine, Built) {
     let limits = CpuLimits {
         physical_bits: 40,
         vmid_16_bits: false,
+        caching: portunus::memory::uncached::Caching::NonCacheable,
     };
     let built = builder::build(&machine, &host, &manifest, limits, entropy, |_, _| {
         Ok(parts.tree.clone())

@@ -24,6 +24,7 @@ const MODULES: u64 = 0x5000_0000;
 const LIMITS: CpuLimits = CpuLimits {
     physical_bits: 44,
     vmid_16_bits: false,
+    caching: portunus::memory::uncached::Caching::NonCacheable,
 };
 
 fn ppi(number: u32) -> Interrupt {

@@ -7,6 +7,7 @@ use portunus::fakes::{FakeMachine, Operation};
 use portunus::ids::{Ipa, PAGE_SIZE, Pa, Vmid};
 use portunus::manifest::PaRange;
 use portunus::memory::pool::{Pool, PoolError};
+use portunus::memory::uncached::Caching;
 use portunus::stage2::{
     BATCH, Geometry, GeometryError, Mapping, MemoryType, NewPage, PageUse, Previous, Stage2, Stage2Error,
     hardware_attributes, physical_bits,
@@ -195,7 +196,9 @@ fn every_use_has_its_own_attributes_and_is_read_back() {
                 Operation::Store { value, .. } => Some(*value),
                 _ => None,
             });
-            let attributes = leaf.and_then(hardware_attributes).expect("a leaf");
+            let attributes = leaf
+                .and_then(|leaf| hardware_attributes(leaf, Caching::NonCacheable))
+                .expect("a leaf");
             assert_eq!(
                 (attributes.memory, attributes.writable, attributes.executable),
                 (memory, writable, executable)
@@ -215,7 +218,10 @@ fn aliases_of_a_frame_agree_whoever_maps_it() {
         PageUse::Foreign { writable: false },
         PageUse::Shared { writable: true },
     ];
-    let types: Vec<MemoryType> = uses.iter().map(|page_use| page_use.attributes().memory).collect();
+    let types: Vec<MemoryType> = uses
+        .iter()
+        .map(|page_use| page_use.attributes(Caching::NonCacheable).memory)
+        .collect();
     assert!(types.iter().all(|memory| *memory == MemoryType::WriteBack), "{types:?}");
 }
 

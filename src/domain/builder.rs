@@ -22,6 +22,7 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::memory::frames::{FrameAllocator, FrameError};
 use crate::memory::pool::Pool;
 use crate::memory::references::{FrameReferences, ReferenceError};
+use crate::memory::uncached::{Caching, FRAMES_PER_DEVICE, frames_of};
 use crate::sorting::sort_by_key;
 use crate::stage2::{Geometry, GeometryError, PageUse, Stage2, Stage2Error};
 
@@ -40,6 +41,8 @@ pub struct CpuLimits {
     pub physical_bits: u8,
     /// Whether all pCPUs have 16-bit VMIDs (ID_AA64MMFR1_EL1.VMIDBits).
     pub vmid_16_bits: bool,
+    /// How frames of the uncached pool are mapped.
+    pub caching: Caching,
 }
 
 /// Why a domain was not built.
@@ -125,6 +128,8 @@ pub struct BuiltDomain {
     pub device_tree: IpaRange,
     /// How its memory is made anew.
     pub blueprint: Blueprint,
+    /// Frames of the uncached pool, for each of its devices that are served with them, in the manifest's order.
+    pub uncached: Vec<[Pa; 2]>,
 }
 
 /// All that was built.
@@ -138,6 +143,9 @@ pub struct Built {
     pub references: FrameReferences,
     /// RAM that nobody has.
     pub frames: FrameAllocator,
+    /// The uncached pool, zeroed and clean: whoever maps memory for the hypervisor maps it as
+    /// [`crate::memory::uncached::hypervisor_regions`] says before any domain runs.
+    pub uncached: PaRange,
     /// Where seeds come from.
     pub entropy: Option<Entropy>,
 }
@@ -147,7 +155,8 @@ pub struct Built {
 /// `tree` makes a domain's device tree, a flattened one; its seeds come from `entropy`.
 ///
 /// # Errors
-/// [`FrameError`] when there is no RAM for the account of frames; a domain's own failure is in [`Built::failed`].
+/// [`FrameError`] when there is no RAM for the uncached pool or the account of frames; a domain's own failure is in
+/// [`Built::failed`].
 pub fn build<M: Machine>(
     machine: &M,
     host: &Host,
@@ -171,8 +180,9 @@ pub fn build<M: Machine>(
         .collect();
     sort_by_key(&mut allocated, |(domain, _)| domain.id);
 
+    let uncached = set_aside(machine, &mut frames, manifest)?;
     let given = allocated.iter().filter_map(|(_, result)| result.as_ref().ok());
-    let bytes: u64 = given.map(|given| given.ram.size() + given.pool.size).sum();
+    let bytes: u64 = given.map(|given| given.ram.size() + given.pool.size).sum::<u64>() + uncached.size;
     let table = match FrameReferences::table_size(bytes / PAGE_SIZE) {
         0 => PaRange::default(),
         size => frames.allocate(size)?,
@@ -192,7 +202,10 @@ pub fn build<M: Machine>(
 
     let mut domains = Vec::new();
     let mut failed = Vec::new();
+    let mut devices = 0;
     for (config, given) in allocated {
+        let first = devices;
+        devices += accelerated(config);
         let result = given.and_then(|given| {
             let ranges: Vec<PaRange> = given.ranges().collect();
             let builder = Builder {
@@ -206,9 +219,15 @@ pub fn build<M: Machine>(
                 restarts: 0,
                 seeds: entropy.as_mut().map(Entropy::seeds),
             };
-            builder.build(given, &mut frames, fresh, &mut tree).inspect_err(|_| {
+            let built = builder.build(given, &mut frames, fresh, &mut tree).inspect_err(|_| {
                 // Nothing maps what a failed domain had.
                 ranges.iter().for_each(|range| frames.add(*range));
+            });
+            built.map(|mut domain| {
+                domain.uncached = (first..devices)
+                    .filter_map(|index| frames_of(uncached, index))
+                    .collect();
+                domain
             })
         });
         match result {
@@ -218,7 +237,12 @@ pub fn build<M: Machine>(
     }
     for domain in &domains {
         let ram = domain.ram.pieces().iter().map(|piece| piece.pa);
-        for range in ram.chain([domain.pool.range()]) {
+        let shared = domain
+            .uncached
+            .iter()
+            .flatten()
+            .map(|frame| PaRange::new(frame.0, PAGE_SIZE));
+        for range in ram.chain([domain.pool.range()]).chain(shared) {
             if let Err(error) = references.add(range, domain.id) {
                 failed.push((domain.id, error.into()));
             }
@@ -230,8 +254,26 @@ pub fn build<M: Machine>(
         failed,
         references,
         frames,
+        uncached,
         entropy,
     })
+}
+
+/// How many devices of a domain have frames of the uncached pool.
+fn accelerated(config: &DomainConfig) -> u64 {
+    config.devices.iter().filter(|device| device.accel).count() as u64
+}
+
+/// Takes the uncached pool out of the free memory.
+fn set_aside<M: Machine>(machine: &M, frames: &mut FrameAllocator, manifest: &Manifest) -> Result<PaRange, FrameError> {
+    let devices: u64 = manifest.domains.iter().map(accelerated).sum();
+    if devices == 0 {
+        return Ok(PaRange::default());
+    }
+    let pool = frames.allocate(devices.saturating_mul(FRAMES_PER_DEVICE * PAGE_SIZE))?;
+    machine.zero(pool.start, pool.size);
+    machine.clean_to_coherency(pool.start, pool.size);
+    Ok(pool)
 }
 
 /// The boot modules of all domains.
@@ -382,12 +424,15 @@ impl<M: Machine> Builder<'_, M> {
             ramdisk: ramdisk.map(|ramdisk| ramdisk.to),
             device_tree: to,
             blueprint,
+            uncached: Vec::new(),
         })
     }
 
     /// RAM, the machine's devices that are its own, and the virtual CPU interface of a GICv2.
     fn map(&self, pool: &mut Pool, ram: &GuestRam) -> Result<Stage2, BuildError> {
-        let geometry = Geometry::new(self.map_end(ram), self.limits.physical_bits, self.limits.vmid_16_bits)?;
+        let limits = self.limits;
+        let geometry = Geometry::new(self.map_end(ram), limits.physical_bits, limits.vmid_16_bits)?;
+        let geometry = geometry.with_caching(limits.caching);
         let mut stage2 = Stage2::new(self.machine, pool, geometry, Vmid(self.config.id.0))?;
         for piece in ram.pieces() {
             stage2.map(

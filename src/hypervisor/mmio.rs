@@ -156,7 +156,7 @@ impl<M: Machine> Hypervisor<M> {
             memory
                 .stage2
                 .lookup(&self.machine, ipa)
-                .is_some_and(|mapping| mapping.page_use.attributes().executable)
+                .is_some_and(|mapping| mapping.page_use.is_executable())
         });
         if !mapped {
             self.inject(cpu, state, GuestException::of_instruction_abort(abort));
@@ -169,7 +169,7 @@ impl<M: Machine> Hypervisor<M> {
         memory
             .stage2
             .lookup(&self.machine, ipa)
-            .is_some_and(|mapping| !write || mapping.page_use.attributes().writable)
+            .is_some_and(|mapping| !write || mapping.page_use.is_writable())
     }
 
     fn refuse<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, abort: &DataAbort) {

@@ -1,9 +1,12 @@
 //! Stage-2 descriptors: what a frame is used for decides every attribute that its mapping has.
 //!
 //! Guarantee: there is no way to map a frame of one use with the attributes of another, so all aliases of a frame agree
-//! (Arm ARM, "Mismatched memory attributes").
+//! (Arm ARM, "Mismatched memory attributes"). With FEAT_S2FWB ([`Caching::ForcedWriteBack`]) MemAttr is encoded otherwise
+//! (Arm ARM, "Stage 2 memory type and Cacheability attributes when FEAT_S2FWB is enabled"): own RAM is as the guest's tables
+//! say, as without, and frames of the uncached pool are write-back whatever these say.
 
 use crate::ids::{PAGE_SIZE, Pa};
+use crate::memory::uncached::Caching;
 
 /// Valid, all levels.
 const VALID: u64 = 1;
@@ -15,6 +18,9 @@ const NORMAL_WRITE_BACK: u64 = 0b1111;
 const NORMAL_NON_CACHEABLE: u64 = 0b0101;
 const DEVICE_NGNRE: u64 = 0b0001;
 const MEMORY_MASK: u64 = 0b1111;
+/// MemAttr with FEAT_S2FWB: as stage 1 says, and Normal write-back whatever it says; Device is encoded as without.
+const AS_STAGE_1: u64 = 0b0111;
+const FORCED_WRITE_BACK: u64 = 0b0110;
 /// S2AP
 const READ: u64 = 1 << 6;
 const WRITE: u64 = 1 << 7;
@@ -76,18 +82,30 @@ pub struct Attributes {
 
 impl PageUse {
     /// The one set of attributes that this use has.
-    pub const fn attributes(self) -> Attributes {
-        let (memory, writable, executable) = match self {
-            Self::Ram => (MemoryType::WriteBack, true, true),
-            Self::Foreign { writable } | Self::Shared { writable } => (MemoryType::WriteBack, writable, false),
-            Self::Uncached { writable } => (MemoryType::NonCacheable, writable, false),
-            Self::Device => (MemoryType::Device, true, false),
+    pub const fn attributes(self, caching: Caching) -> Attributes {
+        let memory = match self {
+            Self::Ram | Self::Foreign { .. } | Self::Shared { .. } => MemoryType::WriteBack,
+            Self::Uncached { .. } => caching.memory_type(),
+            Self::Device => MemoryType::Device,
         };
         Attributes {
             memory,
-            writable,
-            executable,
+            writable: self.is_writable(),
+            executable: self.is_executable(),
         }
+    }
+
+    /// Whether stage 2 lets it be written.
+    pub const fn is_writable(self) -> bool {
+        match self {
+            Self::Ram | Self::Device => true,
+            Self::Foreign { writable } | Self::Shared { writable } | Self::Uncached { writable } => writable,
+        }
+    }
+
+    /// Whether stage 2 lets it be executed.
+    pub const fn is_executable(self) -> bool {
+        matches!(self, Self::Ram)
     }
 
     /// Whether a hypercall may use it as a buffer: only the caller's own RAM (Xen answers -EFAULT for all else).
@@ -121,16 +139,17 @@ pub(super) const fn span(level: u8) -> u64 {
 }
 
 /// A block (levels 1 and 2) or a page (level 3).
-pub(super) const fn leaf(level: u8, pa: Pa, page_use: PageUse) -> u64 {
-    let attributes = page_use.attributes();
-    let memory = match attributes.memory {
-        MemoryType::WriteBack => NORMAL_WRITE_BACK << MEMORY_SHIFT | INNER_SHAREABLE,
-        MemoryType::NonCacheable => NORMAL_NON_CACHEABLE << MEMORY_SHIFT | INNER_SHAREABLE,
-        MemoryType::Device => DEVICE_NGNRE << MEMORY_SHIFT,
+pub(super) const fn leaf(level: u8, pa: Pa, page_use: PageUse, caching: Caching) -> u64 {
+    let memory = match (page_use, caching) {
+        (PageUse::Device, _) => DEVICE_NGNRE << MEMORY_SHIFT,
+        (PageUse::Uncached { .. }, Caching::ForcedWriteBack) => FORCED_WRITE_BACK << MEMORY_SHIFT | INNER_SHAREABLE,
+        (PageUse::Uncached { .. }, Caching::NonCacheable) => NORMAL_NON_CACHEABLE << MEMORY_SHIFT | INNER_SHAREABLE,
+        (_, Caching::ForcedWriteBack) => AS_STAGE_1 << MEMORY_SHIFT | INNER_SHAREABLE,
+        (_, Caching::NonCacheable) => NORMAL_WRITE_BACK << MEMORY_SHIFT | INNER_SHAREABLE,
     };
     let kind = if level == 3 { TABLE_OR_PAGE } else { 0 };
-    let write = if attributes.writable { WRITE } else { 0 };
-    let never = if attributes.executable { 0 } else { EXECUTE_NEVER };
+    let write = if page_use.is_writable() { WRITE } else { 0 };
+    let never = if page_use.is_executable() { 0 } else { EXECUTE_NEVER };
     VALID | kind | memory | READ | write | ACCESS_FLAG | never | page_use.code() << USE_SHIFT | pa.0 & ADDRESS
 }
 
@@ -159,18 +178,20 @@ pub(super) const fn decode(level: u8, descriptor: u64) -> Entry {
     }
 }
 
-/// The attributes that the hardware takes from a valid leaf: for those who check tables as the walker reads them.
-pub const fn hardware_attributes(descriptor: u64) -> Option<Attributes> {
-    let memory = match descriptor >> MEMORY_SHIFT & MEMORY_MASK {
-        NORMAL_WRITE_BACK => MemoryType::WriteBack,
-        NORMAL_NON_CACHEABLE => MemoryType::NonCacheable,
-        DEVICE_NGNRE => MemoryType::Device,
+/// The attributes that the hardware takes from a valid leaf, if stage 1 asks for write-back: for those who check tables as
+/// the walker reads them.
+pub const fn hardware_attributes(descriptor: u64, caching: Caching) -> Option<Attributes> {
+    let memory = match (descriptor >> MEMORY_SHIFT & MEMORY_MASK, caching) {
+        (NORMAL_WRITE_BACK, Caching::NonCacheable) | (AS_STAGE_1 | FORCED_WRITE_BACK, Caching::ForcedWriteBack) => {
+            MemoryType::WriteBack
+        }
+        (NORMAL_NON_CACHEABLE, Caching::NonCacheable) => MemoryType::NonCacheable,
+        (DEVICE_NGNRE, _) => MemoryType::Device,
         _ => return None,
     };
-    let writable = descriptor & WRITE != 0;
     Some(Attributes {
         memory,
-        writable,
+        writable: descriptor & WRITE != 0,
         executable: descriptor & EXECUTE_NEVER == 0,
     })
 }

@@ -2,6 +2,7 @@
 //! 4KB granule", stage 2 concatenation).
 
 use crate::ids::PAGE_SIZE;
+use crate::memory::uncached::Caching;
 
 /// The sizes of physical address that stage 2 can translate to, with their VTCR_EL2.PS.
 const PHYSICAL_SIZES: [(u8, u64); 6] = [(48, 5), (44, 4), (42, 3), (40, 2), (36, 1), (32, 0)];
@@ -36,6 +37,7 @@ pub struct Geometry {
     ipa_bits: u8,
     physical_bits: u8,
     vmid_16_bits: bool,
+    caching: Caching,
 }
 
 /// Bits of physical address that ID_AA64MMFR0_EL1.PARange stands for; the largest known for values from the future.
@@ -70,7 +72,18 @@ impl Geometry {
             ipa_bits,
             physical_bits: available,
             vmid_16_bits,
+            caching: Caching::default(),
         })
+    }
+
+    /// The same, with frames of the uncached pool mapped as `caching` says.
+    pub const fn with_caching(self, caching: Caching) -> Self {
+        Self { caching, ..self }
+    }
+
+    /// How frames of the uncached pool are mapped.
+    pub const fn caching(self) -> Caching {
+        self.caching
     }
 
     /// Bits of a guest-physical address.

@@ -172,6 +172,7 @@ fn assemble(chosen: &str, wall_clock: Option<Reading>) -> Hypervisor<FakeMachine
     let limits = CpuLimits {
         physical_bits: 40,
         vmid_16_bits: false,
+        caching: portunus::memory::uncached::Caching::NonCacheable,
     };
     let built = builder::build(&machine, &host, &manifest, limits, None, |_, _| Ok(vec![0xdb; 64]));
     let built = built.expect("room");

@@ -5,7 +5,9 @@ use crate::board::board;
 use crate::machine::Arm64;
 use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
-use crate::{console, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer};
+use crate::{
+    console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer,
+};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
@@ -70,6 +72,9 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         Err(error) => stop(format_args!("{error}")),
     };
     plan.report();
+    if let Err(error) = plan.share(&id_registers) {
+        stop(format_args!("the uncached pool: {error}"));
+    }
     for device in plan.devices_to_quiesce() {
         if let Err(error) = mmu::add_device(pages(device)) {
             stop(format_args!("device registers at {device}: {error}"));
@@ -94,6 +99,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     }
     start_console(pcpu);
     smp::release();
+    controls::prepare_guests();
     run::start(pcpu)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::features::Features;
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// HCR_EL2 bits that do not depend on features (Arm ARM, D24.2.52).
 const HCR: u64 = {
@@ -30,6 +31,8 @@ const HCR_APK_API: u64 = 1 << 40 | 1 << 41;
 const HCR_TLOR: u64 = 1 << 35;
 /// Error record registers trap.
 const HCR_TERR: u64 = 1 << 36;
+/// Stage 2 alone decides about caches (FEAT_S2FWB).
+const HCR_FWB: u64 = 1 << 46;
 /// GMID_EL1 traps; ATA stays 0, so tags are neither checked nor accessible.
 const HCR_TID5: u64 = 1 << 58;
 
@@ -40,7 +43,24 @@ const CPTR_TFP: u64 = 1 << 10;
 /// Activity monitors trap.
 const CPTR_TAM: u64 = 1 << 30;
 
-/// The value of HCR_EL2 while any guest runs.
+/// Whether stage-2 descriptors are written for [`HCR_FWB`].
+static FORCES_WRITE_BACK: AtomicBool = AtomicBool::new(false);
+
+/// Every pCPU has FEAT_S2FWB, and stage-2 descriptors are written for it from now on. Before any guest runs.
+pub(crate) fn force_write_back() {
+    FORCES_WRITE_BACK.store(true, Ordering::Release);
+}
+
+/// What the executing pCPU does before its first guest, when it is known what all of them have.
+pub(crate) fn prepare_guests() {
+    if FORCES_WRITE_BACK.load(Ordering::Acquire) {
+        // No guest ran: no translation was made under the old value.
+        write_sysreg!("hcr_el2", read_sysreg!("hcr_el2") | HCR_FWB);
+        isb();
+    }
+}
+
+/// The value of HCR_EL2 while any guest runs, apart from [`prepare_guests`].
 fn hcr(features: Features) -> u64 {
     let mut hcr = HCR;
     if features.pointer_authentication {

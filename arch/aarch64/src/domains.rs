@@ -3,7 +3,8 @@
 
 use crate::machine::Arm64;
 use crate::sysreg::field;
-use crate::{layout, random};
+use crate::{cache, controls, layout, mmu, random, smp};
+use aarch64_paging::MapError;
 use portunus::domain::builder::{self, Built, CpuLimits};
 use portunus::entropy::{self, Entropy};
 use portunus::ids::DomainId;
@@ -14,6 +15,7 @@ use portunus::manifest::range::PaRange;
 use portunus::manifest::tree::Tree;
 use portunus::manifest::{Manifest, ManifestError};
 use portunus::memory::frames::FrameError;
+use portunus::memory::uncached::Caching;
 use portunus::stage2;
 use portunus::trap::system_register::identification::RawIdRegisters;
 use thiserror::Error;
@@ -123,5 +125,32 @@ fn limits(pcpus: &[RawIdRegisters]) -> CpuLimits {
     CpuLimits {
         physical_bits: bits.min().unwrap_or(32),
         vmid_16_bits: pcpus.iter().all(|pcpu| field(pcpu.space[6][1], 4) == 2),
+        caching: caching(pcpus),
+    }
+}
+
+/// How frames of the uncached pool are mapped (ID_AA64MMFR2_EL1.FWB).
+fn caching(pcpus: &[RawIdRegisters]) -> Caching {
+    Caching::of(pcpus.iter().all(|pcpu| field(pcpu.space[6][2], 40) != 0))
+}
+
+impl Plan {
+    /// All pCPUs map the uncached pool as guests and backends will. The other pCPUs are set up and wait.
+    ///
+    /// # Errors
+    /// As `mmu::withdraw`.
+    pub(crate) fn share(&self, pcpus: &[RawIdRegisters]) -> Result<(), MapError> {
+        let pool = self.built.uncached;
+        match caching(pcpus) {
+            Caching::ForcedWriteBack => controls::force_write_back(),
+            Caching::NonCacheable if pool.is_empty() => {}
+            Caching::NonCacheable => {
+                mmu::withdraw(pool)?;
+                smp::renew_tables();
+                // What was brought into caches through the old tables, by speculation too, must not hit any more.
+                cache::clean_invalidate(pool.start.0 as usize, pool.size as usize);
+            }
+        }
+        Ok(())
     }
 }

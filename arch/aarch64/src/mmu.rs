@@ -1,5 +1,9 @@
 //! Stage 1 at EL2: an identity map of the Image (write xor execute, guard pages under every stack), of all RAM that
 //! guests may use (Normal write-back, once and for all), and of the UART and the GIC. Nothing else is mapped.
+//!
+//! While domains are built the frames of the uncached pool become non-cacheable, where the CPUs can't force them to be
+//! cacheable for guests too. That takes new tables ([`withdraw`]), which each pCPU adopts: parts of a block in use can't be
+//! changed in place.
 
 use crate::entry::{SCTLR_EARLY, SCTLR_OFF, SCTLR_ON};
 use crate::layout;
@@ -8,13 +12,17 @@ use aarch64_paging::MapError;
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
+use alloc::vec::Vec;
 use core::arch::naked_asm;
 use core::ops::Range;
 use portunus::ids::MAX_PCPUS;
+use portunus::manifest::range::PaRange;
+use portunus::memory::uncached::{Caching, hypervisor_regions};
+use portunus::stage2::MemoryType;
 use portunus::sync::Mutex;
 
-/// MAIR_EL2: 0 Normal write-back read/write-allocate, 1 Device-nGnRE.
-const MAIR: u64 = 0x04_ff;
+/// MAIR_EL2: 0 Normal write-back read/write-allocate, 1 Device-nGnRE, 2 Normal non-cacheable.
+const MAIR: u64 = 0x44_04_ff;
 /// TCR_EL2 without PS: T0SZ = 16, walks inner-shareable write-back, 4 KiB granule, RES1 bits 31 and 23.
 const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
 /// The level of the root table for 48 bits of address.
@@ -34,7 +42,19 @@ const DEVICE: Attributes = VALID
     .union(Attributes::OUTER_SHAREABLE)
     .union(Attributes::XN);
 
-static MAP: Mutex<Option<IdMap<El2>>> = Mutex::new(None);
+const UNCACHED: Attributes = VALID
+    .union(Attributes::ATTRIBUTE_INDEX_2)
+    .union(Attributes::INNER_SHAREABLE)
+    .union(Attributes::XN);
+
+/// The tables in use, and what they were made of.
+struct Map {
+    tables: IdMap<El2>,
+    ram: Vec<PaRange>,
+    devices: Vec<Range<usize>>,
+}
+
+static MAP: Mutex<Option<Map>> = Mutex::new(None);
 
 /// TCR_EL2 of this pCPU: as many physical address bits as it has, 48 at most.
 fn tcr() -> u64 {
@@ -49,34 +69,68 @@ pub(crate) fn init(
     ram: impl Iterator<Item = Range<usize>>,
     devices: impl Iterator<Item = Range<usize>>,
 ) -> Result<(), MapError> {
-    let mut map = IdMap::new(ROOT_LEVEL, El2);
     let image = layout::image();
-    for bank in ram {
-        for part in [
+    let ram = ram.flat_map(|bank| {
+        [
             bank.start..bank.end.min(image.start),
             bank.start.max(image.end)..bank.end,
-        ] {
-            if part.start < part.end {
-                map.map_range(&region(part), DATA)?;
-            }
-        }
+        ]
+    });
+    let ram = ram
+        .filter(|part| part.start < part.end)
+        .map(|part| PaRange::new(part.start as u64, (part.end - part.start) as u64))
+        .collect();
+    go_over(ram, devices.collect(), PaRange::default())
+}
+
+/// The frames of `pool` are no longer write-back here but non-cacheable. The other pCPUs are to [`adopt`] the new tables;
+/// then nobody can bring the frames into a cache any more, and what is there of them is to be cleaned and invalidated.
+///
+/// # Errors
+/// As [`init`].
+pub(crate) fn withdraw(pool: PaRange) -> Result<(), MapError> {
+    let (ram, devices) = match MAP.lock().as_ref() {
+        Some(map) => (map.ram.clone(), map.devices.clone()),
+        None => return Ok(()),
+    };
+    go_over(ram, devices, pool)
+}
+
+/// Makes the tables that `withdraw` built this pCPU's stage 1.
+pub(crate) fn adopt() {
+    if let Some(root) = root() {
+        // SAFETY: the new tables map what the old ones did, with the same memory type but for frames that nobody uses yet.
+        unsafe { switch_to_final(root) }
     }
-    for device in devices {
-        map.map_range(&region(device), DEVICE)?;
+}
+
+/// Builds tables, goes over to them and keeps them. Those that were there before stay in memory: another pCPU may use them.
+fn go_over(ram: Vec<PaRange>, devices: Vec<Range<usize>>, pool: PaRange) -> Result<(), MapError> {
+    let mut tables = IdMap::new(ROOT_LEVEL, El2);
+    for (part, memory) in hypervisor_regions(ram.iter().copied(), pool, Caching::NonCacheable) {
+        let attributes = match memory {
+            MemoryType::NonCacheable => UNCACHED,
+            MemoryType::WriteBack | MemoryType::Device => DATA,
+        };
+        tables.map_range(&region(part.start.0 as usize..part.end() as usize), attributes)?;
     }
-    map.map_range(&region(layout::text_start()..layout::text_end()), CODE)?;
-    map.map_range(&region(layout::rodata_start()..layout::rodata_end()), CONSTANTS)?;
-    map.map_range(&region(layout::relro_start()..layout::relro_end()), CONSTANTS)?;
-    map.map_range(&region(layout::data_start()..layout::bss_end()), DATA)?;
-    map.map_range(&region(layout::heap_start()..layout::heap_end()), DATA)?;
+    for device in &devices {
+        tables.map_range(&region(device.clone()), DEVICE)?;
+    }
+    tables.map_range(&region(layout::text_start()..layout::text_end()), CODE)?;
+    tables.map_range(&region(layout::rodata_start()..layout::rodata_end()), CONSTANTS)?;
+    tables.map_range(&region(layout::relro_start()..layout::relro_end()), CONSTANTS)?;
+    tables.map_range(&region(layout::data_start()..layout::bss_end()), DATA)?;
+    tables.map_range(&region(layout::heap_start()..layout::heap_end()), DATA)?;
     for pcpu in 0..MAX_PCPUS {
-        map.map_range(&region(layout::exception_stack(pcpu)), DATA)?;
-        map.map_range(&region(layout::main_stack(pcpu)), DATA)?;
+        tables.map_range(&region(layout::exception_stack(pcpu)), DATA)?;
+        tables.map_range(&region(layout::main_stack(pcpu)), DATA)?;
     }
-    map.mark_active();
-    // SAFETY: the new tables map everything that runs and is used, with the same memory type as the early ones.
-    unsafe { switch_to_final(map.root_address().0) };
-    *MAP.lock() = Some(map);
+    tables.mark_active();
+    // SAFETY: the new tables map everything that runs and is used, with the same memory type as the ones before.
+    unsafe { switch_to_final(tables.root_address().0) };
+    let before = MAP.lock().replace(Map { tables, ram, devices });
+    core::mem::forget(before);
     Ok(())
 }
 
@@ -86,16 +140,17 @@ pub(crate) fn init(
 /// A range that cannot be mapped, or that overlaps memory.
 pub(crate) fn add_device(device: Range<usize>) -> Result<(), MapError> {
     if let Some(map) = MAP.lock().as_mut() {
-        map.map_range(&region(device), DEVICE)?;
+        map.tables.map_range(&region(device.clone()), DEVICE)?;
+        map.devices.push(device);
     }
     dsb_ish();
     isb();
     Ok(())
 }
 
-/// The root of the tables that `init` built; what a secondary pCPU starts with.
+/// The root of the tables in use; what a secondary pCPU starts with.
 pub(crate) fn root() -> Option<usize> {
-    MAP.lock().as_ref().map(|map| map.root_address().0)
+    MAP.lock().as_ref().map(|map| map.tables.root_address().0)
 }
 
 fn region(range: Range<usize>) -> MemoryRegion {

@@ -7,7 +7,7 @@ use crate::features::Features;
 use crate::sysreg::{AFFINITY, wfi};
 use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run, timer};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use portunus::ids::{MAX_PCPUS, PcpuId};
 use portunus::manifest::host::HostCpu;
 
@@ -38,6 +38,10 @@ static MAILBOXES: Mailboxes = Mailboxes(UnsafeCell::new(
 
 /// Set once the core is built.
 static GO: AtomicBool = AtomicBool::new(false);
+/// Set when there are new tables of stage 1 to adopt.
+static RENEWED: AtomicBool = AtomicBool::new(false);
+/// pCPUs that have adopted them, without the boot pCPU.
+static ADOPTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts every CPU that the device tree lists, as far as Portunus uses them. One that does not start is left out, with
 /// a line that says so; the numbers of the others are without gaps.
@@ -88,10 +92,17 @@ pub(crate) extern "C" fn secondary(id: u64) -> ! {
         power::off()
     };
     set_up(pcpu);
+    let mut adopted = false;
     while !GO.load(Ordering::Acquire) {
-        // The kick of `release` ends the sleep though interrupts are masked, and stays pending until guests run.
+        if !adopted && RENEWED.load(Ordering::Acquire) {
+            mmu::adopt();
+            adopted = true;
+            ADOPTED.fetch_add(1, Ordering::Release);
+        }
+        // A kick ends the sleep though interrupts are masked, and stays pending until guests run.
         wfi();
     }
+    controls::prepare_guests();
     run::start(pcpu)
 }
 
@@ -111,6 +122,20 @@ pub(crate) fn set_up(pcpu: &'static pcpu::Pcpu) {
 /// Lets the other pCPUs run: the core is built.
 pub(crate) fn release() {
     GO.store(true, Ordering::Release);
+    kick_all();
+}
+
+/// Makes the other pCPUs adopt the tables that this one has gone over to, and waits until they have. Once, before
+/// [`release`].
+pub(crate) fn renew_tables() {
+    RENEWED.store(true, Ordering::Release);
+    kick_all();
+    while ADOPTED.load(Ordering::Acquire) + 1 < pcpu::online().count() {
+        portunus::sync::pause();
+    }
+}
+
+fn kick_all() {
     if let Some(gic) = gic::gic() {
         pcpu::online().for_each(|pcpu| gic.kick(pcpu.id()));
     }
