@@ -3,7 +3,10 @@
 //! A benchmark is a scenario with rows. Its guest prints `BENCH NAME MIN MEDIAN P90` for each, or `BENCH NAME - REASON`;
 //! the median is compared with the goal. Under `-icount` the figures are the same in every run of one QEMU.
 
+mod plot;
 mod row;
+mod scale;
+mod verdict;
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +25,7 @@ use row::Row;
 /// Options of `cargo xtask bench`.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
-    /// The set of benchmarks: a scenario with rows [default: all of them].
+    /// The set of benchmarks: a scenario with rows [default: all of them], or one with series, such as `scale`.
     set: Option<String>,
     /// Write the figures to this file.
     #[arg(long)]
@@ -55,10 +58,10 @@ impl Bench {
             .map_or_else(|| scenario::names(&folder), |name| Ok(vec![name]))?
         {
             let scenario = Scenario::read(&folder, &name)?;
-            if !scenario.rows.is_empty() {
+            if !scenario.rows.is_empty() || (self.set.is_some() && scenario.is_benchmark()) {
                 sets.push(scenario);
             } else if self.set.is_some() {
-                return failed(format!("the scenario {name} has no rows to measure"));
+                return failed(format!("the scenario {name} has nothing to measure"));
             }
         }
         if sets.is_empty() {
@@ -73,6 +76,9 @@ impl Bench {
         }
         build::build(&workspace, &stage::packages(&sets))?;
         let qemu = setup::qemu_version_line();
+        if let Some(set) = sets.iter().find(|set| !set.series.is_empty()) {
+            return scale::run(&workspace, set, &qemu, self.json.as_deref());
+        }
         let mut rows = Vec::new();
         for set in &sets {
             for machine in set.machines()? {

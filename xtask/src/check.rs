@@ -144,6 +144,7 @@ fn as_scenario(
     }
     let modules = manifest::place(files, machine.memory)?;
     values.extend(manifest::placeholders(&modules));
+    scenario.add_copies(&mut values)?;
     let launch = Launch {
         machine: &machine,
         virtualization: true,

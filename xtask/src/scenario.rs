@@ -12,9 +12,11 @@ use crate::failure::{Doing, Failure, Result, failed};
 
 pub(crate) mod evidence;
 pub(crate) mod machine;
+pub(crate) mod series;
 
 use evidence::{Journal, RECORD_GROUPS, Stops};
 pub(crate) use machine::{Machine, MachineChoice, Matrix};
+use series::{Copies, Series};
 
 /// One scenario, as `qemu/NAME.toml` describes it.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,6 +80,12 @@ pub(crate) struct Scenario {
     /// What it measures. A scenario with rows is run by `cargo xtask bench`, and not by `cargo xtask test`.
     #[serde(default)]
     pub(crate) rows: BTreeMap<String, Goal>,
+    /// What it measures at several sizes. A scenario with series is run by `cargo xtask bench NAME`.
+    #[serde(default)]
+    pub(crate) series: Vec<Series>,
+    /// Parts of the manifest that it holds several times, by the name of their place.
+    #[serde(default)]
+    pub(crate) copies: BTreeMap<String, Copies>,
     /// How the guest is started on the same machine without a hypervisor, as a baseline.
     pub(crate) plain: Option<Plain>,
 }
@@ -390,6 +398,20 @@ impl Scenario {
             .iter()
             .map(|choice| choice.over(&self.machine).complete())
             .collect()
+    }
+
+    /// Whether `cargo xtask bench` runs it, and not `cargo xtask test`.
+    pub(crate) fn is_benchmark(&self) -> bool {
+        !self.rows.is_empty() || !self.series.is_empty()
+    }
+
+    /// Adds the manifest's repeated parts to `values`, which has the parameters and the modules.
+    pub(crate) fn add_copies(&self, values: &mut BTreeMap<String, String>) -> Result<()> {
+        for (name, copies) in &self.copies {
+            let text = copies.text(values).doing(format!("copies.{name}"))?;
+            values.insert(name.clone(), text);
+        }
+        Ok(())
     }
 
     /// The name of its manifest's file.

@@ -348,6 +348,7 @@ impl Preparation<'_> {
         }
         let modules = manifest::place(files, machine.memory)?;
         values.extend(manifest::placeholders(&modules));
+        self.scenario.add_copies(&mut values)?;
         let kernel = program(self.workspace, HYPERVISOR).image;
         let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
         let colour = session::has_colour();

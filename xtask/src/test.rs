@@ -140,7 +140,7 @@ impl Test {
         let mut scenarios = Vec::new();
         for name in names {
             let scenario = Scenario::read(&folder, &name)?;
-            let wanted = scenario.rows.is_empty() && (self.full || !scenario.full_only);
+            let wanted = !scenario.is_benchmark() && (self.full || !scenario.full_only);
             if wanted || !self.scenarios.is_empty() {
                 scenarios.push(scenario);
             }

@@ -1,6 +1,8 @@
 //! A domain that answers: each request of a guest that it serves with a constant, each event with an event.
 //!
-//! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible.
+//! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible. With the boot
+//! argument `ranges=N` it serves N ranges of a few bytes each instead of a whole device, from 8 on by all servers that there
+//! may be.
 #![no_std]
 #![no_main]
 
@@ -16,8 +18,13 @@ use guest_runtime::server::Server;
 use guest_runtime::window::Window;
 use guest_runtime::{hypercall, println, wait_for_interrupt};
 
+use portunus::abi::dm_op::MAX_SERVERS;
+
 guest_runtime::entry!(main);
 
+/// Bytes of a range where many are served, and from one to the next.
+const RANGE: u64 = 8;
+const RANGE_STRIDE: u64 = 16;
 /// What every register reads as.
 const ANSWER: u64 = 0x5678_1234;
 
@@ -33,14 +40,22 @@ fn main() -> ! {
         for device in node.children() {
             let guest = property_u32(device, "guest").expect("a device has a guest") as u16;
             let registers = device_tree::reg(device, 0).expect("a device has registers");
-            if servers.iter().all(|server| server.domain != guest) {
+            let ranges = device_tree::boot_number("ranges").unwrap_or(0);
+            let wanted = if ranges < MAX_SERVERS as u64 { 1 } else { MAX_SERVERS };
+            while servers.iter().filter(|server| server.domain == guest).count() < wanted {
                 servers.push(Server::connect(guest, &mut window).expect("the guest can be served"));
             }
-            let server = servers.iter().find(|server| server.domain == guest);
-            server
-                .expect("it was just connected")
-                .claim(&registers)
-                .expect("the registers are free");
+            let own = servers.iter().filter(|server| server.domain == guest);
+            if ranges == 0 {
+                for server in own.take(1) {
+                    server.claim(&registers).expect("the registers are free");
+                }
+            } else {
+                for (index, server) in (0..ranges).zip(own.cycle()) {
+                    let start = registers.start + index * RANGE_STRIDE;
+                    server.claim(&(start..start + RANGE)).expect("the range is free");
+                }
+            }
         }
     });
     println!("backend: {} guests", servers.len());

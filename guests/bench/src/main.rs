@@ -6,8 +6,9 @@
 //! alike; an empty pair costs 2. `entry_to_guest` is the physical counter at this guest's first instruction: what was
 //! executed since the machine's reset.
 //!
-//! Boot arguments: `set=primitives`, `set=other-cpu` (requests to a backend on another CPU) or `set=disk`; `only=NAME` leaves
-//! out the other rows, `samples=N` replaces the number of samples.
+//! Boot arguments: `set=primitives`, `set=other-cpu` (requests to a backend on another CPU), `set=disk`, `set=scale`
+//! (operations at sizes that further arguments give) or `set=nothing` (it sleeps for ever); `only=NAME` leaves out the other
+//! rows, `samples=N` replaces the number of samples.
 #![no_std]
 #![no_main]
 
@@ -16,11 +17,12 @@ extern crate alloc;
 mod disk;
 mod operations;
 mod row;
+mod scale;
 mod vectors;
 
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
-use guest_runtime::{device_tree, hypercall, println, psci, timer, virtio};
+use guest_runtime::{device_tree, hypercall, println, psci, timer, virtio, wait_for_interrupt};
 
 use operations::Machine;
 use row::{row, unavailable};
@@ -33,6 +35,8 @@ const PEER_PORT: u32 = 10;
 const NOWHERE: u64 = 0x0100_0000;
 /// Offset of a register that drivers read (VirtIO 1.2, 4.2.2).
 const INTERRUPT_STATUS: u64 = 0x60;
+/// From one range of addresses to the next, where the backend serves many (boot argument `ranges=N` of both).
+const RANGE_STRIDE: u64 = 16;
 /// The SGI that this guest sends to itself.
 const SGI: u32 = 5;
 
@@ -43,9 +47,13 @@ fn main() -> ! {
         Some("disk") => disk::measure(gic),
         Some("other-cpu") => {
             let machine = machine(gic);
-            served("ioreq_sync_other_cpu");
+            served("ioreq_sync_other_cpu", INTERRUPT_STATUS);
             machine.drain();
         }
+        Some("scale") => scale::measure(&machine(gic)),
+        Some("nothing") => loop {
+            wait_for_interrupt();
+        },
         _ => primitives(&machine(gic)),
     }
     println!("bench: done");
@@ -95,7 +103,7 @@ fn primitives(machine: &Machine) {
             }
         }
     }
-    served("ioreq_sync_same_cpu");
+    served("ioreq_sync_same_cpu", INTERRUPT_STATUS);
     if machine.events.is_some() && hypercall::send(PEER_PORT).is_ok() {
         machine.wait_for_event();
         row("event_ping_pong", || machine.ping_pong(PEER_PORT));
@@ -105,9 +113,9 @@ fn primitives(machine: &Machine) {
 }
 
 /// A load from a register that another domain serves.
-fn served(name: &str) {
+fn served(name: &str, offset: u64) {
     let mut served = None;
-    virtio::each_mmio(|registers, _| served = Some(registers.start + INTERRUPT_STATUS));
+    virtio::each_mmio(|registers, _| served = Some(registers.start + offset));
     match served {
         Some(register) => row(name, || operations::read(register)),
         None => unavailable(name, "no device of this domain is served"),

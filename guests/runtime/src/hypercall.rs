@@ -82,6 +82,13 @@ pub fn alloc_unbound(remote: u16) -> Result<u32> {
     Ok(argument.port)
 }
 
+/// Makes a port that this domain sends to itself by; it notifies vCPU 0.
+pub fn bind_ipi() -> Result<u32> {
+    let mut argument = evtchn::BindIpi::default();
+    event_channel_op(evtchn::BIND_IPI, &mut argument)?;
+    Ok(argument.port)
+}
+
 /// Sends an event.
 pub fn send(port: u32) -> Result<()> {
     event_channel_op(evtchn::SEND, &mut evtchn::Port { port }).map(drop)
