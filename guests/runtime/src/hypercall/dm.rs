@@ -14,7 +14,7 @@ struct Operation<T> {
     payload: T,
 }
 
-fn dm_op<T>(domain: u16, op: u32, payload: T) -> Result<T> {
+pub(super) fn dm_op<T>(domain: u16, op: u32, payload: T) -> Result<T> {
     let mut operation = Operation {
         header: Header { op, pad: 0 },
         payload,
@@ -35,6 +35,15 @@ pub fn nr_vcpus(domain: u16) -> Result<u32> {
 /// Creates an IOREQ server without a buffered page.
 pub fn create_ioreq_server(domain: u16) -> Result<u16> {
     Ok(dm_op(domain, dm_op::CREATE_IOREQ_SERVER, CreateIoreqServer::default())?.id)
+}
+/// The port of a server's buffered page in `domain`, to be bound.
+pub fn bufioreq_port(domain: u16, id: u16) -> Result<u32> {
+    let payload = dm_op::GetIoreqServerInfo {
+        id,
+        flags: dm_op::GetIoreqServerInfo::NO_GFNS,
+        ..Default::default()
+    };
+    Ok(dm_op(domain, dm_op::GET_IOREQ_SERVER_INFO, payload)?.bufioreq_port)
 }
 /// Enables or disables a server.
 pub fn set_ioreq_server_state(domain: u16, id: u16, enabled: bool) -> Result<()> {
