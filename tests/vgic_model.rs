@@ -186,7 +186,8 @@ impl Run {
         let ppi = IntId(16 + self.random.below(16));
         let vgic = &mut self.guest.vgic;
         let irq = self.ideal.irq(0, interrupt);
-        let kick = match self.random.below(8) {
+        let kick = match self.random.below(10) {
+            8.. if !physical => return self.lower(interrupt),
             0 if !physical => {
                 irq.set_line(high);
                 vgic.set_spi_level(interrupt, high)
@@ -231,6 +232,23 @@ impl Run {
                 vgic.pulse_private(vcpu, ppi)
             }
             _ => return self.send_sgi(vcpu),
+        };
+        self.kick(kick.unwrap());
+    }
+
+    /// A device of the hypervisor lowers its line: by what some vCPU does, or because something else happened.
+    fn lower(&mut self, interrupt: IntId) {
+        let irq = self.ideal.irq(0, interrupt);
+        irq.line = false;
+        if irq.edge {
+            irq.latch = 0;
+        }
+        let vcpu = self.random.below(u32::from(VCPUS)) as u8;
+        let vgic = &mut self.guest.vgic;
+        let kick = if self.loaded[usize::from(vcpu)] && self.random.one_in(2) {
+            vgic.lower_own_spi(vcpu, interrupt, &mut self.guest.interfaces[usize::from(vcpu)])
+        } else {
+            vgic.lower_spi(interrupt)
         };
         self.kick(kick.unwrap());
     }

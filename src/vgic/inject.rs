@@ -18,6 +18,22 @@ impl Vgic {
         Ok(())
     }
 
+    /// Whether somebody keeps an SPI, or it does not exist.
+    pub(super) fn is_reserved(&self, interrupt: IntId) -> bool {
+        let index = interrupt.0.wrapping_sub(IntId::FIRST_SPI);
+        self.reserved
+            .get(index as usize / 32)
+            .is_none_or(|word| word & 1 << (index % 32) != 0)
+    }
+
+    /// Nobody keeps an SPI any more.
+    pub(super) fn unreserve(&mut self, interrupt: IntId) {
+        let index = interrupt.0.wrapping_sub(IntId::FIRST_SPI);
+        if let Some(word) = self.reserved.get_mut(index as usize / 32) {
+            *word &= !(1 << (index % 32));
+        }
+    }
+
     /// Puts a physical SPI behind a virtual one, which becomes reserved: the guest's configuration of it is told to the
     /// hardware, and its deactivation deactivates the physical interrupt. `edge` is what the hardware is set to.
     ///
@@ -115,12 +131,7 @@ impl Vgic {
     /// [`VgicError::NotSpi`], [`VgicError::Reserved`].
     pub fn set_irq_level(&mut self, interrupt: IntId, high: bool) -> Result<VcpuSet, VgicError> {
         let slot = self.spi(interrupt)?;
-        let index = interrupt.0 - IntId::FIRST_SPI;
-        if self
-            .reserved
-            .get(index as usize / 32)
-            .is_none_or(|word| word & 1 << (index % 32) != 0)
-        {
+        if self.is_reserved(interrupt) {
             return Err(VgicError::Reserved(interrupt));
         }
         let irq = &mut self.irqs[slot];
@@ -203,7 +214,7 @@ impl Vgic {
         irq.drop_latch |= irq.latch_in_lr & sources;
     }
 
-    fn spi(&self, interrupt: IntId) -> Result<Slot, VgicError> {
+    pub(super) fn spi(&self, interrupt: IntId) -> Result<Slot, VgicError> {
         self.spi_slot(interrupt.0).ok_or(VgicError::NotSpi(interrupt))
     }
 

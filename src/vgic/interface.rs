@@ -4,6 +4,8 @@
 //! the guest can end only what a list register holds; then pending ones by urgency. An interrupt that stays keeps its list
 //! register, which is written only if its value differs.
 
+mod line;
+
 use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
 use super::{Cpu, Version, Vgic};
