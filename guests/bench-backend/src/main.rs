@@ -1,14 +1,18 @@
 //! A domain that answers: each request of a guest that it serves with a constant, each event with an event.
 //!
-//! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible. With the boot
-//! argument `ranges=N` it serves N ranges of a few bytes each instead of a whole device, from 8 on by all servers that there
+//! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible. A device with
+//! `portunus,accel` is served by kinds that spare a wait ([`posts`]). With the boot argument `ranges=N` it serves N ranges
+//! of a few bytes each instead of a whole device, with `doorbells=N` so many doorbells; from 8 on by all servers that there
 //! may be.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod posts;
+
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use dtoolkit::Node;
 use guest_runtime::device_tree::{self, property_u32};
@@ -17,16 +21,91 @@ use guest_runtime::gic::Gic;
 use guest_runtime::server::Server;
 use guest_runtime::window::Window;
 use guest_runtime::{hypercall, println, wait_for_interrupt};
-
 use portunus::abi::dm_op::MAX_SERVERS;
+use portunus::abi::ioreq::Ioreq;
+
+use posts::Posts;
 
 guest_runtime::entry!(main);
 
+/// The port that the manifest connects with another domain, if it does.
+const PEER_PORT: u32 = 10;
 /// Bytes of a range where many are served, and from one to the next.
 const RANGE: u64 = 8;
 const RANGE_STRIDE: u64 = 16;
+/// From one server's registers to the next one's where there are many doorbells.
+const DOORBELL_STRIDE: u64 = 0x100;
 /// What every register reads as.
 const ANSWER: u64 = 0x5678_1234;
+/// But this one (offset), which says what [`Posts`] has.
+const KINDS: u64 = 0x10;
+
+/// Everybody that is served.
+struct Served {
+    servers: Vec<Server>,
+    posts: Option<Posts>,
+    /// The address of [`KINDS`].
+    kinds: u64,
+}
+
+impl Served {
+    /// Serves `registers` of a guest's device.
+    fn add(&mut self, guest: u16, registers: &Range<u64>, accel: Option<u32>, window: &mut Window) {
+        let number = |name| device_tree::boot_number(name).unwrap_or(0);
+        let (ranges, doorbells) = (number("ranges"), number("doorbells"));
+        let many = ranges.max(doorbells) >= MAX_SERVERS as u64;
+        let wanted = if many { MAX_SERVERS } else { 1 };
+        while self.servers.iter().filter(|server| server.domain == guest).count() < wanted {
+            self.servers
+                .push(Server::connect(guest, window).expect("the guest can be served"));
+        }
+        let own: Vec<&Server> = self.servers.iter().filter(|server| server.domain == guest).collect();
+        if doorbells != 0 {
+            posts::many(&own, registers, doorbells);
+        } else if ranges != 0 {
+            for (index, server) in (0..ranges).zip(own.iter().cycle()) {
+                let start = registers.start + index * RANGE_STRIDE;
+                server.claim(&(start..start + RANGE)).expect("the range is free");
+            }
+        } else if let Some(server) = own.first() {
+            server.claim(registers).expect("the registers are free");
+            match accel {
+                Some(intid) => self.posts = Some(Posts::attach(server, registers, intid)),
+                None => self.kinds = registers.start + KINDS,
+            }
+        }
+    }
+
+    /// What a request is answered with.
+    fn answer(&self, domain: u16, request: &Ioreq) -> u64 {
+        match &self.posts {
+            Some(posts) if posts.contains(domain, request.addr) => posts.settle(request.data as u32),
+            Some(posts) if request.addr == self.kinds => return posts.kinds,
+            _ => {}
+        }
+        ANSWER
+    }
+
+    /// An event has come.
+    fn serve(&self, port: u32) {
+        let slot = self
+            .servers
+            .iter()
+            .find_map(|server| Some((server, server.ports.iter().position(|own| *own == port)?)));
+        match slot {
+            Some((server, vcpu)) => {
+                if let Some(request) = server.take(vcpu) {
+                    server.answer(vcpu, self.answer(server.domain, &request));
+                }
+            }
+            None if port == PEER_PORT => {
+                // A channel whose other end is not there answers to nobody.
+                let _ = hypercall::send(port);
+            }
+            None => {}
+        }
+    }
+}
 
 fn main() -> ! {
     println!("backend: hello");
@@ -35,52 +114,27 @@ fn main() -> ! {
     gic.enable(events.upcall, false);
     let mut window = Window::from_device_tree().expect("a domain that serves has room for pages");
 
-    let mut servers: Vec<Server> = Vec::new();
+    let mut served = Served {
+        servers: Vec::new(),
+        posts: None,
+        kinds: 0,
+    };
     device_tree::each_compatible("portunus,serves-v1", |node| {
         for device in node.children() {
             let guest = property_u32(device, "guest").expect("a device has a guest") as u16;
             let registers = device_tree::reg(device, 0).expect("a device has registers");
-            let ranges = device_tree::boot_number("ranges").unwrap_or(0);
-            let wanted = if ranges < MAX_SERVERS as u64 { 1 } else { MAX_SERVERS };
-            while servers.iter().filter(|server| server.domain == guest).count() < wanted {
-                servers.push(Server::connect(guest, &mut window).expect("the guest can be served"));
-            }
-            let own = servers.iter().filter(|server| server.domain == guest);
-            if ranges == 0 {
-                for server in own.take(1) {
-                    server.claim(&registers).expect("the registers are free");
-                }
-            } else {
-                for (index, server) in (0..ranges).zip(own.cycle()) {
-                    let start = registers.start + index * RANGE_STRIDE;
-                    server.claim(&(start..start + RANGE)).expect("the range is free");
-                }
-            }
+            let interrupt = device_tree::interrupt(device, 0).expect("a device has an interrupt");
+            let accel = device.property("accel").map(|_| interrupt.intid);
+            served.add(guest, &registers, accel, &mut window);
         }
     });
-    println!("backend: {} guests", servers.len());
+    println!("backend: {} servers", served.servers.len());
 
-    let serve = |port: u32| {
-        let slot = servers
-            .iter()
-            .find_map(|server| Some((server, server.ports.iter().position(|own| *own == port)?)));
-        match slot {
-            Some((server, vcpu)) => {
-                if server.take(vcpu).is_some() {
-                    server.answer(vcpu, ANSWER);
-                }
-            }
-            None => {
-                // A channel whose other end is not there answers to nobody.
-                let _ = hypercall::send(port);
-            }
-        }
-    };
     loop {
         while let Some(acknowledged) = gic.acknowledge() {
             gic.end(acknowledged);
         }
-        events.take(serve);
+        events.take(|port| served.serve(port));
         if !events.is_pending() {
             wait_for_interrupt();
         }

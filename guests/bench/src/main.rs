@@ -16,13 +16,14 @@ extern crate alloc;
 
 mod disk;
 mod operations;
+mod posts;
 mod row;
 mod scale;
 mod vectors;
 
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
-use guest_runtime::{device_tree, hypercall, println, psci, timer, virtio, wait_for_interrupt};
+use guest_runtime::{device_tree, hypercall, println, psci, timer, wait_for_interrupt};
 
 use operations::Machine;
 use row::{row, unavailable};
@@ -104,6 +105,7 @@ fn primitives(machine: &Machine) {
         }
     }
     served("ioreq_sync_same_cpu", INTERRUPT_STATUS);
+    posts::measure(machine);
     if machine.events.is_some() && hypercall::send(PEER_PORT).is_ok() {
         machine.wait_for_event();
         row("event_ping_pong", || machine.ping_pong(PEER_PORT));
@@ -114,10 +116,8 @@ fn primitives(machine: &Machine) {
 
 /// A load from a register that another domain serves.
 fn served(name: &str, offset: u64) {
-    let mut served = None;
-    virtio::each_mmio(|registers, _| served = Some(registers.start + offset));
-    match served {
-        Some(register) => row(name, || operations::read(register)),
+    match posts::device(false) {
+        Some((registers, _)) => row(name, || operations::read(registers.start + offset)),
         None => unavailable(name, "no device of this domain is served"),
     }
 }

@@ -117,6 +117,20 @@ pub(crate) fn write(register: u64, value: u32) -> u64 {
     measure!("str {value:w}, [{register}]"; value = in(reg) value, register = in(reg) register, options(nostack))
 }
 
+/// What a 32-bit device register holds.
+pub(crate) fn load(register: u64) -> u64 {
+    let value: u64;
+    // SAFETY: reading it has no effect that Rust knows of.
+    unsafe { asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) register, options(nostack)) };
+    value
+}
+
+/// Writes a 32-bit device register.
+pub(crate) fn store(register: u64, value: u32) {
+    // SAFETY: the callers write to devices, which have no effect that Rust knows of.
+    unsafe { asm!("str {0:w}, [{1}]", in(reg) value, in(reg) register, options(nostack)) };
+}
+
 /// A read of an ID register, which traps.
 pub(crate) fn id_register() -> u64 {
     measure!("mrs {value}, id_aa64pfr0_el1"; value = out(reg) _, options(nostack))

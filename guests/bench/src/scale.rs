@@ -1,11 +1,13 @@
-//! Operations at sizes that the boot arguments give: `ranges=N` (that the backend serves), `ports=N`. How many SPIs and how
+//! Operations at sizes that the boot arguments give: `ranges=N` (and `doorbells=N` (that the backend serves), `ports=N`. How many SPIs and how
 //! many other domains there are is the manifest's.
 
 use guest_runtime::{device_tree, hypercall, timer};
 
+use portunus::abi::dm_op::MAX_SERVERS;
+
 use crate::operations::Machine;
 use crate::row::{is_wanted, row, unavailable};
-use crate::{RANGE_STRIDE, served};
+use crate::{RANGE_STRIDE, posts, served};
 
 /// The lowest SPI.
 const FIRST_SPI: u32 = 32;
@@ -20,6 +22,9 @@ pub(crate) fn measure(machine: &Machine) {
     }
     if is_wanted("spi_self") {
         spi(machine);
+    }
+    if is_wanted("doorbell_write") {
+        posts::one_of_many(size("doorbells"), MAX_SERVERS as u64);
     }
     if is_wanted("event_self") {
         event(machine, size("ports") as usize);

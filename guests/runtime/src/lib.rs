@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod attempt;
+pub mod buffered;
 pub mod console;
 pub mod copy;
 pub mod device_tree;
