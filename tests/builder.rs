@@ -546,11 +546,7 @@ fn a_tree_that_can_not_be_made_or_mapped_is_that_domains_failure() {
     let mut bench = bench();
     bench.add(domain(1, 16 * MIB), &kernel(1, MIB, 4096), None);
     bench.add(domain(2, 16 * MIB), &kernel(1, MIB, 4096), None);
-    let refusal = ManifestError {
-        node: "/x".to_string(),
-        property: "y".to_string(),
-        reason: Reason::Missing,
-    };
+    let refusal = ManifestError::new("/x", "y", Reason::Missing);
     let built = bench.build_with(LIMITS, |config, _| {
         if config.id == DomainId(1) {
             Err(refusal.clone())

@@ -1,13 +1,46 @@
 //! Why a device tree was refused: which node, which property, what is wrong with it.
 
-use alloc::string::String;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use core::ops::Deref;
 
 use crate::manifest::range::{IpaRange, PaRange};
 
-/// The first thing that is wrong with a device tree.
+/// The first thing that is wrong with a device tree: a [`Fault`], in a box because every reader of a property can return
+/// one.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ManifestError(Box<Fault>);
+
+impl ManifestError {
+    /// What is wrong with `property` of `node`; with an empty name, with the node itself.
+    #[cold]
+    pub fn new(node: &str, property: &str, reason: Reason) -> Self {
+        Self(Box::new(Fault {
+            node: node.to_string(),
+            property: property.to_string(),
+            reason,
+        }))
+    }
+
+    /// What is wrong, alone.
+    pub fn into_reason(self) -> Reason {
+        self.0.reason
+    }
+}
+
+impl Deref for ManifestError {
+    type Target = Fault;
+
+    fn deref(&self) -> &Fault {
+        &self.0
+    }
+}
+
+/// Where something is wrong, and what.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{node}: {property}{separator}{reason}", separator = if property.is_empty() { "" } else { ": " })]
-pub struct ManifestError {
+pub struct Fault {
     /// Path of the node; `/` for the tree as a whole.
     pub node: String,
     /// The property; empty when the node itself is at fault.

@@ -11,7 +11,7 @@ mod nodes;
 mod passthrough;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
@@ -66,11 +66,7 @@ impl GuestTree<'_> {
     ///
     /// [`Reason::Missing`] for a domain that the manifest does not have; what [`Tree::new`] says of the partial tree.
     pub fn build(&self) -> Result<Vec<u8>, ManifestError> {
-        let missing = || ManifestError {
-            node: "/chosen".to_string(),
-            property: format!("domain {}", self.domain.0),
-            reason: Reason::Missing,
-        };
+        let missing = || ManifestError::new("/chosen", &format!("domain {}", self.domain.0), Reason::Missing);
         let domain = self.manifest.domain(self.domain).ok_or_else(missing)?;
         let partial = match domain.passthrough.tree.as_slice() {
             [] => None,

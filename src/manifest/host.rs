@@ -166,11 +166,7 @@ impl Host {
     ///
     /// The first node without which Portunus can't run that is absent or malformed: RAM, CPUs, GIC, timer.
     pub fn parse(tree: &Tree<'_>) -> Result<Self, ManifestError> {
-        let root = tree.root().ok_or(ManifestError {
-            node: "/".to_string(),
-            property: String::new(),
-            reason: Reason::Missing,
-        })?;
+        let root = tree.root().ok_or(ManifestError::new("/", "", Reason::Missing))?;
         Ok(Self {
             memory: memory(root)?,
             reserved: reserved(tree)?,

@@ -220,11 +220,7 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
     for device in &domain.passthrough.devices {
         for mapping in &device.mappings {
             let range = mapping.guest_range();
-            let error = |reason| ManifestError {
-                node: device.path.clone(),
-                property: "xen,reg".to_string(),
-                reason,
-            };
+            let error = |reason| ManifestError::new(&device.path, "xen,reg", reason);
             if domain.direct_map {
                 taken.add(range, "a passed-through device");
             } else if taken.owner(range) != Some("a passed-through device") {
@@ -463,11 +459,7 @@ fn allocate_interrupts(domain: &mut DomainConfig, interrupts: &mut Interrupts) -
         .filter(|device| device.interrupt.id == IntId::SPURIOUS)
     {
         let number = interrupts.allocate(FIRST_DEVICE_INTERRUPT, &device.name);
-        device.interrupt.id = number.map_err(|reason| ManifestError {
-            node: device.path.clone(),
-            property: "interrupts".to_string(),
-            reason,
-        })?;
+        device.interrupt.id = number.map_err(|reason| ManifestError::new(&device.path, "interrupts", reason))?;
     }
     Ok(())
 }

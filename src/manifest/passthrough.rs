@@ -96,7 +96,7 @@ pub(crate) fn parse(
     direct_map: bool,
     dma_trusted: bool,
 ) -> Result<Passthrough, ManifestError> {
-    let tree = Tree::new(bytes).map_err(|error| domain.error("multiboot,device-tree", error.reason))?;
+    let tree = Tree::new(bytes).map_err(|error| domain.error("multiboot,device-tree", error.into_reason()))?;
     let root = tree
         .find(ROOT)
         .ok_or_else(|| domain.error("multiboot,device-tree", Reason::Missing))?;

@@ -181,11 +181,7 @@ fn value<'a>(property: FdtProperty<'a>) -> &'a [u8] {
 }
 
 fn whole_tree(reason: Reason) -> ManifestError {
-    ManifestError {
-        node: "/".to_string(),
-        property: String::new(),
-        reason,
-    }
+    ManifestError::new("/", "", reason)
 }
 
 impl<'t, 'a> Node<'t, 'a> {
@@ -265,11 +261,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// An error about one of its properties, or (with an empty name) about the node.
     pub fn error(self, property: &str, reason: Reason) -> ManifestError {
-        ManifestError {
-            node: self.path(),
-            property: property.to_string(),
-            reason,
-        }
+        ManifestError::new(&self.path(), property, reason)
     }
 
     /// One 32-bit cell.

@@ -94,11 +94,7 @@ pub(crate) fn across_domains(manifest: &Manifest, host: &Host) -> Result<(), Man
     }
     for domain in &manifest.domains {
         for device in &domain.passthrough.devices {
-            let fail = |property: &str, reason| ManifestError {
-                node: device.path.clone(),
-                property: property.to_string(),
-                reason,
-            };
+            let fail = |property: &str, reason| ManifestError::new(&device.path, property, reason);
             for mapping in &device.mappings {
                 if host.memory.iter().any(|bank| bank.overlaps(mapping.physical)) {
                     let taken = Reason::Taken {
@@ -176,9 +172,5 @@ fn hypervisor_registers(host: &Host) -> Vec<(PaRange, String)> {
 }
 
 fn error(domain: &DomainConfig, property: &str, reason: Reason) -> ManifestError {
-    ManifestError {
-        node: domain.path.clone(),
-        property: property.to_string(),
-        reason,
-    }
+    ManifestError::new(&domain.path, property, reason)
 }
