@@ -9,12 +9,20 @@
 //! and the time is charged to the one that waits. The loan ends when the waiter wakes, when the server's vCPU blocks, or
 //! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
 //!
+//! The usual handoff, from one vCPU to a server that waits or can run, and back, is one step each ([`RunQueue::call`],
+//! [`RunQueue::answer`]). They say no wherever something else has to be looked at, and the steps one by one decide.
+//!
+//! Nothing here depends on how many vCPUs there are by more than their number's logarithm, but holding and yielding.
+//!
 //! *Holding* a vCPU keeps it from running and leaves what it waits for as it is: interrupts and answers that come
 //! meanwhile end its wait, and it runs when it is released. A time limit on it stands still.
+
+mod heap;
 
 use alloc::vec::Vec;
 
 use crate::ids::{Ticks, VcpuId};
+use heap::Heap;
 
 /// What a vCPU that does not run waits for; a wake-up names what happened and only ends a wait that it concerns.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -49,6 +57,8 @@ struct Entry {
     deadline: Option<Ticks>,
     /// Whom its time is charged to while it serves.
     charged: Option<usize>,
+    /// Who runs on its time while it waits: the other end of `charged`.
+    lends_to: Option<usize>,
     /// Ticks that it ran, whoever was charged.
     ran: u64,
     /// Ticks that it could have run, up to `since`, or up to `held`.
@@ -125,20 +135,10 @@ pub struct RunQueue {
     handoff: Option<usize>,
     /// Some vCPU is to be visited.
     visits: bool,
-}
-
-/// What a decision is made from.
-struct Scan {
-    /// Who can run and has aged least.
-    youngest: Option<usize>,
-    /// Its age; without one, more than any.
-    age: u64,
-    /// How many can run.
-    runnable: u32,
-    /// The first deadline of those that wait, or [`NEVER`].
-    deadline: u64,
-    /// Some deadline has passed.
-    due: bool,
+    /// Who can run, but the current one, by age: that of who pays for it.
+    ready: Heap,
+    /// Who waits for an event or a request until a time at the latest, but those that are held.
+    timers: Heap,
 }
 
 /// No time.
@@ -159,11 +159,15 @@ impl RunQueue {
             contended: false,
             handoff: None,
             visits: false,
+            ready: Heap::default(),
+            timers: Heap::default(),
         }
     }
 
     /// Adds a vCPU, powered off, while domains are built.
     pub fn add(&mut self, vcpu: VcpuId, share: u32) -> Slot {
+        self.ready.add_slot();
+        self.timers.add_slot();
         self.entries.push(Entry {
             vcpu,
             share: share.max(1),
@@ -171,6 +175,7 @@ impl RunQueue {
             waits: Some(Wait::Power),
             deadline: None,
             charged: None,
+            lends_to: None,
             ran: 0,
             ready: 0,
             since: Ticks(0),
@@ -214,13 +219,51 @@ impl RunQueue {
     pub fn block(&mut self, slot: Slot, wait: Wait, deadline: Option<Ticks>, now: Ticks) {
         self.charge(now);
         self.end_loans_to(slot.0);
+        self.return_loan(slot.0);
+        if self.current != Some(slot.0) {
+            self.ready.remove(slot.0);
+        }
         if let Some(entry) = self.entries.get_mut(slot.0) {
             if entry.waits != Some(wait) {
                 entry.account(now);
             }
             entry.waits = Some(wait);
             entry.deadline = deadline;
-            entry.charged = None;
+        }
+        self.watch(slot.0);
+    }
+
+    /// Looks at the deadline of a vCPU that waits from now on, if it has one, and no longer otherwise.
+    fn watch(&mut self, index: usize) {
+        let Some(entry) = self.entries.get(index) else { return };
+        match (entry.waits, entry.deadline, entry.held) {
+            (Some(Wait::Event | Wait::Request), Some(deadline), None) => self.timers.put(index, deadline.0),
+            _ => {
+                self.timers.remove(index);
+            }
+        }
+    }
+
+    /// Brings `index`, which is not the current vCPU, to where it belongs among those that can run.
+    fn rank(&mut self, index: usize) {
+        match self.entries.get(index) {
+            Some(entry) if entry.is_runnable() => self.ready.put(index, self.payer_age(entry)),
+            _ => {
+                self.ready.remove(index);
+            }
+        }
+    }
+
+    /// Another vCPU, or none, is the current one.
+    fn make_current(&mut self, next: Option<usize>) {
+        let previous = core::mem::replace(&mut self.current, next);
+        if previous != next {
+            if let Some(previous) = previous {
+                self.rank(previous);
+            }
+            if let Some(next) = next {
+                self.ready.remove(next);
+            }
         }
     }
 
@@ -272,20 +315,53 @@ impl RunQueue {
         if let Some(entry) = self.entries.get_mut(index) {
             entry.account(now);
             entry.waits = None;
-            entry.deadline = None;
+            if entry.deadline.take().is_some() {
+                self.timers.remove(index);
+            }
             entry.age = entry.age.max(floor);
-            self.contended |= entry.held.is_none();
+            if entry.held.is_none() {
+                self.contended = true;
+                if self.current != Some(index) {
+                    // It ran on nobody's time while it waited.
+                    self.ready.put(index, entry.age);
+                }
+            }
         }
         self.end_loans_to(index);
     }
 
     /// Whoever ran on `lender`'s time pays for itself from now on. It did not age meanwhile, and has saved up nothing.
     fn end_loans_to(&mut self, lender: usize) {
-        for entry in &mut self.entries {
-            if entry.charged == Some(lender) {
+        let borrower = self.entries.get_mut(lender).and_then(|entry| entry.lends_to.take());
+        if let Some(borrower) = borrower {
+            if let Some(entry) = self.entries.get_mut(borrower) {
                 entry.charged = None;
                 entry.age = entry.age.max(self.floor);
             }
+            if self.current != Some(borrower) {
+                self.rank(borrower);
+            }
+        }
+    }
+
+    /// `borrower` runs on nobody else's time any more. Whether it did.
+    fn return_loan(&mut self, borrower: usize) -> bool {
+        let lender = self.entries.get_mut(borrower).and_then(|entry| entry.charged.take());
+        if let Some(lender) = lender.and_then(|lender| self.entries.get_mut(lender)) {
+            lender.lends_to = None;
+        }
+        lender.is_some()
+    }
+
+    /// `borrower` runs on the time of `lender`, and nobody else does.
+    fn lend(&mut self, lender: usize, borrower: usize) {
+        self.end_loans_to(lender);
+        self.return_loan(borrower);
+        if let Some(entry) = self.entries.get_mut(borrower) {
+            entry.charged = Some(lender);
+        }
+        if let Some(entry) = self.entries.get_mut(lender) {
+            entry.lends_to = Some(borrower);
         }
     }
 
@@ -293,11 +369,122 @@ impl RunQueue {
     pub fn hand_off(&mut self, from: Slot, to: Slot) {
         let runnable = self.entries.get(to.0).is_some_and(Entry::is_runnable);
         if runnable && from != to {
-            if let Some(entry) = self.entries.get_mut(to.0) {
-                entry.charged = Some(from.0);
+            self.lend(from.0, to.0);
+            if self.current != Some(to.0) {
+                self.rank(to.0);
             }
             self.handoff = Some(to.0);
         }
+    }
+
+    /// The current vCPU `from` waits for `to` to answer a request, until `deadline` at the latest, and `to`, woken if it
+    /// waits for an event, runs on `from`'s time: [`Self::wake`], [`Self::block`], [`Self::hand_off`] and [`Self::pick`] in
+    /// one step. `None`: it is not as simple as that; nothing has changed.
+    pub fn call(&mut self, from: Slot, to: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
+        let server = self.entries.get(to.0)?;
+        let is_due = |deadline: Option<Ticks>| deadline.is_some_and(|deadline| deadline <= now);
+        let ready = server.held.is_none() && matches!(server.waits, None | Some(Wait::Event));
+        if self.current != Some(from.0) || from == to || !ready || self.visits || self.timers.first_key() <= now.0 {
+            return None;
+        }
+        if is_due(deadline) || is_due(server.deadline) || !self.entries.get(from.0)?.is_runnable() {
+            return None;
+        }
+        self.charge(now);
+        let was_ready = self.ready.remove(to.0);
+        let payer = self.entries.get(from.0)?.age;
+        let youngest = self.ready.first_key().min(payer);
+        if payer > youngest.saturating_add(self.slice) {
+            if was_ready {
+                self.rank(to.0);
+            }
+            return None;
+        }
+        self.lend(from.0, to.0);
+        self.return_loan(from.0);
+        let floor = self.floor;
+        let server = self.entries.get_mut(to.0)?;
+        if server.waits.is_some() {
+            server.account(now);
+            server.waits = None;
+            server.age = server.age.max(floor);
+            if server.deadline.take().is_some() {
+                self.timers.remove(to.0);
+            }
+        }
+        let until = server.deadline;
+        let vcpu = server.vcpu;
+        let caller = self.entries.get_mut(from.0)?;
+        caller.account(now);
+        caller.waits = Some(Wait::Request);
+        caller.deadline = deadline;
+        if let Some(deadline) = deadline {
+            self.timers.put(from.0, deadline.0);
+        }
+        self.current = Some(to.0);
+        Some(self.decided(vcpu, youngest, until, now))
+    }
+
+    /// The current vCPU `from`, which runs on the time of `to`, has answered it, and `to` goes on: [`Self::wake`] and
+    /// [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
+    pub fn answer(&mut self, from: Slot, to: Slot, now: Ticks) -> Option<Pick> {
+        let (server, caller) = (self.entries.get(from.0)?, self.entries.get(to.0)?);
+        let waits = caller.waits == Some(Wait::Request) && caller.held.is_none();
+        if self.current != Some(from.0) || server.charged != Some(to.0) || !server.is_runnable() || !waits {
+            return None;
+        }
+        if self.visits || self.timers.first_key() <= now.0 || server.deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        self.charge(now);
+        let floor = self.floor;
+        let own = self.entries.get(from.0)?.age.max(floor);
+        let payer = self.entries.get(to.0)?.age.max(floor);
+        let youngest = self.ready.first_key().min(own).min(payer);
+        if payer > youngest.saturating_add(self.slice) {
+            return None;
+        }
+        let server = self.entries.get_mut(from.0)?;
+        server.charged = None;
+        server.age = own;
+        self.ready.put(from.0, own);
+        let caller = self.entries.get_mut(to.0)?;
+        caller.account(now);
+        caller.waits = None;
+        caller.lends_to = None;
+        caller.age = payer;
+        let vcpu = caller.vcpu;
+        if caller.deadline.take().is_some() {
+            self.timers.remove(to.0);
+        }
+        self.current = Some(to.0);
+        Some(self.decided(vcpu, youngest, None, now))
+    }
+
+    /// The current vCPU, `vcpu`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.
+    #[inline]
+    fn decided(&mut self, vcpu: VcpuId, youngest: u64, deadline: Option<Ticks>, now: Ticks) -> Pick {
+        self.handoff = None;
+        self.floor = self.floor.max(youngest.saturating_sub(self.slice));
+        self.contended = self.ready.len() > 0;
+        Pick {
+            run: Some(vcpu),
+            until: self.until(deadline, now),
+        }
+    }
+
+    /// When to decide again at the latest: the current vCPU has a deadline of its own.
+    #[inline]
+    fn until(&self, deadline: Option<Ticks>, now: Ticks) -> Option<Ticks> {
+        let mut until = self.timers.first_key();
+        if self.contended {
+            until = until.min(now.0.saturating_add(self.slice));
+        }
+        // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
+        if let Some(deadline) = deadline {
+            until = until.min(deadline.0);
+        }
+        (until != NEVER).then_some(Ticks(until))
     }
 
     /// The current vCPU lets the others go first (SCHEDOP_yield).
@@ -311,6 +498,9 @@ impl RunQueue {
             .max();
         if let (Some(entry), Some(oldest)) = (self.entries.get_mut(slot.0), oldest) {
             entry.age = entry.age.max(oldest.saturating_add(1));
+            if self.current != Some(slot.0) {
+                self.rank(slot.0);
+            }
         }
     }
 
@@ -318,6 +508,7 @@ impl RunQueue {
     pub fn set_deadline(&mut self, slot: Slot, deadline: Option<Ticks>) {
         if let Some(entry) = self.entries.get_mut(slot.0) {
             entry.deadline = deadline;
+            self.watch(slot.0);
         }
     }
 
@@ -347,9 +538,10 @@ impl RunQueue {
             return None;
         };
         entry.visit = false;
-        self.current = None;
+        let vcpu = entry.vcpu;
+        self.make_current(None);
         Some(Pick {
-            run: Some(entry.vcpu),
+            run: Some(vcpu),
             until: None,
         })
     }
@@ -363,84 +555,55 @@ impl RunQueue {
         {
             return visit;
         }
-        let mut scan = self.scan(now);
-        if scan.due {
+        if self.timers.first_key() <= now.0 {
             self.end_waits(now);
-            scan = self.scan(now);
         }
-        if scan.youngest.is_some() {
-            self.floor = self.floor.max(scan.age.saturating_sub(self.slice));
+        let running = self.current.filter(|index| self.can_run(*index));
+        let current = running.and_then(|index| Some((self.payer_age(self.entries.get(index)?), index)));
+        let youngest = match (self.ready.first(), current) {
+            (Some(ready), Some(current)) => Some(ready.min(current)),
+            (ready, current) => ready.or(current),
+        };
+        if let Some((age, _)) = youngest {
+            self.floor = self.floor.max(age.saturating_sub(self.slice));
         }
+        self.contended = self.ready.len() + usize::from(current.is_some()) > 1;
         let favoured = self.handoff.take().filter(|index| {
-            let limit = scan.age.saturating_add(self.slice);
+            let limit = youngest.map_or(NEVER, |(age, _)| age.saturating_add(self.slice));
             self.entries
                 .get(*index)
                 .is_some_and(|entry| entry.is_runnable() && self.payer_age(entry) <= limit)
         });
-        self.current = favoured.or(scan.youngest);
-
-        self.contended = scan.runnable > 1;
-        let mut until = scan.deadline;
-        if self.contended {
-            until = until.min(now.0.saturating_add(self.slice));
-        }
-        let current = self.current.and_then(|index| self.entries.get(index));
-        // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
-        if let Some(deadline) = current.and_then(|entry| entry.deadline) {
-            until = until.min(deadline.0);
-        }
+        self.make_current(favoured.or(youngest.map(|(_, index)| index)));
+        let current = self.current.and_then(|index| self.entries.get_mut(index));
+        let (run, deadline) = match current {
+            Some(entry) => {
+                // A vCPU that runs looks at its timers itself.
+                entry.deadline = entry.deadline.filter(|deadline| *deadline > now);
+                (Some(entry.vcpu), entry.deadline)
+            }
+            None => (None, None),
+        };
         Pick {
-            run: current.map(|entry| entry.vcpu),
-            until: (until != NEVER).then_some(Ticks(until)),
+            run,
+            until: self.until(deadline, now),
         }
     }
 
-    /// Looks at every vCPU once.
-    fn scan(&self, now: Ticks) -> Scan {
-        let mut scan = Scan {
-            youngest: None,
-            age: NEVER,
-            runnable: 0,
-            deadline: NEVER,
-            due: false,
-        };
-        for (index, entry) in self.entries.iter().enumerate() {
-            let deadline = entry.deadline.map_or(NEVER, |deadline| deadline.0);
-            scan.due |= deadline <= now.0;
-            if entry.held.is_some() {
-                continue;
-            }
-            match entry.waits {
-                None => {
-                    scan.runnable += 1;
-                    let age = self.payer_age(entry);
-                    if age < scan.age || scan.youngest.is_none() {
-                        (scan.youngest, scan.age) = (Some(index), age);
-                    }
-                }
-                Some(Wait::Power) => {}
-                Some(_) => scan.deadline = scan.deadline.min(deadline),
-            }
-        }
-        scan
+    fn can_run(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(Entry::is_runnable)
     }
 
     /// Ends every wait whose deadline has passed.
+    #[cold]
+    #[inline(never)]
     fn end_waits(&mut self, now: Ticks) {
-        for index in 0..self.entries.len() {
-            let due = self.entries.get(index).is_some_and(|entry| {
-                matches!(entry.waits, Some(Wait::Event | Wait::Request))
-                    && entry.deadline.is_some_and(|deadline| deadline <= now)
-            });
-            if due {
-                self.make_runnable(index, now);
+        while let Some((deadline, index)) = self.timers.first() {
+            if deadline > now.0 {
+                break;
             }
-            // A vCPU that runs looks at its timers itself.
-            if let Some(entry) = self.entries.get_mut(index)
-                && entry.deadline.is_some_and(|deadline| deadline <= now)
-            {
-                entry.deadline = None;
-            }
+            self.timers.remove(index);
+            self.make_runnable(index, now);
         }
     }
 
@@ -481,9 +644,13 @@ impl RunQueue {
             entry.account(now);
         }
         entry.held = Some(now);
-        if entry.charged.take().is_some() {
+        if self.return_loan(slot.0)
+            && let Some(entry) = self.entries.get_mut(slot.0)
+        {
             entry.age = entry.age.max(floor);
         }
+        self.ready.remove(slot.0);
+        self.timers.remove(slot.0);
         // Whoever serves it goes on, on its own time.
         self.end_loans_to(slot.0);
         self.is_current(slot)
@@ -505,8 +672,12 @@ impl RunQueue {
             entry.since = now;
             entry.age = entry.age.max(floor);
             self.contended = true;
+            if self.current != Some(slot.0) {
+                self.rank(slot.0);
+            }
         }
         // Its deadlines were not looked at.
+        self.watch(slot.0);
         true
     }
 
