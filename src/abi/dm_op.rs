@@ -52,6 +52,10 @@ pub const VENDOR_FIRST_SHADOW_FRAME: u64 = 0x2000;
 pub const MAX_SERVERS: usize = 8;
 /// Ranges that one server can have of each type (MAX_NR_IO_RANGES).
 pub const MAX_RANGES: usize = 256;
+/// Doorbells that one server can have.
+pub const MAX_DOORBELLS: usize = 64;
+/// Ranges whose writes one server can have posted.
+pub const MAX_BUFFERED_RANGES: usize = 64;
 /// Buffers that one call may pass.
 pub const MAX_BUFFERS: u64 = 2;
 

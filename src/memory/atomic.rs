@@ -56,23 +56,28 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     }
 
     fn update(&self, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
-        if let Some(previous) = self.attempt(at, &change) {
-            return Ok(previous);
+        let attempt = || try_update(self.memory, at, &change);
+        let mut decided = attempt();
+        if decided.is_err() {
+            self.others.while_stopped(&mut || decided = attempt());
         }
-        let mut decided = None;
-        self.others.while_stopped(&mut || decided = self.attempt(at, &change));
-        decided.ok_or(Starved(at))
+        decided
     }
+}
 
-    fn attempt(&self, at: Pa, change: &impl Fn(u64) -> u64) -> Option<u64> {
-        let mut expected = self.memory.load_u64(at);
-        for _ in 0..ATTEMPTS {
-            match self.memory.try_compare_exchange_u64(at, expected, change(expected)) {
-                Ok(previous) if previous == expected => return Some(previous),
-                Ok(previous) => expected = previous,
-                Err(_) => expected = self.memory.load_u64(at),
-            }
+/// Changes the word at `at` in at most [`ATTEMPTS`] attempts, and returns what it was. Nobody is stopped for it: for
+/// changes that can as well be made another time.
+///
+/// # Errors
+/// [`Starved`]; nothing was changed.
+pub fn try_update<M: PhysicalMemory + ?Sized>(memory: &M, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
+    let mut expected = memory.load_u64(at);
+    for _ in 0..ATTEMPTS {
+        match memory.try_compare_exchange_u64(at, expected, change(expected)) {
+            Ok(previous) if previous == expected => return Ok(previous),
+            Ok(previous) => expected = previous,
+            Err(_) => expected = memory.load_u64(at),
         }
-        None
     }
+    Err(Starved(at))
 }

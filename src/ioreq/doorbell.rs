@@ -1,0 +1,292 @@
+//! Doorbells: a write that makes a port pending, and nothing else.
+//!
+//! The table of a target is read on every write that might be one, so it has a lock of its own ([`SharedDoorbells`]),
+//! held for a search or for one change. [`Servers`](super::Servers) changes it under the servers' lock; who rings needs
+//! only this one. An entry says whom it wakes, so that the target's event channels are not asked.
+//!
+//! A doorbell whose port nobody has bound, or whose server takes no requests, does not match: the write goes on to the
+//! other kinds.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering as Memory};
+
+use super::ranges::Range;
+use crate::abi::HypercallError;
+use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
+use crate::ids::{DomainId, EventPort, ServerId};
+use crate::sync::Mutex;
+use crate::trap::access::{AccessWidth, Direction, MmioAccess};
+
+/// One doorbell.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Doorbell {
+    /// The register.
+    pub address: u64,
+    /// What is written there, under `mask`.
+    pub value: u64,
+    /// The same for all doorbells of an address.
+    pub mask: u64,
+    /// The same for all doorbells of an address.
+    pub width: AccessWidth,
+    /// The guest never reads the register back.
+    pub write_only: bool,
+    /// Whose.
+    pub server: ServerId,
+    /// The server's domain.
+    pub owner: DomainId,
+    /// The target's port.
+    pub port: EventPort,
+    /// The owner's port that it is bound to.
+    pub peer: Option<EventPort>,
+}
+
+impl Doorbell {
+    /// The register's addresses.
+    pub fn range(&self) -> Option<Range> {
+        Range::from_length(self.address, self.width.bytes())
+    }
+}
+
+/// Whom a write rings.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Ring {
+    /// Whose doorbell.
+    pub server: ServerId,
+    /// The domain.
+    pub owner: DomainId,
+    /// Its port.
+    pub peer: EventPort,
+    /// The target's port, by which the other one knows who sends.
+    pub port: EventPort,
+}
+
+/// The doorbells of all servers of one target, by address and value. Its memory is reserved when the domain is built.
+#[derive(Debug)]
+pub struct Doorbells {
+    entries: Vec<Doorbell>,
+    /// Whether the server of each id gets requests.
+    serving: [bool; MAX_SERVERS],
+    /// Writes that rang, by id of the server.
+    rung: [u64; MAX_SERVERS],
+}
+
+impl Doorbells {
+    fn new() -> Self {
+        Self {
+            entries: Vec::with_capacity(MAX_SERVERS * MAX_DOORBELLS),
+            serving: [false; MAX_SERVERS],
+            rung: [0; MAX_SERVERS],
+        }
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> &[Doorbell] {
+        &self.entries
+    }
+
+    /// Whom this write rings; it is counted. All doorbells of an address have one mask, so one search finds address and
+    /// value.
+    #[inline]
+    pub fn ring(&mut self, access: &MmioAccess) -> Option<Ring> {
+        let Direction::Write(value) = access.direction else {
+            return None;
+        };
+        let address = access.ipa.0;
+        let found = self.entries.binary_search_by(|entry| match entry.address.cmp(&address) {
+            Ordering::Equal => entry.value.cmp(&(value & entry.mask)),
+            unequal => unequal,
+        });
+        let entry = self.entries.get(found.ok()?)?;
+        let server = usize::from(entry.server.0);
+        if entry.width != access.width || !self.serving.get(server)? {
+            return None;
+        }
+        let ring = Ring {
+            server: entry.server,
+            owner: entry.owner,
+            peer: entry.peer?,
+            port: entry.port,
+        };
+        *self.rung.get_mut(server)? += 1;
+        Some(ring)
+    }
+
+    /// A write that was counted reached nobody: the port was closed meanwhile.
+    pub fn missed(&mut self, ring: &Ring) {
+        if let Some(rung) = self.rung.get_mut(usize::from(ring.server.0)) {
+            *rung = rung.saturating_sub(1);
+        }
+    }
+
+    /// Where `wanted` belongs.
+    ///
+    /// # Errors
+    /// EEXIST: it is there, or overlaps the register of another; EINVAL: the register's doorbells have another size or mask;
+    /// ENOSPC: the server has as many as it may have.
+    fn place(&self, wanted: &Doorbell) -> Result<usize, HypercallError> {
+        let range = wanted.range().ok_or(HypercallError::Invalid)?;
+        let at = self
+            .entries
+            .partition_point(|entry| (entry.address, entry.value) < (wanted.address, wanted.value));
+        let before = at.checked_sub(1).and_then(|before| self.entries.get(before));
+        // A register is as long as it is aligned: one that overlaps this one contains it, or begins in it. Of those that
+        // begin before, only the last can reach it.
+        for neighbour in [before, self.entries.get(at)].into_iter().flatten() {
+            let same = neighbour.address == wanted.address;
+            if same && (neighbour.width, neighbour.mask) != (wanted.width, wanted.mask) {
+                return Err(HypercallError::Invalid);
+            }
+            let overlaps = neighbour.range().is_some_and(|other| other.overlaps(range));
+            if if same { neighbour.value == wanted.value } else { overlaps } {
+                return Err(HypercallError::Exists);
+            }
+        }
+        let own = self.entries.iter().filter(|entry| entry.server == wanted.server).count();
+        if own >= MAX_DOORBELLS || self.entries.len() >= self.entries.capacity() {
+            return Err(HypercallError::NoSpace);
+        }
+        Ok(at)
+    }
+
+    /// Whether [`Self::insert`] would succeed.
+    ///
+    /// # Errors
+    /// See [`Self::place`].
+    pub(super) fn admits(&self, wanted: &Doorbell) -> Result<(), HypercallError> {
+        self.place(wanted).map(|_| ())
+    }
+
+    pub(super) fn insert(&mut self, doorbell: Doorbell) -> Result<(), HypercallError> {
+        let at = self.place(&doorbell)?;
+        self.entries.insert(at, doorbell);
+        Ok(())
+    }
+
+    /// Takes away what `goes` says, and calls `gone` with each.
+    fn remove(&mut self, goes: impl Fn(&Doorbell) -> bool, mut gone: impl FnMut(&Doorbell)) {
+        self.entries.retain(|entry| {
+            let goes = goes(entry);
+            if goes {
+                gone(entry);
+            }
+            !goes
+        });
+    }
+
+    /// Whether some register overlaps `range`.
+    pub(super) fn overlaps(&self, range: Range) -> bool {
+        self.any(range, |_| true)
+    }
+
+    /// Whether the guest may read some register in `range` back.
+    pub(super) fn some_readable(&self, range: Range) -> bool {
+        self.any(range, |entry| !entry.write_only)
+    }
+
+    fn any(&self, range: Range, is: impl Fn(&Doorbell) -> bool) -> bool {
+        let inside = |entry: &&Doorbell| entry.range().is_some_and(|register| register.overlaps(range));
+        self.entries.iter().filter(inside).any(is)
+    }
+
+    /// Notes what the target's `port` is bound to.
+    fn bind(&mut self, port: EventPort, peer: EventPort) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.port == port) {
+            entry.peer = Some(peer);
+        }
+    }
+
+    /// Notes that the target's `port` is not bound to `peer` any more.
+    fn unbind(&mut self, port: EventPort, peer: EventPort) {
+        let bound = |entry: &&mut Doorbell| entry.port == port && entry.peer == Some(peer);
+        if let Some(entry) = self.entries.iter_mut().find(bound) {
+            entry.peer = None;
+        }
+    }
+}
+
+/// A target's doorbells, for its servers and for its vCPUs. No other lock is taken under theirs.
+#[derive(Clone, Debug)]
+pub struct SharedDoorbells(Arc<Board>);
+
+#[derive(Debug)]
+struct Board {
+    /// So that a target without doorbells pays one load.
+    used: AtomicBool,
+    table: Mutex<Doorbells>,
+}
+
+impl SharedDoorbells {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Board {
+            used: AtomicBool::new(false),
+            table: Mutex::new(Doorbells::new()),
+        }))
+    }
+
+    /// Whom this write rings; it is counted.
+    #[inline]
+    pub fn ring(&self, access: &MmioAccess) -> Option<Ring> {
+        if !self.0.used.load(Memory::Acquire) {
+            return None;
+        }
+        self.0.table.lock().ring(access)
+    }
+
+    /// See [`Doorbells::missed`].
+    pub fn missed(&self, ring: &Ring) {
+        self.0.table.lock().missed(ring);
+    }
+
+    /// Calls `with` with the table locked.
+    pub fn with<T>(&self, with: impl FnOnce(&mut Doorbells) -> T) -> T {
+        with(&mut self.0.table.lock())
+    }
+
+    pub(super) fn insert(&self, doorbell: Doorbell) -> Result<(), HypercallError> {
+        let mut table = self.0.table.lock();
+        table.insert(doorbell)?;
+        self.0.used.store(true, Memory::Release);
+        Ok(())
+    }
+
+    /// Takes away what `goes` says; its ports go to `ports`, which has room for all that there can be.
+    pub(super) fn remove(&self, goes: impl Fn(&Doorbell) -> bool, ports: &mut Vec<EventPort>) {
+        let mut table = self.0.table.lock();
+        table.remove(goes, |entry| {
+            if ports.len() < ports.capacity() {
+                ports.push(entry.port);
+            }
+        });
+        self.0.used.store(!table.entries.is_empty(), Memory::Release);
+    }
+
+    pub(super) fn bind(&self, port: EventPort, peer: EventPort) {
+        self.with(|table| table.bind(port, peer));
+    }
+
+    pub(super) fn unbind(&self, port: EventPort, peer: EventPort) {
+        self.with(|table| table.unbind(port, peer));
+    }
+
+    pub(super) fn set_serving(&self, server: ServerId, serves: bool) {
+        self.with(|table| {
+            if let Some(serving) = table.serving.get_mut(usize::from(server.0)) {
+                *serving = serves;
+            }
+        });
+    }
+
+    pub(super) fn count_from_zero(&self, server: ServerId) {
+        self.with(|table| {
+            if let Some(rung) = table.rung.get_mut(usize::from(server.0)) {
+                *rung = 0;
+            }
+        });
+    }
+
+    pub(super) fn rung(&self, server: ServerId) -> u64 {
+        self.with(|table| table.rung.get(usize::from(server.0)).copied().unwrap_or(0))
+    }
+}
