@@ -28,7 +28,7 @@ use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
 use crate::hypervisor::lifecycle::Lifecycle;
 use crate::ids::{DomainId, IntId, Ipa};
-use crate::ioreq::Servers;
+use crate::ioreq::{Servers, SharedDoorbells};
 use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
 use crate::memory::pool::Pool;
@@ -61,6 +61,8 @@ pub struct Domain {
     pub memory: Mutex<DomainMemory>,
     /// The servers of its devices.
     pub servers: Mutex<Servers>,
+    /// Those of them that a vCPU looks at without that lock.
+    pub doorbells: SharedDoorbells,
     /// Its event channels.
     pub events: Mutex<EventChannels>,
     /// Its interrupts.

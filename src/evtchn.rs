@@ -339,6 +339,23 @@ impl EventChannels {
         }
     }
 
+    /// Takes back what `sender` sent to `port`, if the guest has not seen it.
+    pub fn withdraw<M: crate::memory::PhysicalMemory + ?Sized>(
+        &mut self,
+        port: EventPort,
+        sender: Sender,
+        words: &crate::memory::atomic::SharedWords<'_, M>,
+    ) {
+        let connected = Channel::Interdomain {
+            remote: sender.domain,
+            port: sender.port,
+        };
+        let entry = self.port(port).filter(|entry| entry.channel == connected);
+        if entry.is_some_and(|entry| entry.consumer.is_none()) {
+            self.clear_pending(port, words);
+        }
+    }
+
     /// The guest's first port in use from `from` on: EVTCHNOP_reset closes them one by one.
     pub fn next_open(&self, from: EventPort) -> Option<EventPort> {
         (from.0.max(1)..=self.limits.highest)

@@ -36,6 +36,7 @@ pub mod lifecycle;
 mod messages;
 mod mmio;
 mod pause;
+mod posted;
 mod power;
 mod quick;
 mod reports;

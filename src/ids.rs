@@ -199,8 +199,8 @@ impl fmt::Debug for IntId {
     }
 }
 
-/// A local event-channel port of some domain.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+/// A local event-channel port of some domain; 0 is none.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 #[repr(transparent)]
 pub struct EventPort(pub u32);
 

@@ -9,6 +9,7 @@
 //! - [`slot`]: the shared slot of one vCPU, which the server can corrupt at any time.
 //! - [`request`]: the life of one request, a state machine of values.
 //! - [`server`]: map, unmap, enable; who owns what. `lifetime`: create, destroy, what a dead server leaves behind.
+//! - `kinds`: what a server attaches to its addresses; [`doorbell`], [`buffered`]: writes that wait for nobody.
 //! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
 //! - `quiesce`: devices come to rest before the target's memory is made anew.
@@ -20,6 +21,9 @@
 //!   it has answered the old one, so that an answer never reaches the wrong request.
 
 mod account;
+pub mod buffered;
+pub mod doorbell;
+mod kinds;
 mod lifetime;
 mod look;
 mod quiesce;
@@ -34,6 +38,8 @@ use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
 use crate::trace::Kind;
 
+pub use doorbell::{Doorbell, Ring, SharedDoorbells};
+pub use kinds::DoorbellRequest;
 pub use look::ServerLook;
 pub use quiesce::{DomainSet, Rest};
 pub use ranges::Range;
@@ -134,6 +140,8 @@ pub enum Event {
 pub struct Effects {
     /// Send an event from each of these attached ports of the target.
     pub notify: heapless::Vec<EventPort, MAX_VCPUS>,
+    /// Attached ports of doorbells that are gone are to be closed: [`Servers::release_detached`].
+    pub release_ports: bool,
     /// These vCPUs of the target have an answer, or must look again.
     pub wake: VcpuSet,
     /// To be told; more than fit are left out.
@@ -154,6 +162,7 @@ impl Effects {
                 let _ = self.notify.push(*port);
             }
         }
+        self.release_ports |= other.release_ports;
         self.wake.merge(other.wake);
         for event in &other.events {
             self.record(*event);

@@ -5,9 +5,10 @@
 //! always a guest's port, so it ends there.
 
 use crate::abi::HypercallError;
-use crate::evtchn::{Consumer, Delivery, EventChannels, Received, Sent, Tables};
+use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
+use crate::evtchn::{Consumer, Delivery, EventChannels, Received, Sender, Sent, Tables};
 use crate::ids::{DomainId, EventPort, VcpuSet};
-use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
+use crate::ioreq::{Effects, Event, Resources, Ring, Servers, Surroundings};
 use crate::memory::PhysicalMemory;
 use crate::memory::atomic::SharedWords;
 use crate::trace::Kind;
@@ -80,8 +81,47 @@ pub fn carry<D: Domains>(domains: &mut D, from: DomainId, sent: Sent) {
                     });
                     perform(domains, domain, &effects);
                 }
-                Some(Received::Consumed(Consumer::Buffered { .. }) | Received::Nothing) | None => {}
+                Some(Received::Consumed(Consumer::Buffered { .. } | Consumer::Doorbell { .. }) | Received::Nothing)
+                | None => {}
             }
+        }
+    }
+}
+
+/// A guest of `target` wrote to a doorbell: whether its server has the event, or had it already.
+#[inline]
+pub fn ring<D: Domains>(domains: &mut D, target: DomainId, ring: &Ring) -> bool {
+    let sender = Sender {
+        domain: target,
+        port: ring.port,
+    };
+    let received = domains.events(ring.owner, |events, words| events.receive(ring.peer, sender, words));
+    match received {
+        Some(Received::Delivered(delivery)) => {
+            domains.deliver(ring.owner, delivery);
+            true
+        }
+        Some(Received::Consumed(_) | Received::Nothing) | None => false,
+    }
+}
+
+/// `target` starts anew: what it has posted and nobody has seen is taken back.
+pub fn forget_posted<D: Domains>(domains: &mut D, target: DomainId) {
+    let doorbells = domains.servers(target, |servers, around, _| {
+        servers.drop_posted(around.memory);
+        servers.doorbells()
+    });
+    let Some(doorbells) = doorbells else { return };
+    for index in 0..MAX_SERVERS * MAX_DOORBELLS {
+        let Some(bell) = doorbells.with(|table| table.entries().get(index).copied()) else {
+            return;
+        };
+        if let Some(peer) = bell.peer {
+            let sender = Sender {
+                domain: target,
+                port: bell.port,
+            };
+            let _ = domains.events(bell.owner, |events, words| events.withdraw(peer, sender, words));
         }
     }
 }
@@ -101,6 +141,9 @@ pub fn perform<D: Domains>(domains: &mut D, target: DomainId, effects: &Effects)
     for event in &effects.events {
         domains.record(target, *event);
     }
+    if effects.release_ports {
+        domains.servers(target, |servers, _, resources| servers.release_detached(resources));
+    }
 }
 
 /// Binds a new port of `caller` to `remote_port` of `remote`.
@@ -118,8 +161,11 @@ pub fn bind_interdomain<D: Domains>(
             tables.bind_interdomain(remote_port, words)
         })
         .ok_or(HypercallError::NoDomain)??;
-    if let Some(Consumer::Request { server, vcpu }) = bound.consumer {
-        let _ = domains.servers(remote, |servers, _, _| servers.port_bound(server, vcpu));
+    if let Some(consumer) = bound.consumer {
+        let _ = domains.servers(remote, |servers, _, _| match consumer {
+            Consumer::Request { server, vcpu } => servers.port_bound(server, vcpu),
+            listens => servers.posting_bound(listens, remote_port, bound.port),
+        });
     }
     domains.deliver(caller, bound.delivery);
     Ok(bound.port)
@@ -139,8 +185,14 @@ pub fn close<D: Domains>(domains: &mut D, domain: DomainId, port: EventPort) -> 
             .ok_or(HypercallError::NoDomain)?;
         match closed {
             Ok(closed) => {
-                if let Some(Consumer::Request { server, vcpu }) = closed.consumer {
-                    let effects = domains.servers(peer, |servers, around, _| servers.port_closed(server, vcpu, around));
+                if let Some(consumer) = closed.consumer {
+                    let effects = domains.servers(peer, |servers, around, _| match consumer {
+                        Consumer::Request { server, vcpu } => servers.port_closed(server, vcpu, around),
+                        listens => {
+                            servers.posting_closed(listens, closed.peer, port);
+                            Effects::default()
+                        }
+                    });
                     perform(domains, peer, &effects.unwrap_or_default());
                 }
                 return Ok(());

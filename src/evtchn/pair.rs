@@ -55,6 +55,8 @@ pub struct Bound {
 pub struct Closed {
     /// The peer's port was attached: tell its consumer that nobody listens any more.
     pub consumer: Option<Consumer>,
+    /// That port.
+    pub peer: EventPort,
 }
 
 impl EventChannels {
@@ -186,6 +188,7 @@ impl Tables<'_> {
                     entry.channel = Channel::Unbound { remote: local };
                     return Closed {
                         consumer: entry.consumer,
+                        peer,
                     };
                 }
             }

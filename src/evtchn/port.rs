@@ -39,8 +39,13 @@ pub enum Consumer {
         /// The vCPU of the target.
         vcpu: u8,
     },
-    /// A server's buffered page: nobody rings this port.
+    /// A server's buffered page: the server only listens.
     Buffered {
+        /// The server.
+        server: ServerId,
+    },
+    /// One of a server's doorbells: the server only listens.
+    Doorbell {
         /// The server.
         server: ServerId,
     },

@@ -8,8 +8,9 @@ use super::host::{DomainInfo, Host, Right};
 use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
 use crate::ids::{IntId, PAGE_SIZE, ServerId};
-use crate::ioreq::Range;
+use crate::ioreq::{DoorbellRequest, Range};
 use crate::routing::Domains;
+use crate::trap::access::AccessWidth;
 
 pub(super) fn run<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
     match operation.op {
@@ -93,17 +94,40 @@ fn attach_buffered<H: Host>(operation: &Operation, host: &mut H, target: &Domain
     zero(payload.flags & !abi::WRITE_ONLY)?;
     let range = Range::new(payload.start, payload.end).ok_or(HypercallError::Invalid)?;
     let permitted = may_serve(host, target, Some(range));
-    check(host, target, payload.id, permitted)?;
-    Err(HypercallError::NotSupported)
+    let write_only = payload.flags & abi::WRITE_ONLY != 0;
+    let caller = host.caller().domain;
+    let attached = host.domains().servers(target.id, |servers, around, _| {
+        let id = ServerId(payload.id);
+        servers.attach_buffered(caller, id, range, write_only, permitted, around.memory)
+    });
+    attached.ok_or(HypercallError::NoDomain)??;
+    Ok(0)
 }
 
 fn attach_doorbell<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-    let payload: abi::AttachDoorbell = operation.in_out(host)?;
+    let mut payload: abi::AttachDoorbell = operation.in_out(host)?;
     zero(payload.pad.into())?;
     zero(payload.flags & !abi::WRITE_ONLY)?;
-    let permitted = may_serve(host, target, Range::from_length(payload.address, payload.size.into()));
-    check(host, target, payload.id, permitted)?;
-    Err(HypercallError::NotSupported)
+    let width = AccessWidth::from_bytes(payload.size.into()).ok_or(HypercallError::Invalid)?;
+    let matches_some = payload.value & payload.mask & !width.mask() == 0;
+    if !matches_some || !payload.address.is_multiple_of(width.bytes()) {
+        return Err(HypercallError::Invalid);
+    }
+    let permitted = may_serve(host, target, Range::from_length(payload.address, width.bytes()));
+    let request = DoorbellRequest {
+        address: payload.address,
+        width,
+        value: payload.value,
+        mask: payload.mask,
+        write_only: payload.flags & abi::WRITE_ONLY != 0,
+    };
+    let caller = host.caller().domain;
+    let port = host.domains().servers(target.id, |servers, _, resources| {
+        servers.attach_doorbell(caller, ServerId(payload.id), &request, permitted, resources)
+    });
+    payload.port = port.ok_or(HypercallError::NoDomain)??.0;
+    write_value(host, operation.payload, &payload)?;
+    Ok(0)
 }
 
 fn attach_shadow<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
@@ -140,8 +164,13 @@ fn attach_ack<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo)
 fn detach<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
     let payload: abi::Detach = operation.input(host)?;
     zero(payload.pad.into())?;
-    check(host, target, payload.id, true)?;
-    Err(HypercallError::NotSupported)
+    let caller = host.caller().domain;
+    let detached = host.domains().servers(target.id, |servers, _, resources| {
+        let what = (payload.kind, payload.address, payload.value);
+        servers.detach(caller, ServerId(payload.id), what, resources)
+    });
+    detached.ok_or(HypercallError::NoDomain)??;
+    Ok(0)
 }
 
 fn update<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {

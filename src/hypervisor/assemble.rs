@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
 use crate::console::{Colour, Console, TooManyPorts};
 use crate::domain::builder::{Built, BuiltDomain};
 use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
@@ -83,9 +84,13 @@ pub enum AssemblyError {
     Channel(crate::abi::HypercallError),
 }
 
-/// Ports of the hypervisor's own that a domain may need: of each server, one a vCPU and one for its buffered page.
-fn attached_ports(vcpus: usize) -> u32 {
-    (crate::abi::dm_op::MAX_SERVERS * (vcpus + 1)) as u32
+/// Ports of the hypervisor's own that a domain may need: of each server, one a vCPU, one for its buffered page, and its
+/// doorbells'. A domain without devices has no servers.
+fn attached_ports(vcpus: usize, devices: usize) -> u32 {
+    if devices == 0 {
+        return 0;
+    }
+    (MAX_SERVERS * (vcpus + 1 + MAX_DOORBELLS)) as u32
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -245,22 +250,19 @@ fn assemble_domain<M: Machine>(
         })
         .collect();
     let limits = PortLimits {
-        attached: attached_ports(vcpus.len()),
+        attached: attached_ports(vcpus.len(), config.devices.len()),
         ..PortLimits::default()
     };
     let uart = config.layout.uart.filter(|_| config.vpl011);
     let port = uart.map(|_| console.add(config.id, &config.name)).transpose()?;
     let geometry = built.stage2.geometry();
+    let servers = Servers::new(count, devices?, fallback(frequency), ServerLimits::default());
     Ok(Domain {
         id: config.id,
         name: config.name.clone(),
         vcpus,
-        servers: Mutex::new(Servers::new(
-            count,
-            devices?,
-            fallback(frequency),
-            ServerLimits::default(),
-        )),
+        doorbells: servers.doorbells(),
+        servers: Mutex::new(servers),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
         vgic: Mutex::new(interrupt_controller(config, facts)?),
         watchdogs: Mutex::default(),

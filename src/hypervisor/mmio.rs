@@ -278,6 +278,7 @@ impl<M: Machine> Hypervisor<M> {
                 let value = self.access_clock(domain, offset, access);
                 (Exit::Device, Routed::Done(value))
             }
+            None if self.ring(domain, vcpu, access) => (Exit::Server, Routed::Done(0)),
             None => match self.request(domain, vcpu, access) {
                 Routed::Unclaimed => (Exit::Unclaimed, Routed::Unclaimed),
                 routed => (Exit::Server, routed),
@@ -300,6 +301,7 @@ impl<M: Machine> Hypervisor<M> {
         self.perform(domain, &effects);
         match begun {
             Ok(Begun::Unclaimed) => Routed::Unclaimed,
+            Ok(Begun::Posted) => Routed::Done(0),
             Ok(Begun::Accepted) => Routed::Waits,
             // A vCPU with a request does not run, so it makes no other.
             Err(_) => Routed::Again,
@@ -371,7 +373,11 @@ impl<M: Machine> Hypervisor<M> {
                     None => state.plain = Some(plain),
                 }
             }
-            Routed::Done(_) | Routed::Again => state.count(Exit::Server),
+            Routed::Done(value) => {
+                state.count(Exit::Server);
+                self.finish_plain(cpu, state, &plain, Answer::Value(value));
+            }
+            Routed::Again => state.count(Exit::Server),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::calls::Caller;
 use crate::hypervisor::mmio::PlainAccess;
+use crate::hypervisor::posted::Rang;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
@@ -125,7 +126,17 @@ impl<M: Machine> Hypervisor<M> {
                     extension,
                     virtual_address: syndrome.far,
                 };
-                return self.leave_for(cpu, domain, vcpu, state, plain);
+                let busy = match self.ring_at_once(domain, vcpu, &access) {
+                    Rang::Yes => {
+                        state.count(Exit::Server);
+                        state.frame.advance(InstructionLength::Word);
+                        let due = at_start || self.must_schedule(vcpu.pcpu);
+                        return if due { Quick::Due } else { Quick::Done };
+                    }
+                    Rang::No => false,
+                    Rang::Busy => true,
+                };
+                return self.leave_for(cpu, domain, vcpu, state, plain, busy);
             }
             _ => return Quick::No,
         };
@@ -197,8 +208,14 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &mut VcpuState,
         plain: PlainAccess,
+        may_ring: bool,
     ) -> Quick {
         self.left_guest(vcpu.pcpu);
+        if may_ring && self.ring(domain, vcpu, &plain.access) {
+            state.count(Exit::Server);
+            state.frame.advance(InstructionLength::Word);
+            return Quick::Due;
+        }
         self.begin_plain(cpu, domain, vcpu, state, plain);
         Quick::Due
     }

@@ -15,7 +15,7 @@ pub(super) struct ServerCounters {
     /// Requests that were taken away without an answer.
     pub(super) failed: u64,
     /// Writes that were posted to it.
-    posted: u64,
+    pub(super) posted: u64,
 }
 
 impl Servers {
@@ -41,6 +41,7 @@ impl Servers {
         if let Some(counters) = self.counters.get_mut(usize::from(id.0)) {
             *counters = ServerCounters::default();
         }
+        self.doorbells.count_from_zero(id);
     }
 
     /// The ids in use, a bit each.
@@ -61,7 +62,7 @@ impl Servers {
             in_flight: self.requests.iter().filter(has).count() as u32,
             answered: counters.latencies.count(),
             failed: counters.failed,
-            posted: counters.posted,
+            posted: counters.posted.saturating_add(self.doorbells.rung(id)),
             median: counters.latencies.percentile(50),
             percentile_99: counters.latencies.percentile(99),
             longest: counters.latencies.longest(),

@@ -122,6 +122,13 @@ impl BufferedPage {
         Ok(now == write)
     }
 
+    /// Makes both pointers zero if they can't be.
+    pub fn repair<M: PhysicalMemory + ?Sized>(self, memory: &M) {
+        if Pointers::from_word(memory.load_u64(self.0)).used() > SLOTS {
+            memory.store_u64(self.0, 0);
+        }
+    }
+
     /// Drops what the server has not taken; pointers that can't be are made good.
     pub fn discard<M: PhysicalMemory + ?Sized>(self, memory: &M) {
         // A server that fights for the word keeps what it makes of it.
@@ -210,9 +217,8 @@ impl BufferedRanges {
 
     /// Takes away every range of `server` that overlaps `within`; all of them without it.
     pub(super) fn remove_within(&mut self, server: ServerId, within: Option<Range>) {
-        let goes = |entry: &BufferedRange| {
-            entry.server == server && within.is_none_or(|within| within.overlaps(entry.range))
-        };
+        let goes =
+            |entry: &BufferedRange| entry.server == server && within.is_none_or(|within| within.overlaps(entry.range));
         self.entries.retain(|entry| !goes(entry));
     }
 

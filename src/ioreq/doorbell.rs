@@ -94,13 +94,15 @@ impl Doorbells {
             return None;
         };
         let address = access.ipa.0;
-        let found = self.entries.binary_search_by(|entry| match entry.address.cmp(&address) {
-            Ordering::Equal => entry.value.cmp(&(value & entry.mask)),
-            unequal => unequal,
-        });
+        let found = self
+            .entries
+            .binary_search_by(|entry| match entry.address.cmp(&address) {
+                Ordering::Equal => entry.value.cmp(&(value & entry.mask)),
+                unequal => unequal,
+            });
         let entry = self.entries.get(found.ok()?)?;
         let server = usize::from(entry.server.0);
-        if entry.width != access.width || !self.serving.get(server)? {
+        if entry.width != access.width || !*self.serving.get(server)? {
             return None;
         }
         let ring = Ring {
@@ -139,11 +141,19 @@ impl Doorbells {
                 return Err(HypercallError::Invalid);
             }
             let overlaps = neighbour.range().is_some_and(|other| other.overlaps(range));
-            if if same { neighbour.value == wanted.value } else { overlaps } {
+            if if same {
+                neighbour.value == wanted.value
+            } else {
+                overlaps
+            } {
                 return Err(HypercallError::Exists);
             }
         }
-        let own = self.entries.iter().filter(|entry| entry.server == wanted.server).count();
+        let own = self
+            .entries
+            .iter()
+            .filter(|entry| entry.server == wanted.server)
+            .count();
         if own >= MAX_DOORBELLS || self.entries.len() >= self.entries.capacity() {
             return Err(HypercallError::NoSpace);
         }

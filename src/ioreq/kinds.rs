@@ -7,13 +7,15 @@
 use super::buffered::{BufferedPage, BufferedRange};
 use super::doorbell::{Doorbell, SharedDoorbells};
 use super::ranges::Range;
+use super::request::Request;
 use super::server::{Servers, Stage};
 use super::{Effects, Resources};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::Detach;
 use crate::evtchn::Consumer;
-use crate::ids::{DomainId, EventPort, PAGE_SIZE, ServerId};
+use crate::ids::{DomainId, EventPort, ServerId};
 use crate::memory::PhysicalMemory;
+use crate::trace::{Kind, served};
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// A doorbell that a server asks for.
@@ -29,12 +31,6 @@ pub struct DoorbellRequest {
     pub mask: u64,
     /// The guest never reads the register back.
     pub write_only: bool,
-}
-
-/// The pages that `range` touches, whole.
-fn pages(range: Range) -> Range {
-    let (start, end) = (range.start() & !(PAGE_SIZE - 1), range.end() | (PAGE_SIZE - 1));
-    Range::new(start, end).unwrap_or(range)
 }
 
 impl Servers {
@@ -62,8 +58,8 @@ impl Servers {
         }
     }
 
-    /// The vendor operation *attach_buffered*. The first range of a server empties its ring. `permitted`: the manifest lets
-    /// the caller serve these addresses.
+    /// The vendor operation *attach_buffered*. With the first range of a server, pointers in its page that can't be become zero.
+    /// `permitted`: the manifest lets the caller serve these addresses.
     ///
     /// # Errors
     /// ENOENT: no such server, only its id is left, or it does not have all of the range; EPERM: another domain's, or not
@@ -79,9 +75,6 @@ impl Servers {
         memory: &M,
     ) -> Result<(), HypercallError> {
         self.attachable(caller, id, range, permitted)?;
-        if !write_only && self.shows(range) {
-            return Err(HypercallError::Invalid);
-        }
         let first = !self.buffered.has(id);
         self.buffered.insert(BufferedRange {
             range,
@@ -89,7 +82,7 @@ impl Servers {
             write_only,
         })?;
         if let Some(server) = self.server(id).filter(|_| first) {
-            memory.store_u64(server.buffered, 0);
+            BufferedPage(server.buffered).repair(memory);
         }
         Ok(())
     }
@@ -110,12 +103,6 @@ impl Servers {
     ) -> Result<EventPort, HypercallError> {
         let range = Range::from_length(request.address, request.width.bytes()).ok_or(HypercallError::Invalid)?;
         self.attachable(caller, id, range, permitted)?;
-        if !request.write_only && self.shows(range) {
-            return Err(HypercallError::Invalid);
-        }
-        if self.acknowledges(range) {
-            return Err(HypercallError::Exists);
-        }
         let mut doorbell = Doorbell {
             address: request.address,
             value: request.value & request.mask,
@@ -151,9 +138,8 @@ impl Servers {
         match kind {
             Detach::BUFFERED => self.buffered.remove(id, address),
             Detach::DOORBELL => {
-                let goes = |bell: &Doorbell| {
-                    bell.server == id && bell.address == address && bell.value == value & bell.mask
-                };
+                let goes =
+                    |bell: &Doorbell| bell.server == id && bell.address == address && bell.value == value & bell.mask;
                 if !self.doorbells.with(|table| table.entries().iter().any(goes)) {
                     return Err(HypercallError::NoEntry);
                 }
@@ -196,21 +182,18 @@ impl Servers {
         }
     }
 
-    /// Whether some of `range` is on a page that the guest is shown.
-    #[expect(clippy::unused_self, reason = "no page is shown to a guest yet")]
-    fn shows(&self, range: Range) -> bool {
-        let _ = pages(range);
-        false
+    /// Whether writes to some of `range` are posted although the guest may read it back: a page with such registers can't be
+    /// shown to the guest.
+    pub fn some_readable(&self, range: Range) -> bool {
+        self.buffered.some_readable(range) || self.doorbells.with(|table| table.some_readable(range))
     }
 
-    /// Whether some of `range` is an acknowledgement register.
-    #[expect(clippy::unused_self, reason = "there are no acknowledgement registers yet")]
-    fn acknowledges(&self, _range: Range) -> bool {
-        false
+    /// Whether some of `range` is a doorbell.
+    pub fn has_doorbell(&self, range: Range) -> bool {
+        self.doorbells.with(|table| table.overlaps(range))
     }
 
-    /// Posts a write of the guest to the server that has it in a buffered range, if it can be. `false`: it is a synchronous
-    /// request.
+    /// Posts a write of the guest to the server that has it in a buffered range; `None`: it has to be a synchronous request.
     #[inline]
     pub(super) fn post<M: PhysicalMemory + ?Sized>(
         &mut self,
@@ -225,7 +208,7 @@ impl Servers {
         };
         let id = self.buffered.find(range)?;
         let server = self.server(id)?;
-        if server.stage != Stage::Enabled || !server.buffered_bound || self.held(vcpu).is_pending() {
+        if server.stage != Stage::Enabled || !server.buffered_bound || *self.held(vcpu) != Request::Idle {
             return None;
         }
         let (page, port) = (BufferedPage(server.buffered), server.buffered_port);
@@ -233,13 +216,14 @@ impl Servers {
         if notify {
             let _ = effects.notify.push(port);
         }
+        let _ = effects.traced.push((Kind::Buffered, vcpu, served(server.owner(), id)));
         if let Some(counters) = self.counters.get_mut(usize::from(id.0)) {
             counters.posted += 1;
         }
         Some(id)
     }
 
-    /// The target starts anew: what it had posted is dropped. Returns its doorbells by index, to be silenced one by one.
+    /// The target starts anew: what it had posted, and nobody has taken, is dropped.
     pub fn drop_posted<M: PhysicalMemory + ?Sized>(&self, memory: &M) {
         for (index, server) in self.slots.iter().enumerate() {
             if let Some(server) = server

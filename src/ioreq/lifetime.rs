@@ -77,6 +77,7 @@ impl Servers {
             buffered,
             ports: [EventPort(0); MAX_VCPUS],
             buffered_port: EventPort(0),
+            buffered_bound: false,
             bound: VcpuSet::EMPTY,
             stale: VcpuSet::EMPTY,
         };
@@ -118,6 +119,7 @@ impl Servers {
 
     fn discard(&mut self, id: ServerId, resources: &mut dyn Resources) {
         self.free_ranges(id);
+        self.release_detached(resources);
         if let Some(server) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) {
             Self::release(&server, resources);
         }
@@ -149,6 +151,7 @@ impl Servers {
         effects: &mut Effects,
     ) {
         self.free_ranges(id);
+        self.note_detached(effects);
         self.set_stage(id, Stage::Tombstone);
         self.fail_requests(id, None, around, effects);
     }

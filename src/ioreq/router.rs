@@ -15,6 +15,8 @@ use crate::trap::access::MmioAccess;
 pub enum Begun {
     /// No device and no server has all of it: the rules for unmapped addresses apply.
     Unclaimed,
+    /// It was a write that nobody needs to answer: it is done.
+    Posted,
     /// The vCPU is held until [`Servers::take`] gives the answer, which can be at once.
     Accepted,
 }
@@ -96,6 +98,9 @@ impl Servers {
         let Some(range) = range else {
             return Ok(Begun::Unclaimed);
         };
+        if self.post(vcpu, &access, range, around.memory, effects).is_some() {
+            return Ok(Begun::Posted);
+        }
         let device = self.device_policy(range);
         let server = self.memory.find(range);
         let serving = server

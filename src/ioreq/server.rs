@@ -3,12 +3,14 @@
 use alloc::vec::Vec;
 
 use super::account::ServerCounters;
+use super::buffered::BufferedRanges;
+use super::doorbell::SharedDoorbells;
 use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
 use super::{DomainSet, Effects, Event, Surroundings};
 use crate::abi::HypercallError;
-use crate::abi::dm_op::{Features, IoRange, MAX_SERVERS, VENDOR_FIRST_FRAME};
+use crate::abi::dm_op::{Features, IoRange, MAX_DOORBELLS, MAX_SERVERS, VENDOR_FIRST_FRAME};
 use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
 use crate::memory::PhysicalMemory;
 use crate::sorting::sort_by_key;
@@ -67,6 +69,8 @@ pub(super) struct Server {
     pub(super) buffered: Pa,
     pub(super) ports: [EventPort; MAX_VCPUS],
     pub(super) buffered_port: EventPort,
+    /// Somebody listens at it.
+    pub(super) buffered_bound: bool,
     pub(super) bound: VcpuSet,
     /// vCPUs whose slot still holds a request that nobody waits for.
     pub(super) stale: VcpuSet,
@@ -102,6 +106,10 @@ pub struct Servers {
     devices: Vec<DeviceRange>,
     fallback: Policy,
     pub(super) requests: [Request; MAX_VCPUS],
+    pub(super) buffered: BufferedRanges,
+    pub(super) doorbells: SharedDoorbells,
+    /// Ports of doorbells that are gone.
+    pub(super) detached: Vec<EventPort>,
     pub(super) created: u64,
     /// When each vCPU's last request was posted.
     pub(super) posted_at: [Ticks; MAX_VCPUS],
@@ -127,6 +135,9 @@ impl Servers {
             devices,
             fallback,
             requests: [Request::Idle; MAX_VCPUS],
+            buffered: BufferedRanges::new(),
+            doorbells: SharedDoorbells::new(),
+            detached: Vec::with_capacity(MAX_SERVERS * MAX_DOORBELLS),
             created: 0,
             posted_at: [Ticks(0); MAX_VCPUS],
             counters: alloc::vec![ServerCounters::default(); MAX_SERVERS],
@@ -187,6 +198,7 @@ impl Servers {
         self.memory.remove_all(id);
         self.ports.remove_all(id);
         self.pci.remove_all(id);
+        self.detach_within(id, None);
     }
 
     /// get_ioreq_server_info with XEN_DMOP_no_gfns: the port of the buffered page, which nobody rings.
@@ -219,7 +231,7 @@ impl Servers {
         }
     }
 
-    fn alive(&self, caller: DomainId, id: ServerId) -> Result<&Server, HypercallError> {
+    pub(super) fn alive(&self, caller: DomainId, id: ServerId) -> Result<&Server, HypercallError> {
         let server = self.owned(caller, id)?;
         if server.stage == Stage::Tombstone {
             return Err(HypercallError::NoEntry);
@@ -232,7 +244,8 @@ impl Servers {
     /// # Errors
     /// ENOENT: no such server, or only its id is left; EPERM: another domain's.
     pub fn features(&self, caller: DomainId, id: ServerId) -> Result<u64, HypercallError> {
-        self.alive(caller, id).map(|_| Features::STATE_PAGE)
+        self.alive(caller, id)
+            .map(|_| Features::STATE_PAGE | Features::BUFFERED | Features::DOORBELL)
     }
 
     /// The vendor operation *state_page*: the number of the frame that holds the state of the device at `address`.
@@ -334,6 +347,12 @@ impl Servers {
         self.table(request.kind)?
             .assign(range, id)
             .map_err(|_| HypercallError::OutOfMemory)?;
+        for (index, _) in owners.iter().enumerate().filter(|(_, seen)| **seen) {
+            if request.kind == IoRange::MEMORY {
+                self.detach_within(ServerId(index as u16), Some(range));
+            }
+        }
+        self.note_detached(&mut effects);
         self.retry(around, &mut effects);
         Ok(effects)
     }
@@ -362,6 +381,8 @@ impl Servers {
         })?;
         let mut effects = Effects::default();
         if request.kind == IoRange::MEMORY {
+            self.detach_within(id, Some(range));
+            self.note_detached(&mut effects);
             self.fail_requests(id, Some(range), around, &mut effects);
         }
         Ok(effects)
@@ -403,15 +424,9 @@ impl Servers {
                 slot.reset(around.memory);
             }
             server.stale = VcpuSet::EMPTY;
-            server.stage = Stage::Enabled;
         }
+        self.set_stage(id, Stage::Enabled);
         self.retry(around, effects);
-    }
-
-    pub(super) fn set_stage(&mut self, id: ServerId, stage: Stage) {
-        if let Some(server) = self.server_mut(id) {
-            server.stage = stage;
-        }
     }
 
     /// Ends the requests that `id` has, or had: those inside `within`, or all.

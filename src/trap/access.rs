@@ -35,6 +35,16 @@ impl AccessWidth {
             _ => Self::Doubleword,
         }
     }
+    /// From 1, 2, 4 or 8.
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::Byte),
+            2 => Some(Self::Halfword),
+            4 => Some(Self::Word),
+            8 => Some(Self::Doubleword),
+            _ => None,
+        }
+    }
     /// 1, 2, 4 or 8.
     pub const fn bytes(self) -> u64 {
         1 << self as u64

@@ -56,6 +56,8 @@ impl<M: Machine> Hypervisor<M> {
         }
         domain.memory.lock().shared_info_at = None;
         domain.servers.lock().clear_state_pages(&self.machine);
+        let mut domains = self;
+        routing::forget_posted(&mut domains, domain.id);
         let mut events = domain.events.lock();
         self.machine.zero(events.shared_info(), PAGE_SIZE);
         events.restart();

@@ -89,6 +89,7 @@ impl<M: Machine> Hypervisor<M> {
                 write!(line, "  vCPU {vcpu}'s requests to server {}", server.0)
             }
             Some(Consumer::Buffered { server }) => write!(line, "  server {}'s buffered page", server.0),
+            Some(Consumer::Doorbell { server }) => write!(line, "  doorbell of server {}", server.0),
             None => {
                 let pending = if look.pending { "  pending" } else { "" };
                 let masked = if look.masked { "  masked" } else { "" };

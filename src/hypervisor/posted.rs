@@ -1,0 +1,78 @@
+//! Writes of a guest that wait for nobody and need no lock of the servers: doorbells.
+
+use crate::domain::Domain;
+use crate::domain::vcpu::Vcpu;
+use crate::evtchn::{Received, Sender};
+use crate::hypervisor::Hypervisor;
+use crate::ioreq::Ring;
+use crate::machine::Machine;
+use crate::routing;
+use crate::trace::{Kind, rung};
+use crate::trap::access::MmioAccess;
+
+/// What became of a write.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Rang {
+    /// It is no doorbell's, or nobody listens: it goes on to the other kinds.
+    No,
+    /// It is done.
+    Yes,
+    /// Somebody has what it needs: [`Hypervisor::ring`] waits for it.
+    Busy,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// The loaded vCPU, which has left its guest, makes a write that may be a doorbell's; `false`: it is none's.
+    pub(crate) fn ring(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> bool {
+        let Some(ring) = domain.doorbells.ring(access) else {
+            return false;
+        };
+        let mut domains = self;
+        let rang = routing::ring(&mut domains, domain.id, &ring);
+        self.rang(domain, vcpu, &ring, rang)
+    }
+
+    /// As [`Self::ring`], but its guest is only interrupted: waits for no event channels, as whoever has them may wait for
+    /// this pCPU to leave its guest.
+    #[inline]
+    pub(crate) fn ring_at_once(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Rang {
+        let Some(ring) = domain.doorbells.ring(access) else {
+            return Rang::No;
+        };
+        let Some(owner) = self.domain(ring.owner) else {
+            return Rang::No;
+        };
+        let Some(mut events) = owner.events.try_lock() else {
+            domain.doorbells.missed(&ring);
+            return Rang::Busy;
+        };
+        let sender = Sender {
+            domain: domain.id,
+            port: ring.port,
+        };
+        let received = self.with_words(|words| events.receive(ring.peer, sender, words));
+        drop(events);
+        let rang = match received {
+            Received::Delivered(delivery) => {
+                self.announce(owner, delivery);
+                true
+            }
+            Received::Consumed(_) | Received::Nothing => false,
+        };
+        if self.rang(domain, vcpu, &ring, rang) {
+            Rang::Yes
+        } else {
+            Rang::No
+        }
+    }
+
+    #[inline]
+    fn rang(&self, domain: &Domain, vcpu: &Vcpu, ring: &Ring, rang: bool) -> bool {
+        if rang {
+            self.machine.trace(Kind::Doorbell, vcpu.id, rung(ring.owner, ring.peer));
+        } else {
+            domain.doorbells.missed(ring);
+        }
+        rang
+    }
+}
