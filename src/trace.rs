@@ -252,6 +252,23 @@ impl fmt::Display for Event {
             Some(vcpu) => write!(f, "d{}v{}", vcpu.domain.0, vcpu.index)?,
             None => f.write_str("-")?,
         }
-        write!(f, " {} {:#x}", self.kind.name(), self.argument)
+        write!(f, " {}", self.kind.name())?;
+        let (upper, lower) = (self.argument >> 16, self.argument & 0xffff);
+        match self.kind {
+            Kind::Idle | Kind::Taken if self.argument == 0 => Ok(()),
+            Kind::Taken => f.write_str(": external abort"),
+            Kind::Hypercall => write!(f, " {lower} operation {upper}"),
+            Kind::Posted | Kind::Answered | Kind::Failed | Kind::Buffered => write!(f, " d{upper} server {lower}"),
+            Kind::Doorbell => write!(f, " d{upper} port {lower}"),
+            Kind::Absent => write!(f, " for page {:#x}", self.argument),
+            Kind::Interrupt | Kind::Injected | Kind::Ended | Kind::Acknowledged => write!(f, " {}", self.argument),
+            Kind::Switched => match vcpu_of(self.argument as u8) {
+                Some(from) => write!(f, " from d{}v{}", from.domain.0, from.index),
+                None => Ok(()),
+            },
+            Kind::Denied if upper != 0 => write!(f, " {lower} of d{upper}"),
+            Kind::Denied => write!(f, " {lower}"),
+            Kind::Trap | Kind::Firmware | Kind::Idle => write!(f, " {:#x}", self.argument),
+        }
     }
 }

@@ -115,3 +115,43 @@ fn the_fake_machine_keeps_who_recorded_what_when() {
     assert_eq!(machine.take_trace(), [(PcpuId(1), event)]);
     assert_eq!(machine.take_trace(), []);
 }
+
+#[test]
+fn events_read_as_people_say_them() {
+    let event = |kind, argument| Event {
+        time: 0,
+        kind,
+        vcpu: Some(vcpu(1, 2)),
+        argument,
+    };
+    for (kind, argument, text) in [
+        (Kind::Trap, 0x9381_0007, "d1v2 trap 0x93810007"),
+        (Kind::Hypercall, call(32, 4), "d1v2 hypercall 32 operation 4"),
+        (
+            Kind::Posted,
+            served(DomainId(2), ServerId(3)),
+            "d1v2 request posted d2 server 3",
+        ),
+        (
+            Kind::Doorbell,
+            rung(DomainId(2), EventPort(1024)),
+            "d1v2 doorbell d2 port 1024",
+        ),
+        (
+            Kind::Switched,
+            u32::from(vcpu_byte(vcpu(2, 0))),
+            "d1v2 switch from d2v0",
+        ),
+        (Kind::Switched, 0, "d1v2 switch"),
+        (Kind::Taken, 0, "d1v2 answer taken"),
+        (Kind::Taken, 1, "d1v2 answer taken: external abort"),
+        (
+            Kind::Denied,
+            Denial::Policy.argument(Some(DomainId(3))),
+            "d1v2 denied 1 of d3",
+        ),
+        (Kind::Idle, 0, "d1v2 idle"),
+    ] {
+        assert_eq!(event(kind, argument).to_string(), text);
+    }
+}

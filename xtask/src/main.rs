@@ -35,6 +35,7 @@ mod symbols;
 mod terminal;
 mod test;
 mod timeline;
+mod trace;
 mod transcript;
 mod workspace;
 

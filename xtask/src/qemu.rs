@@ -14,6 +14,9 @@ pub(crate) const GDB_PORT: u16 = 1234;
 /// Where QEMU puts an arm64 Image with text_offset 0 on the `virt` machine.
 pub(crate) const IMAGE_ADDRESS: u64 = 0x4020_0000;
 
+/// Where the machine's memory begins.
+pub(crate) const RAM_ADDRESS: u64 = 0x4000_0000;
+
 /// Transports that share a page can't be passed through apart: the machine has eight of 0x200 bytes in each 4 KiB page.
 const TRANSPORTS_IN_A_PAGE: usize = 8;
 
@@ -57,6 +60,8 @@ pub(crate) struct Payload<'a> {
     pub(crate) modules: &'a [Loaded],
     /// Whether to wait for a debugger.
     pub(crate) gdb: bool,
+    /// A file that is to hold the machine's memory.
+    pub(crate) memory: Option<PathBuf>,
 }
 
 impl Launch<'_> {
@@ -87,7 +92,16 @@ impl Launch<'_> {
             }
             None => Command::new(program),
         };
-        self.describe(&mut command, "")?;
+        let suffix = match &payload.memory {
+            Some(file) => {
+                let (file, size) = (escape(file), self.machine.memory);
+                let memory = format!("memory-backend-file,id=memory,share=on,size={size}M,mem-path={file}");
+                command.args(["-object", &memory]);
+                ",memory-backend=memory"
+            }
+            None => "",
+        };
+        self.describe(&mut command, suffix)?;
         command.args(["-semihosting", "-kernel"]).arg(&payload.kernel);
         for (option, file) in [("-dtb", &payload.device_tree), ("-initrd", &payload.initrd)] {
             if let Some(file) = file {

@@ -13,6 +13,7 @@ use crate::scenario::{MachineChoice, Scenario};
 use crate::session::has_user;
 use crate::setup;
 use crate::stage::{self, Choices, Report, Stage};
+use crate::trace::TraceOptions;
 use crate::workspace::{HYPERVISOR, Workspace};
 
 /// Options of `cargo xtask run`.
@@ -54,6 +55,8 @@ pub(crate) struct Run {
     /// Use the sizes of `cargo xtask test --full`.
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    trace: TraceOptions,
     /// Start the guest on the bare machine, without a hypervisor: a baseline.
     #[arg(long, hide = true)]
     plain: bool,
@@ -62,6 +65,7 @@ pub(crate) struct Run {
 impl Run {
     /// Runs the scenario. The last line says how that went.
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        self.trace.check()?;
         let workspace = Workspace::find()?;
         let scenario = Scenario::read(&workspace.scenarios(), &self.scenario)?;
         match self.stage(&workspace, &scenario) {
@@ -92,6 +96,7 @@ impl Run {
             disk: self.disk.clone(),
             plain: self.plain,
             full: self.full,
+            trace: self.trace.clone(),
             show: true,
             interactive: self.script.is_none() && has_user(),
             // With two host CPUs one thread is as fast as several, and steadier.

@@ -65,6 +65,9 @@ pub(crate) struct Scenario {
     /// What guests say that they have written and flushed.
     #[serde(default)]
     pub(crate) journals: Vec<Journal>,
+    /// Regular expressions for lines that the trace must have, in this order.
+    #[serde(default)]
+    pub(crate) trace: Vec<String>,
     /// When the run is over.
     #[serde(default)]
     pub(crate) ends: Ends,

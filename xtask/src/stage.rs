@@ -18,6 +18,7 @@ use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
 use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
 use crate::session::{self, Conduct};
 use crate::setup::{self, Tool};
+use crate::trace::{self, MEMORY_FILE, TraceOptions};
 use crate::transcript::Transcript;
 use crate::workspace::{HYPERVISOR, Workspace};
 use crate::{distribution, evidence, gzip, initramfs, symbols};
@@ -47,6 +48,8 @@ pub(crate) struct Choices {
     pub(crate) interactive: bool,
     /// The emulation may use more than one host thread.
     pub(crate) multi_threaded: bool,
+    /// What to make of the trace.
+    pub(crate) trace: TraceOptions,
     /// Values that replace the scenario's parameters.
     pub(crate) parameters: BTreeMap<String, String>,
 }
@@ -75,6 +78,9 @@ pub(crate) struct Stage<'a> {
     /// What is said of the whole run counts: nobody else's script was run.
     evidence: bool,
     values: BTreeMap<String, String>,
+    /// The file with the machine's memory, where the trace is looked at.
+    memory: Option<PathBuf>,
+    trace: TraceOptions,
     reference: Option<(Comparison, Box<Self>)>,
 }
 
@@ -176,6 +182,11 @@ impl<'a> Stage<'a> {
         } else {
             preparation.hypervised(machine, &disks)?
         };
+        let memory = preparation.memory();
+        if let Some(file) = &memory {
+            // One that an earlier run left behind is not this machine's.
+            let _ = fs::remove_file(file);
+        }
         let conduct = preparation.conduct()?;
         let users = usize::from(choices.disk.is_some());
         let own = |(index, disk): (usize, MachineDisk)| (index >= users).then_some(disk.file);
@@ -188,6 +199,8 @@ impl<'a> Stage<'a> {
             disks,
             evidence: choices.script.is_none() && !choices.plain,
             values: scenario.parameters(choices.full),
+            memory,
+            trace: choices.trace.clone(),
             reference: Self::reference(workspace, scenario, machine, choices)?,
         })
     }
@@ -207,6 +220,7 @@ impl<'a> Stage<'a> {
             plain: true,
             show: false,
             interactive: false,
+            trace: TraceOptions::default(),
             ..choices.clone()
         };
         let stage = Self::prepare(workspace, scenario, machine, &choices)?;
@@ -240,6 +254,11 @@ impl<'a> Stage<'a> {
         let ended = session::run(self.command, self.conduct)?;
         let mut reason = ended.reason;
         let mut findings = Vec::new();
+        if let Some(memory) = &self.memory {
+            let elf = program(self.workspace, HYPERVISOR).elf;
+            let told = tell(memory, &elf, &self.trace, &self.scenario.trace, &mut findings);
+            reason = reason.or(told.err().map(|failure| failure.to_string()));
+        }
         if self.evidence && !dialogue_replaced {
             let named = |name: &str| {
                 let mut disks = self.scenario.disks.iter().zip(&self.disks);
@@ -271,6 +290,25 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Reads the trace in a machine's memory, writes what is wanted of it, and checks that it has the steps of `expected`.
+fn tell(
+    memory: &Path,
+    elf: &Path,
+    options: &TraceOptions,
+    expected: &[String],
+    findings: &mut Vec<String>,
+) -> Result<()> {
+    let story = trace::read(memory, elf);
+    // It is as large as the machine's memory, and of no use any more.
+    let _ = fs::remove_file(memory);
+    let story = story?;
+    findings.extend(options.write(&story)?);
+    if !expected.is_empty() {
+        findings.push(trace::expect(&story, expected)?);
+    }
+    Ok(())
+}
+
 /// What the steps of a preparation share.
 struct Preparation<'a> {
     workspace: &'a Workspace,
@@ -280,6 +318,12 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
+    /// Where the machine's memory is to be kept, if somebody looks at the trace in it afterwards.
+    fn memory(&self) -> Option<PathBuf> {
+        let wanted = self.choices.trace.is_wanted() || !self.scenario.trace.is_empty();
+        (wanted && !self.choices.plain).then(|| self.folder.join(MEMORY_FILE))
+    }
+
     fn disks(&self) -> Result<Vec<MachineDisk>> {
         let beside = self.workspace.scenarios();
         let busybox = if needs_busybox(self.scenario, self.choices) {
@@ -365,6 +409,7 @@ impl Preparation<'_> {
             device_tree: Some(tree),
             modules,
             gdb,
+            memory: self.memory(),
             ..Payload::default()
         })
     }

@@ -6,7 +6,7 @@ use crate::machine::Arm64;
 use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
 use crate::{
-    console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer,
+    console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer, trace,
 };
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -93,8 +93,15 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
             Colour::Never
         },
     };
+    let frequency = facts.frequency;
     match Hypervisor::assemble(Arm64, facts, &plan.manifest, plan.built) {
-        Ok(hypervisor) => run::install(hypervisor),
+        Ok(hypervisor) => {
+            trace::set_frequency(frequency);
+            for domain in hypervisor.domains() {
+                trace::set_name(domain.id, &domain.name);
+            }
+            run::install(hypervisor);
+        }
         Err(error) => stop(format_args!("{error}")),
     }
     start_console(pcpu);

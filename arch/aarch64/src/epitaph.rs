@@ -5,7 +5,7 @@
 //! polled and takes no lock.
 
 use crate::console::LastWords;
-use crate::{console, layout, pcpu, power};
+use crate::{console, layout, pcpu, power, trace};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,8 @@ static RECORD: Record = Record {
     sp: AtomicU64::new(0),
 };
 
+/// How many of the pCPU's last trace events are printed.
+const EVENTS: usize = 12;
 /// The most return addresses that are printed.
 const BACKTRACE: usize = 16;
 
@@ -106,7 +108,15 @@ fn tell_exception(out: &mut impl Write, kind: u64, registers: &Registers) -> fmt
         }
         writeln!(out)?;
     }
-    backtrace(out, registers.sp)
+    backtrace(out, registers.sp)?;
+    last_events(out)
+}
+
+/// What the pCPU did last, as the trace has it.
+fn last_events(out: &mut impl Write) -> fmt::Result {
+    let Some(pcpu) = pcpu::this() else { return Ok(()) };
+    writeln!(out, "last events of pCPU {}:", pcpu.id().0)?;
+    trace::tell_last(out, pcpu, EVENTS)
 }
 
 #[panic_handler]
@@ -121,6 +131,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // LastWords never fails.
     let _ = writeln!(LastWords, "\nEPITAPH pCPU {}: {info}", Number);
     let _ = backtrace(&mut LastWords, sp);
+    let _ = last_events(&mut LastWords);
     power::end(1)
 }
 

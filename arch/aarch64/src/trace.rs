@@ -2,12 +2,14 @@
 //!
 //! `portunus_trace` is an array of [`MAX_PCPUS`] rings of [`EVENTS`] events ([`portunus::trace`]), zero at first. A pCPU
 //! writes the two words of an event by one instruction, the newest over the oldest; where the newest is the times tell.
+//! `portunus_trace_about` says what a reader outside of the machine must know besides.
 
 use crate::pcpu::Pcpu;
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
-use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
-use portunus::trace::{CHECK, Kind, VCPU, vcpu_bits, word};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use portunus::ids::{DomainId, MAX_DOMAINS, MAX_PCPUS, PcpuId, VcpuId};
+use portunus::trace::{CHECK, Event, Kind, VCPU, vcpu_bits, word};
 
 /// Events of a ring.
 pub(crate) const EVENTS: usize = 8192;
@@ -27,6 +29,57 @@ const _: () = assert!(size_of::<Ring>() == RING && align_of::<Ring>() == RING);
 
 #[unsafe(export_name = "portunus_trace")]
 static RINGS: [Ring; MAX_PCPUS] = [const { Ring(UnsafeCell::new([[0; 2]; EVENTS])) }; MAX_PCPUS];
+
+/// Bytes of a domain's name that a reader sees.
+const NAME: usize = 32;
+
+/// What a reader must know: how many ticks a second has, and the domains' names by number, ended by zeroes.
+#[repr(C)]
+struct About {
+    frequency: AtomicU64,
+    names: [[AtomicU8; NAME]; MAX_DOMAINS + 1],
+}
+
+#[unsafe(export_name = "portunus_trace_about")]
+static ABOUT: About = About {
+    frequency: AtomicU64::new(0),
+    names: [const { [const { AtomicU8::new(0) }; NAME] }; MAX_DOMAINS + 1],
+};
+
+/// Says how many ticks a second has.
+pub(crate) fn set_frequency(hertz: u64) {
+    ABOUT.frequency.store(hertz, Ordering::Relaxed);
+}
+
+/// Says what a domain is called.
+pub(crate) fn set_name(domain: DomainId, name: &str) {
+    if let Some(places) = ABOUT.names.get(usize::from(domain.0)) {
+        for (place, byte) in places.iter().zip(name.bytes()) {
+            place.store(byte, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Prints the last `count` events of the executing pCPU, oldest first: for its last words.
+pub(crate) fn tell_last(out: &mut impl Write, pcpu: &Pcpu, count: usize) -> fmt::Result {
+    let start = ring(pcpu.id());
+    let next = pcpu.trace.load(Ordering::Relaxed);
+    if start == 0 || !(start..start + RING).contains(&next) {
+        return Ok(());
+    }
+    let now = crate::timer::now().0;
+    let frequency = ABOUT.frequency.load(Ordering::Relaxed).max(1);
+    for back in (1..=count.min(EVENTS)).rev() {
+        let at = start + ((next - start + RING - back * EVENT) & (RING - EVENT));
+        // SAFETY: inside this pCPU's ring, which nobody else writes; the words are only looked at.
+        let words = unsafe { (at as *const [u64; 2]).read_volatile() };
+        if let Some(event) = Event::decode(words) {
+            let age = now.saturating_sub(event.time).saturating_mul(1_000_000) / frequency;
+            writeln!(out, "{age:>10} us ago  {event}")?;
+        }
+    }
+    Ok(())
+}
 
 /// The address of a pCPU's ring.
 pub(crate) fn ring(id: PcpuId) -> usize {
