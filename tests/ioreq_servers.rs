@@ -2,6 +2,8 @@
 
 #[path = "ioreq_support/failure.rs"]
 mod failure;
+#[path = "ioreq_support/kinds.rs"]
+mod kinds;
 #[path = "ioreq_support/model.rs"]
 mod model;
 #[path = "ioreq_support/rules.rs"]
