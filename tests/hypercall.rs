@@ -12,6 +12,8 @@ mod errors;
 mod event_errors;
 #[path = "hypercall_support/host.rs"]
 mod host;
+#[path = "hypercall_support/kinds.rs"]
+mod kinds;
 #[path = "hypercall_support/long.rs"]
 mod long;
 #[path = "hypercall_support/memory_errors.rs"]

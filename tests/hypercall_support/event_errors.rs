@@ -131,7 +131,7 @@ fn event_channel_op_refuses_bad_ports_and_domains() {
         STATUS,
         evtchn::Status {
             dom: SELF,
-            port: 105,
+            port: 641,
             ..Default::default()
         },
         Invalid

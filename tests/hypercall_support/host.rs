@@ -161,7 +161,7 @@ impl FakeHost {
         let machine = FakeMachine::with_memory(Pa(SHARED), 1 << 22);
         let limits = PortLimits {
             highest: 40,
-            attached: 64,
+            attached: 600,
         };
         let channels = DOMAINS.into_iter().map(|id| {
             let shared = Pa(SHARED + u64::from(id.0) * 4096);
