@@ -54,6 +54,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub use crate::trap::registers::Saved;
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
 pub use quick::Quick;
@@ -63,7 +64,7 @@ use crate::console::Console;
 use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
-use crate::domain::vcpu::Attention;
+use crate::domain::vcpu::{Attention, Vcpu};
 use crate::entropy::Entropy;
 use crate::hypervisor::mmio::{PendingAccess, PlainAccess};
 use crate::hypervisor::run::Pcpu;
@@ -156,6 +157,13 @@ pub struct VcpuConstants {
     pub vmpidr: u64,
     /// The pCPU that it is pinned to.
     pub pcpu: PcpuId,
+}
+
+/// A vCPU and its domain.
+#[derive(Copy, Clone, Debug)]
+pub struct Located<'a> {
+    pub(crate) domain: &'a Domain,
+    pub(crate) vcpu: &'a Vcpu,
 }
 
 /// What a pCPU does next.
@@ -263,6 +271,12 @@ impl<M: Machine> Hypervisor<M> {
             vmpidr: MPIDR_RES1 | u64::from(id.index),
             pcpu: vcpu.pcpu,
         })
+    }
+
+    /// Where a vCPU is, so that `arch` need not look for it at each exception; `None` if there is no such vCPU.
+    pub fn locate(&self, id: VcpuId) -> Option<Located<'_>> {
+        let (domain, vcpu) = self.vcpu(id)?;
+        Some(Located { domain, vcpu })
     }
 
     /// A vCPU's state before its first instruction; asked for once, at boot.

@@ -15,24 +15,27 @@ use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::calls::Caller;
 use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::posted::Rang;
-use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
 use crate::routing;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
-use crate::trap::registers::InstructionLength;
+use crate::trap::registers::Saved;
 use crate::trap::syndrome::{Hpfar, Syndrome};
 use crate::vgic::SgiRegister;
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u64)]
 pub enum Quick {
-    /// Nothing: it is a trap of another kind.
-    No,
     /// Everything: the vCPU goes on at once.
     Done,
     /// Everything about the trap: what is due before the vCPU goes on is to be looked at.
     Due,
+    /// Nothing: it is a trap of another kind.
+    No,
+    /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.
+    Registers,
 }
 
 /// ESR_EL2 of a load or store of one register (EC 0x24, ISV) by a 4-byte instruction (IL) whose own address (no
@@ -45,6 +48,9 @@ const SIXTY_FOUR: u64 = 1 << 15;
 /// ESR_EL2 of MSR ICC_SGI1R_EL1 (EC 0x18; S3_0_C12_C11_5), without its register.
 const SEND_SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 const SYSTEM_REGISTER_RT: u64 = 31 << 5;
+/// ESR_EL2 of MRS of a register of the ID space (S3_0_C0_Cm_n), without its register, m and n.
+const READ_ID: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 1;
+const ID_MASK: u64 = 0x3f << 26 | 1 << 25 | 3 << 20 | 7 << 14 | 15 << 10 | 1;
 /// ESR_EL2 of a hypercall.
 const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
 /// WnR.
@@ -53,34 +59,88 @@ const WRITE: u64 = 1 << 6;
 const AARCH32: u64 = 1 << 4;
 
 impl<M: Machine> Hypervisor<M> {
-    /// A synchronous exception from the loaded vCPU, before anything else is done about it.
+    /// A synchronous exception from the loaded vCPU, before anything else is done about it, whatever it is. `saved` says
+    /// which of its registers are in its frame; so it does for the functions by kind, which `arch` calls directly.
+    pub fn on_quick_trap<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        syndrome: &Syndrome,
+        saved: Saved,
+    ) -> Quick {
+        match syndrome.esr >> 26 & 0x3f {
+            0x16 => self.on_quick_call(at, cpu, state, syndrome.esr),
+            0x18 => self.on_quick_system_register(at, cpu, state, syndrome.esr, saved),
+            0x24 => self.on_quick_access(at, cpu, state, syndrome, saved),
+            _ => Quick::No,
+        }
+    }
+
+    /// HVC from AArch64, if [`crate::trap::quick::answer`] has no answer.
     #[inline]
-    pub fn on_quick_trap<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
-        if syndrome.esr & PLAIN_ACCESS_MASK == PLAIN_ACCESS {
-            return self.quick_access(cpu, state, syndrome);
-        }
-        if syndrome.esr & !SYSTEM_REGISTER_RT == SEND_SGI {
-            return self.quick_sgi(cpu, state, syndrome);
-        }
-        if syndrome.esr == HYPERCALL && state.frame.read(16) == EVENT_CHANNEL_OP && state.frame.read(0) == SEND {
-            return self.quick_send(cpu, state);
+    pub fn on_quick_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
+        if esr == HYPERCALL && state.frame.read(16) == EVENT_CHANNEL_OP && state.frame.read(0) == SEND {
+            return self.quick_send(at, cpu, state);
         }
         Quick::No
     }
 
-    fn quick_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
+    /// A trapped MSR, MRS or system instruction.
+    #[inline]
+    pub fn on_quick_system_register<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        saved: Saved,
+    ) -> Quick {
+        let register = (esr >> 5 & 31) as u8;
+        if !saved.has(register) {
+            return Quick::Registers;
+        }
+        if esr & ID_MASK == READ_ID {
+            let (crm, op2) = ((esr >> 1 & 15) as u8, (esr >> 17 & 7) as u8);
+            if crm == 0 {
+                return Quick::No;
+            }
+            state.frame.write(register, self.ids.read_space(crm, op2));
+            state.count(Exit::SystemRegister);
+            state.frame.advance_a64();
+            return Quick::Done;
+        }
+        if esr & !SYSTEM_REGISTER_RT == SEND_SGI {
+            return self.quick_sgi(at, cpu, state, register);
+        }
+        Quick::No
+    }
+
+    /// A data abort.
+    #[inline]
+    pub fn on_quick_access<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        syndrome: &Syndrome,
+        saved: Saved,
+    ) -> Quick {
+        let Located { domain, vcpu } = at;
         let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
+        let register = (esr >> 16 & 31) as u8;
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
-        if !offset.is_multiple_of(width.bytes())
+        if esr & PLAIN_ACCESS_MASK != PLAIN_ACCESS
+            || !offset.is_multiple_of(width.bytes())
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
             return Quick::No;
         }
-        let Some((domain, vcpu)) = self.vcpu(state.id) else {
-            return Quick::No;
-        };
+        if !saved.has(register) {
+            return Quick::Registers;
+        }
         let at_start = offset == 0 && width != AccessWidth::Byte;
         if at_start {
             self.left_guest(vcpu.pcpu);
@@ -88,7 +148,6 @@ impl<M: Machine> Hypervisor<M> {
                 return Quick::No;
             }
         }
-        let register = (esr >> 16 & 31) as u8;
         let direction = if esr & WRITE != 0 {
             Direction::Write(state.frame.read(register) & width.mask())
         } else {
@@ -129,7 +188,7 @@ impl<M: Machine> Hypervisor<M> {
                 let busy = match self.ring_at_once(domain, vcpu, &access) {
                     Rang::Yes => {
                         state.count(Exit::Server);
-                        state.frame.advance(InstructionLength::Word);
+                        state.frame.advance_a64();
                         let due = at_start || self.must_schedule(vcpu.pcpu);
                         return if due { Quick::Due } else { Quick::Done };
                     }
@@ -145,30 +204,26 @@ impl<M: Machine> Hypervisor<M> {
         if direction == Direction::Read {
             state.frame.write(register, load_value(width, extension, value));
         }
-        state.frame.advance(InstructionLength::Word);
+        state.frame.advance_a64();
         if at_start { Quick::Due } else { done }
     }
 
-    fn quick_sgi<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, syndrome: &Syndrome) -> Quick {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else {
-            return Quick::No;
-        };
+    fn quick_sgi<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, register: u8) -> Quick {
+        let Located { domain, vcpu } = at;
         if !domain.gic_system_registers {
             return Quick::No;
         }
-        let value = state.frame.read((syndrome.esr >> 5 & 31) as u8);
+        let value = state.frame.read(register);
         let told = self.send_sgi(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value));
         state.count(Exit::SystemRegister);
-        state.frame.advance(InstructionLength::Word);
+        state.frame.advance_a64();
         if told { Quick::Due } else { Quick::Done }
     }
 
     /// EVTCHNOP_send, the call of those that serve.
     #[inline(never)]
-    fn quick_send<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> Quick {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else {
-            return Quick::No;
-        };
+    fn quick_send<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        let Located { domain, vcpu } = at;
         let pointer = state.frame.read(1);
         // One that is not aligned may lie in two pages.
         if !pointer.is_multiple_of(4) {
@@ -213,7 +268,7 @@ impl<M: Machine> Hypervisor<M> {
         self.left_guest(vcpu.pcpu);
         if may_ring && self.ring(domain, vcpu, &plain.access) {
             state.count(Exit::Server);
-            state.frame.advance(InstructionLength::Word);
+            state.frame.advance_a64();
             return Quick::Due;
         }
         self.begin_plain(cpu, domain, vcpu, state, plain);

@@ -37,6 +37,24 @@ pub struct GuestFrame {
     pub pstate: u64,
 }
 
+/// Which general registers of a trapped vCPU are in its frame. The others must be neither read nor written there.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Saved(u32);
+
+impl Saved {
+    /// x0 to x19 and x30: those that a function may change without keeping them for its caller, and one more.
+    pub const CALLER: Self = Self(0x400f_ffff | Self::ZERO);
+    /// All.
+    pub const ALL: Self = Self(u32::MAX);
+    const ZERO: u32 = 1 << 31;
+
+    /// Whether Xn is; 31 is the zero register, which always is.
+    #[inline]
+    pub const fn has(self, register: u8) -> bool {
+        self.0 >> (register & 31) & 1 != 0
+    }
+}
+
 /// Which exception level and state a vCPU is in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum GuestMode {
@@ -52,10 +70,12 @@ pub enum GuestMode {
 
 impl GuestFrame {
     /// Reads Xn; 31 is the zero register.
+    #[inline]
     pub fn read(&self, register: u8) -> u64 {
         self.x.get(usize::from(register)).copied().unwrap_or(0)
     }
     /// Writes Xn; a write to 31 is discarded.
+    #[inline]
     pub fn write(&mut self, register: u8, value: u64) {
         if let Some(x) = self.x.get_mut(usize::from(register)) {
             *x = value;
@@ -92,6 +112,13 @@ impl GuestFrame {
         } else {
             self.pstate &= !PSTATE_BTYPE;
         }
+    }
+
+    /// [`Self::advance`] over an A64 instruction.
+    #[inline]
+    pub fn advance_a64(&mut self) {
+        self.pc = self.pc.wrapping_add(InstructionLength::Word.bytes());
+        self.pstate &= !(PSTATE_SS | PSTATE_BTYPE);
     }
 
     /// Goes back to an HVC, whose preferred return address is the instruction behind it, so that an exception can be

@@ -12,7 +12,7 @@ use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
-use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Syndrome, VcpuState};
+use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Saved, Syndrome, VcpuState};
 use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -373,7 +373,12 @@ impl Sim {
             sim.with(vcpu, |context| {
                 let Context { cpu, state, .. } = context;
                 sim.on(pcpu, |hypervisor| {
-                    if hypervisor.on_quick_trap(cpu, state, &syndrome) == Quick::No {
+                    let at = hypervisor.locate(vcpu).expect("it exists");
+                    let mut quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, Saved::CALLER);
+                    if quick == Quick::Registers {
+                        quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, Saved::ALL);
+                    }
+                    if quick == Quick::No {
                         hypervisor.on_trap(cpu, state, syndrome);
                     }
                 });

@@ -3,7 +3,7 @@
 use crate::cpu::El2Cpu;
 use crate::machine::Arm64;
 use crate::pcpu::{Local, Pcpu};
-use crate::switch::VcpuContext;
+use crate::switch::{Links, VcpuContext};
 use crate::sysreg::{wfi, write_sysreg};
 use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
@@ -40,10 +40,17 @@ pub(crate) fn install(hypervisor: Hypervisor<Arm64>) {
 pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
     // SAFETY: no guest runs yet: there is no other handler.
     let local = unsafe { pcpu.local() };
-    if let Some(hypervisor) = hypervisor() {
+    if let (Some(hypervisor), Some(gic)) = (hypervisor(), gic::gic()) {
         for id in hypervisor.vcpus() {
-            if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id()) {
-                let context = VcpuContext::new(hypervisor.initial_state(id), constants);
+            if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id())
+                && let Some(located) = hypervisor.locate(id)
+            {
+                let links = Links {
+                    hypervisor,
+                    gic,
+                    located,
+                };
+                let context = VcpuContext::new(hypervisor.initial_state(id), constants, links);
                 local.contexts.push((id, Box::into_raw(Box::new(context))));
             }
         }
@@ -79,7 +86,7 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
 
 /// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
 #[inline(never)]
-fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+pub(crate) fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
     loop {
         let (Some(hypervisor), Some(mut cpu)) = (hypervisor(), El2Cpu::new()) else {
             wait(pcpu, local);

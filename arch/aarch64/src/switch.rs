@@ -9,10 +9,11 @@
 
 use crate::features::Features;
 use crate::fp::FpState;
-use crate::gic::VirtualState;
+use crate::gic::{Gic, VirtualState};
+use crate::machine::Arm64;
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
 use core::mem::offset_of;
-use portunus::hypervisor::{VcpuConstants, VcpuState};
+use portunus::hypervisor::{Hypervisor, Located, VcpuConstants, VcpuState};
 
 /// HCR_EL2.VSE: a virtual SError is pending.
 const HCR_VSE: u64 = 1 << 8;
@@ -25,6 +26,8 @@ const VTCR_RES1: u64 = 1 << 31;
 pub(crate) struct VcpuContext {
     /// The core's part; its frame is where the vectors save the general registers.
     pub(crate) state: VcpuState,
+    /// What the core and the interrupt controller are, and where in the core the vCPU is.
+    pub(crate) links: Links,
     /// What never changes.
     pub(crate) constants: VcpuConstants,
     /// EL1's system registers while another vCPU is loaded.
@@ -41,6 +44,14 @@ pub(crate) struct VcpuContext {
     pub(crate) fp: FpState,
     /// For how many more loads the FP registers come along without a trap.
     pub(crate) fp_eager: u8,
+}
+
+/// What a handler needs of what lasts for ever, found once.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Links {
+    pub(crate) hypervisor: &'static Hypervisor<Arm64>,
+    pub(crate) gic: &'static Gic,
+    pub(crate) located: Located<'static>,
 }
 
 // SP_EL2 points at the frame while the guest runs, and SP is 16-byte aligned.
@@ -194,9 +205,10 @@ pub(crate) fn reset(features: Features) {
 
 impl VcpuContext {
     /// A vCPU before its first instruction: EL1's registers as after a reset, MMU and caches off.
-    pub(crate) fn new(state: VcpuState, constants: VcpuConstants) -> Self {
+    pub(crate) fn new(state: VcpuState, constants: VcpuConstants, links: Links) -> Self {
         Self {
             state,
+            links,
             constants,
             el1: El1State::at_reset(),
             keys: KeyState::default(),

@@ -4,11 +4,12 @@ use crate::cpu::El2Cpu;
 use crate::gic::{self, Acknowledged, Gic};
 use crate::pcpu::{Local, Pcpu};
 use crate::run::{self, hypervisor};
+use crate::switch::{Links, VcpuContext};
 use crate::sysreg::read_sysreg;
 use crate::{console, epitaph, fp, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
-use portunus::hypervisor::{Claim, Quick, Syndrome};
+use portunus::hypervisor::{Claim, Quick, Saved, Syndrome};
 use portunus::ids::IntId;
 use portunus::trace::{Kind, exception};
 use portunus::trap::quick;
@@ -16,6 +17,12 @@ use portunus::trap::registers::GuestFrame;
 
 /// ESR_EL2.EC of an FP or SIMD instruction that trapped.
 const FP_CLASS: u64 = 0x07;
+/// Of HVC from AArch64.
+const CALL_CLASS: u64 = 0x16;
+/// Of MSR, MRS or a system instruction.
+const SYSTEM_REGISTER_CLASS: u64 = 0x18;
+/// Of a data abort of a guest.
+const DATA_ABORT_CLASS: u64 = 0x24;
 /// The most interrupts that one exit takes; what is left raises the next exit at once.
 const INTERRUPTS_PER_EXIT: usize = 16;
 /// Bytes typed at the console that one interrupt takes.
@@ -39,92 +46,193 @@ pub(crate) static INTERRUPTS: Interrupts = Interrupts {
     console: AtomicU32::new(0),
 };
 
-/// A synchronous exception from a guest. Returns the frame to go on with.
-pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu) -> *mut GuestFrame {
-    // SAFETY: this is the only handler that runs on this pCPU.
-    let local = unsafe { pcpu.local() };
-    let esr = read_sysreg!("esr_el2");
-    if let Some(context) = local.loaded()
-        && let Some(answered) = quick::answer(esr, &mut context.state.frame)
-    {
-        trace::record_loaded(pcpu, answered.kind, answered.argument);
-        context.state.count(answered.exit);
-        return local.frame();
-    }
-    look_closer(pcpu, local, esr)
+/// What a handler has made of an exception, and so what is left to do. The vectors know [`Self::Guest`] by its number.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u64)]
+pub(crate) enum Next {
+    /// The vCPU goes on at once.
+    Guest = 0,
+    /// The trap is done with; what is due before any vCPU goes on is to be looked at.
+    Due,
+    /// Nothing is done: it is more than a quick look.
+    Core,
+    /// Nothing is done: the handler needs a register that was not saved.
+    Registers,
+    /// It is to be decided who runs.
+    Decide,
 }
 
-/// What the registers alone do not answer. Functions of their own, so that the quicker an answer is the fewer registers
-/// are kept for it.
-#[inline(never)]
-fn look_closer(pcpu: &'static Pcpu, local: &mut Local, esr: u64) -> *mut GuestFrame {
-    if let Some(context) = local.loaded() {
-        let (kind, argument) = exception(esr, &context.state.frame);
-        trace::record_loaded(pcpu, kind, argument);
-    }
-    if esr >> 26 & 0x3f == FP_CLASS {
-        if let Some(context) = local.loaded() {
-            context.state.count(Exit::Other);
+impl Next {
+    #[inline]
+    const fn of(quick: Quick) -> Self {
+        match quick {
+            Quick::Done => Self::Guest,
+            Quick::Due => Self::Due,
+            Quick::No => Self::Core,
+            Quick::Registers => Self::Registers,
         }
-        fp::on_trap(local, local.features);
-        return local.frame();
     }
+}
+
+/// A synchronous exception from a guest. Every kind has a function of its own, so that each keeps no more registers than
+/// it needs.
+pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
+    let esr = read_sysreg!("esr_el2");
+    let class = esr >> 26 & 0x3f;
+    if class == DATA_ABORT_CLASS {
+        trace::record_loaded(pcpu, Kind::Trap, esr as u32);
+        return data_abort(context, esr, Saved::CALLER);
+    }
+    if class == SYSTEM_REGISTER_CLASS {
+        trace::record_loaded(pcpu, Kind::Trap, esr as u32);
+        return system_register(context, esr, Saved::CALLER);
+    }
+    if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
+        trace::record_loaded(pcpu, answered.kind, answered.argument);
+        context.state.count(answered.exit);
+        return Next::Guest;
+    }
+    let (kind, argument) = exception(esr, &context.state.frame);
+    trace::record_loaded(pcpu, kind, argument);
+    match class {
+        CALL_CLASS => call(context, esr),
+        FP_CLASS => floating_point(pcpu),
+        _ => Next::Core,
+    }
+}
+
+#[inline(never)]
+fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
     let syndrome = Syndrome {
         esr,
         far: read_sysreg!("far_el2"),
         hpfar: read_sysreg!("hpfar_el2"),
     };
-    let mut quick = Quick::No;
-    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
-        quick = hypervisor.on_quick_trap(&mut cpu, &mut context.state, &syndrome);
-    }
-    match quick {
-        Quick::Done => local.frame(),
-        Quick::Due => go_on(pcpu, local, None),
-        Quick::No => go_on(pcpu, local, Some(syndrome)),
-    }
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let mut cpu = El2Cpu::with(gic);
+    Next::of(hypervisor.on_quick_access(located, &mut cpu, &mut context.state, &syndrome, saved))
 }
 
-/// The guest has left for more than a look: the core gets what is left of the exception, and says who goes on.
 #[inline(never)]
-fn go_on(pcpu: &'static Pcpu, local: &mut Local, exception: Option<Syndrome>) -> *mut GuestFrame {
-    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
-        hypervisor.left_guest(pcpu.id());
-        if let Some(syndrome) = exception {
-            hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
+fn system_register(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let mut cpu = El2Cpu::with(gic);
+    Next::of(hypervisor.on_quick_system_register(located, &mut cpu, &mut context.state, esr, saved))
+}
+
+#[inline(never)]
+fn call(context: &mut VcpuContext, esr: u64) -> Next {
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let mut cpu = El2Cpu::with(gic);
+    Next::of(hypervisor.on_quick_call(located, &mut cpu, &mut context.state, esr))
+}
+
+#[inline(never)]
+fn floating_point(pcpu: &'static Pcpu) -> Next {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    if let Some(context) = local.loaded() {
+        context.state.count(Exit::Other);
+    }
+    fp::on_trap(local, local.features);
+    Next::Guest
+}
+
+/// What is left of an exception that did not end with [`Next::Guest`], with all of the guest's registers in the frame.
+/// Returns the frame to go on with.
+pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    let next = match next {
+        Next::Registers => again(local),
+        other => other,
+    };
+    match next {
+        Next::Guest => return local.frame(),
+        Next::Decide => return run::decide(pcpu, local),
+        Next::Due => leave(pcpu),
+        Next::Core | Next::Registers => {
+            leave(pcpu);
+            core(local);
         }
     }
     run::resume(pcpu, local)
 }
 
-/// An interrupt while a guest ran.
-pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu) -> *mut GuestFrame {
-    // SAFETY: this is the only handler that runs on this pCPU.
-    let local = unsafe { pcpu.local() };
-    if let Some(context) = local.loaded() {
-        context.state.count(Exit::Interrupt);
-    }
+fn leave(pcpu: &Pcpu) {
     if let Some(hypervisor) = hypervisor() {
         hypervisor.left_guest(pcpu.id());
     }
+}
+
+/// The quick look once more, now that every register is saved. The syndrome registers still are of this exception: none
+/// was taken to EL2 since.
+#[inline(never)]
+fn again(local: &mut Local) -> Next {
+    let Some(context) = local.loaded() else {
+        return Next::Core;
+    };
+    let esr = read_sysreg!("esr_el2");
+    match esr >> 26 & 0x3f {
+        DATA_ABORT_CLASS => data_abort(context, esr, Saved::ALL),
+        SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
+        _ => Next::Core,
+    }
+}
+
+/// The core's way for exceptions of every kind.
+#[inline(never)]
+fn core(local: &mut Local) {
+    let Some(context) = local.loaded() else { return };
+    let syndrome = Syndrome {
+        esr: read_sysreg!("esr_el2"),
+        far: read_sysreg!("far_el2"),
+        hpfar: read_sysreg!("hpfar_el2"),
+    };
+    let mut cpu = El2Cpu::with(context.links.gic);
+    context.links.hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);
+}
+
+/// An interrupt while a guest ran.
+pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
+    context.state.count(Exit::Interrupt);
+    let Links { hypervisor, gic, .. } = context.links;
+    hypervisor.left_guest(pcpu.id());
+    // SAFETY: this is the only handler that runs on this pCPU, and it does not use `context` any more.
+    let local = unsafe { pcpu.local() };
     take_interrupts(pcpu, local);
-    run::resume(pcpu, local)
+    if !local.reschedule
+        && let Some(context) = local.loaded()
+        && hypervisor.goes_on(&mut El2Cpu::with(gic), &mut context.state)
+    {
+        return Next::Guest;
+    }
+    Next::Decide
 }
 
 /// An SError while a guest ran.
-pub(crate) unsafe extern "C" fn system_error(pcpu: &'static Pcpu) -> *mut GuestFrame {
-    // SAFETY: this is the only handler that runs on this pCPU.
-    let local = unsafe { pcpu.local() };
+pub(crate) unsafe extern "C" fn system_error(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
+    let Links { hypervisor, gic, .. } = context.links;
     let syndrome = Syndrome {
         esr: read_sysreg!("esr_el2"),
         far: 0,
         hpfar: 0,
     };
-    if let (Some(hypervisor), Some(mut cpu), Some(context)) = (hypervisor(), El2Cpu::new(), local.loaded()) {
-        hypervisor.left_guest(pcpu.id());
-        hypervisor.on_system_error(&mut cpu, &mut context.state, syndrome);
-    }
-    run::resume(pcpu, local)
+    hypervisor.left_guest(pcpu.id());
+    hypervisor.on_system_error(&mut El2Cpu::with(gic), &mut context.state, syndrome);
+    Next::Due
 }
 
 /// Takes every pending interrupt, up to a bound.

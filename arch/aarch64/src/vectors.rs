@@ -1,9 +1,15 @@
 //! The exception vectors of EL2.
 //!
 //! From a guest: SP points at the vCPU's [`GuestFrame`], so the registers are saved with no scratch register; then the
-//! handler runs on the pCPU's main stack, from its top, and returns the frame to go on with. From EL2 itself: nothing
-//! can go on; the registers are saved on the exception stack, so that an overflow of the main stack can be told, and
-//! the epitaph is written.
+//! handler runs on the pCPU's main stack, from its top.
+//!
+//! First only x0 to x19, x30, PC and PSTATE are saved. A function keeps x20 to x29 for its caller by the procedure-call
+//! standard (AAPCS64, 6.1.1), so a handler that needs nothing else and lets the same vCPU go on
+//! ([`Next::Guest`](traps::Next)) returns to it by those alone. For any other answer the rest, which still is the
+//! guest's, is saved too, and [`traps::finish`] says with which frame to go on.
+//!
+//! From EL2 itself: nothing can go on; the registers are saved on the exception stack, so that an overflow of the main
+//! stack can be told, and the epitaph is written.
 
 use crate::{epitaph, layout, traps};
 use core::arch::naked_asm;
@@ -29,6 +35,7 @@ pub(crate) unsafe extern "C" fn vectors() {
         "mov    x0, #\\kind",
         "b      9f",
         ".endm",
+        // The handler gets the pCPU, and the vCPU, whose context begins with the frame. x19 keeps the frame.
         ".macro guest handler",
         ".balign 0x80",
         "stp    x0, x1, [sp]",
@@ -41,19 +48,16 @@ pub(crate) unsafe extern "C" fn vectors() {
         "stp    x14, x15, [sp, #112]",
         "stp    x16, x17, [sp, #128]",
         "stp    x18, x19, [sp, #144]",
-        "stp    x20, x21, [sp, #160]",
-        "stp    x22, x23, [sp, #176]",
-        "stp    x24, x25, [sp, #192]",
-        "stp    x26, x27, [sp, #208]",
-        "stp    x28, x29, [sp, #224]",
-        "mrs    x1, elr_el2",
-        "mrs    x2, spsr_el2",
-        "stp    x30, x1, [sp, #240]",
-        "str    x2, [sp, #256]",
+        "mrs    x2, elr_el2",
+        "mrs    x3, spsr_el2",
+        "stp    x30, x2, [sp, #240]",
+        "str    x3, [sp, #256]",
         "mrs    x0, tpidr_el2",
-        "ldr    x1, [x0]",
-        "mov    sp, x1",
-        "adr    x30, {enter}",
+        "ldr    x2, [x0]",
+        "mov    x1, sp",
+        "mov    x19, sp",
+        "mov    sp, x2",
+        "adr    x30, {handled}",
         "b      \\handler",
         ".endm",
         "fatal  0",
@@ -109,12 +113,54 @@ pub(crate) unsafe extern "C" fn vectors() {
         "mov    sp, x1",
         "mov    x29, xzr",
         "bl     {fatal_exception}",
-        enter = sym enter_guest,
+        handled = sym handled,
         synchronous = sym traps::synchronous,
         interrupt = sym traps::interrupt,
         system_error = sym traps::system_error,
         fatal_exception = sym epitaph::fatal_exception,
         boot_exception_stack = const (layout::GUARD + layout::EXCEPTION_STACK) >> 12,
+    )
+}
+
+/// Where a handler returns to, with a [`Next`](traps::Next) in x0 and the frame in x19.
+///
+/// # Safety
+/// Only by the vectors.
+#[unsafe(naked)]
+unsafe extern "C" fn handled() {
+    naked_asm!(
+        "cbnz   x0, 1f",
+        "mov    sp, x19",
+        "ldp    x30, x1, [sp, #240]",
+        "ldr    x2, [sp, #256]",
+        "msr    elr_el2, x1",
+        "msr    spsr_el2, x2",
+        "ldp    x18, x19, [sp, #144]",
+        "ldp    x16, x17, [sp, #128]",
+        "ldp    x14, x15, [sp, #112]",
+        "ldp    x12, x13, [sp, #96]",
+        "ldp    x10, x11, [sp, #80]",
+        "ldp    x8, x9, [sp, #64]",
+        "ldp    x6, x7, [sp, #48]",
+        "ldp    x4, x5, [sp, #32]",
+        "ldp    x2, x3, [sp, #16]",
+        "ldp    x0, x1, [sp]",
+        "eret",
+        // Nothing behind an ERET may be executed by speculation.
+        "dsb    nsh",
+        "isb",
+        "1:",
+        "stp    x20, x21, [x19, #160]",
+        "stp    x22, x23, [x19, #176]",
+        "stp    x24, x25, [x19, #192]",
+        "stp    x26, x27, [x19, #208]",
+        "stp    x28, x29, [x19, #224]",
+        "mov    x1, x0",
+        "mrs    x0, tpidr_el2",
+        "adr    x30, {enter}",
+        "b      {finish}",
+        enter = sym enter_guest,
+        finish = sym traps::finish,
     )
 }
 
