@@ -165,7 +165,7 @@ pub const fn served(backend: DomainId, server: ServerId) -> u32 {
     (backend.0 as u32) << 16 | server.0 as u32
 }
 
-/// Whom a doorbell wakes: the backend's domain and the port that becomes pending, of the domain that rang.
+/// Whom a doorbell wakes: the backend's domain and its port that becomes pending.
 #[inline]
 pub const fn rung(backend: DomainId, port: EventPort) -> u32 {
     (backend.0 as u32) << 16 | port.0 as u16 as u32

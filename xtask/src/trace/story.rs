@@ -281,6 +281,10 @@ impl Teller {
                 self.doorbells.entry(backend).or_default().push((vcpu, at));
             }
             Kind::Injected if event.argument >= IntId::FIRST_SPI => self.interrupted(vcpu, at),
+            Kind::Buffered => {
+                self.servers
+                    .insert(vcpu.domain, DomainId((event.argument >> 16) as u16));
+            }
             Kind::Hypercall if names::call(&event).0 == DM_OP => {
                 self.raised.insert(vcpu.domain, (vcpu, at));
             }
