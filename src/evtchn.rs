@@ -356,6 +356,18 @@ impl EventChannels {
         }
     }
 
+    /// Who inside the hypervisor hears what `sender` sends to `port`, and whom the port notifies otherwise; `None`: the port
+    /// was closed meanwhile.
+    #[inline]
+    pub fn listener(&self, port: EventPort, sender: Sender) -> Option<(Option<Consumer>, u8)> {
+        let connected = Channel::Interdomain {
+            remote: sender.domain,
+            port: sender.port,
+        };
+        let entry = self.port(port).filter(|entry| entry.channel == connected)?;
+        Some((entry.consumer, entry.vcpu))
+    }
+
     /// The guest's first port in use from `from` on: EVTCHNOP_reset closes them one by one.
     pub fn next_open(&self, from: EventPort) -> Option<EventPort> {
         (from.0.max(1)..=self.limits.highest)

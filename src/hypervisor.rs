@@ -11,6 +11,7 @@
 //! | `quick` | accesses that are answered at once |
 //! | `mmio` | an access to a device: from the abort to the register that it loads |
 //! | `interrupts` | everything that makes or takes interrupts |
+//! | `handoff` | a request to a server on the same pCPU and its answer: one straight path |
 //! | `events` | event channels across domains, and what servers cause |
 //! | `power` | starting and stopping vCPUs |
 //! | `lifecycle` | how domains end and start again |
@@ -31,6 +32,7 @@ mod calls;
 mod clock;
 mod control;
 mod events;
+mod handoff;
 mod interrupts;
 pub mod lifecycle;
 mod messages;
@@ -59,13 +61,13 @@ pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
 pub use quick::Quick;
 
-use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::console::Console;
 use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::entropy::Entropy;
+use crate::hypervisor::account::Account;
 use crate::hypervisor::mmio::{PendingAccess, PlainAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
@@ -105,7 +107,11 @@ pub struct VcpuState {
     restarts: u32,
     /// CNTVOFF_EL2.
     pub virtual_offset: u64,
-    account: RunstateInfo,
+    account: Account,
+    /// What it does once it is unloaded, if that is known.
+    leaves_as: Option<u32>,
+    /// Who runs after [`Quick::Over`].
+    pub over: Schedule,
     set_way: SetWayWalk,
     counters: Arc<VcpuCounters>,
 }
@@ -130,9 +136,11 @@ impl VcpuState {
             is_on: false,
             restarts: 0,
             virtual_offset: 0,
-            account: RunstateInfo {
-                state: RUNSTATE_OFFLINE,
-                ..RunstateInfo::default()
+            account: Account::default(),
+            leaves_as: None,
+            over: Schedule {
+                run: None,
+                deadline: None,
             },
             set_way: SetWayWalk::default(),
             counters,
@@ -304,11 +312,7 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         };
         let registers = &state.registers.physical_timer;
-        let due = state.polls
-            || state.has_access()
-            || state.physical_timer_line
-            || registers.is_enabled()
-            || state.account.state != RUNSTATE_RUNNING;
+        let due = state.polls || state.physical_timer_line || registers.is_enabled() || !state.is_on;
         if due || !domain.life.is_running() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
             return false;
         }
@@ -318,6 +322,9 @@ impl<M: Machine> Hypervisor<M> {
             }
             state.flush_due = true;
         }
+        if state.has_access() && !self.take_plain(cpu, domain, vcpu, state) {
+            return false;
+        }
         if state.flush_due {
             state.flush_due = false;
             let told = self.flush_interrupts(cpu, domain, vcpu);
@@ -325,6 +332,7 @@ impl<M: Machine> Hypervisor<M> {
                 return false;
             }
         }
+        self.account_running(vcpu, state);
         self.gate.enter(vcpu.pcpu);
         true
     }

@@ -12,6 +12,7 @@
 //! - `kinds`: what a server attaches to its addresses; [`doorbell`], [`buffered`]: writes that wait for nobody.
 //! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
+//! - `handoff`: the usual request and its answer in one step each.
 //! - `quiesce`: devices come to rest before the target's memory is made anew.
 //!
 //! Rules that hold throughout (`docs/abi.md`, "IOREQ servers"):
@@ -23,6 +24,7 @@
 mod account;
 pub mod buffered;
 pub mod doorbell;
+mod handoff;
 mod kinds;
 mod lifetime;
 mod look;
@@ -39,6 +41,7 @@ use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuS
 use crate::trace::Kind;
 
 pub use doorbell::{Doorbell, Ring, SharedDoorbells};
+pub use handoff::Handed;
 pub use kinds::DoorbellRequest;
 pub use look::ServerLook;
 pub use quiesce::{DomainSet, Rest};

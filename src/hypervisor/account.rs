@@ -3,27 +3,46 @@
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::ids::Ticks;
 use crate::machine::Machine;
 use crate::sched::Wait;
 
+/// The account of a vCPU, on the system counter: only a guest that reads it wants nanoseconds.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Account {
+    /// `RUNSTATE_*`.
+    state: u32,
+    /// Since when; 0: since boot.
+    since: Ticks,
+    /// Spent in each state before.
+    spent: [Ticks; 4],
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            state: RUNSTATE_OFFLINE,
+            since: Ticks(0),
+            spent: [Ticks(0); 4],
+        }
+    }
+}
+
 impl<M: Machine> Hypervisor<M> {
     /// The vCPU runs from now on.
+    #[inline]
     pub(crate) fn account_running(&self, vcpu: &Vcpu, state: &mut VcpuState) {
-        if state.account.state != RUNSTATE_RUNNING || state.account.state_entry_time == 0 {
+        if state.account.state != RUNSTATE_RUNNING {
             self.account(vcpu, &mut state.account, RUNSTATE_RUNNING);
         }
     }
 
     /// The vCPU is unloaded: it waits, or others run before it.
+    #[inline]
     pub(crate) fn account_stopped(&self, vcpu: &Vcpu, state: &mut VcpuState) {
-        let (waits, held) = self.pcpu(vcpu.pcpu).map_or((None, false), |pcpu| {
-            let queue = pcpu.queue.lock();
-            (queue.waits(vcpu.slot), queue.is_held(vcpu.slot))
-        });
-        let new = match (waits, held) {
-            (Some(Wait::Power), _) | (None, true) => RUNSTATE_OFFLINE,
-            (Some(_), _) => RUNSTATE_BLOCKED,
-            (None, false) => RUNSTATE_RUNNABLE,
+        let new = match state.leaves_as.take() {
+            Some(known) => known,
+            None => self.runstate(vcpu),
         };
         // One that was only looked at does what it did before.
         if state.account.state != new {
@@ -31,16 +50,45 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn account(&self, vcpu: &Vcpu, account: &mut RunstateInfo, new: u32) {
-        let now = self.system_time().max(1);
-        let spent = now.saturating_sub(account.state_entry_time.max(1));
-        if let Some(time) = account.time.get_mut(account.state as usize) {
-            *time = time.saturating_add(spent);
+    /// What a vCPU does that is not loaded.
+    fn runstate(&self, vcpu: &Vcpu) -> u32 {
+        let (waits, held) = self.pcpu(vcpu.pcpu).map_or((None, false), |pcpu| {
+            let queue = pcpu.queue.lock();
+            (queue.waits(vcpu.slot), queue.is_held(vcpu.slot))
+        });
+        match (waits, held) {
+            (Some(Wait::Power), _) | (None, true) => RUNSTATE_OFFLINE,
+            (Some(_), _) => RUNSTATE_BLOCKED,
+            (None, false) => RUNSTATE_RUNNABLE,
+        }
+    }
+
+    #[inline]
+    fn account(&self, vcpu: &Vcpu, account: &mut Account, new: u32) {
+        let now = self.machine.now();
+        let since = account.since.0.max(self.booted.0);
+        if let Some(spent) = account.spent.get_mut(account.state as usize) {
+            spent.0 = spent.0.saturating_add(now.0.saturating_sub(since));
         }
         account.state = new;
-        account.state_entry_time = now;
+        account.since = now;
+        if vcpu.runstate.lock().is_some() {
+            self.publish_account(vcpu, account);
+        }
+    }
+
+    #[inline(never)]
+    fn publish_account(&self, vcpu: &Vcpu, account: &Account) {
+        let since = account.since.0.saturating_sub(self.booted.0);
+        let info = RunstateInfo {
+            state: account.state,
+            pad: 0,
+            // 0 is when nothing was written yet.
+            state_entry_time: self.nanoseconds(Ticks(since)).max(1),
+            time: account.spent.map(|spent| self.nanoseconds(spent)),
+        };
         if let Some(area) = *vcpu.runstate.lock() {
-            area.publish(&self.machine, account);
+            area.publish(&self.machine, &info);
         }
     }
 }

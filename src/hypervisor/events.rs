@@ -33,11 +33,15 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = delivery.upcall {
             self.with_vgic(domain, |vgic| vgic.pulse_private(vcpu, UPCALL).unwrap_or_default());
         }
-        for vcpu in delivery
-            .wake
-            .iter()
-            .filter_map(|index| domain.vcpus.get(usize::from(index)))
-        {
+        if !delivery.wake.is_empty() {
+            self.wake_pollers(domain, delivery.wake);
+        }
+    }
+
+    /// Ends SCHEDOP_poll of some vCPUs.
+    #[inline(never)]
+    pub(crate) fn wake_pollers(&self, domain: &Domain, vcpus: VcpuSet) {
+        for vcpu in vcpus.iter().filter_map(|index| domain.vcpus.get(usize::from(index))) {
             self.notify(vcpu, Attention::Poll, Wait::Event);
         }
     }

@@ -9,7 +9,8 @@ use crate::domain::Domain;
 use crate::domain::devices::Device;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::clock::CoreClock;
-use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::hypervisor::handoff::Called;
+use crate::hypervisor::{Hypervisor, Quick, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
@@ -344,7 +345,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// An access to what no device of the hypervisor has: a server's, or nobody's. The vCPU waits for the answer if it is
-    /// not there.
+    /// not there; who runs then, if that is decided already.
     pub(crate) fn begin_plain<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -352,7 +353,22 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &mut VcpuState,
         plain: PlainAccess,
-    ) {
+    ) -> Quick {
+        match self.call_server(domain, vcpu, state, &plain.access) {
+            Called::Not => {}
+            called => {
+                state.count(Exit::Server);
+                state.plain = Some(plain);
+                if called == Called::Over {
+                    return Quick::Over;
+                }
+                if let Some(answer) = self.await_answer(domain, vcpu) {
+                    state.plain = None;
+                    self.finish_plain(cpu, state, &plain, answer);
+                }
+                return Quick::Due;
+            }
+        }
         let write = plain.access.direction != Direction::Read;
         match self.request(domain, vcpu, &plain.access) {
             Routed::Unclaimed => {
@@ -379,6 +395,22 @@ impl<M: Machine> Hypervisor<M> {
             }
             Routed::Again => state.count(Exit::Server),
         }
+        Quick::Due
+    }
+
+    /// The answer to the access of the loaded vCPU, if it waits for a plain one: it is finished. Whether there is no other.
+    #[inline]
+    pub(crate) fn take_plain<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
+        let Some(plain) = state.plain else {
+            return state.access.is_none();
+        };
+        let answer = domain.servers.lock().take(vcpu.id.index);
+        let Some(answer) = self.taken(vcpu, answer) else {
+            return false;
+        };
+        state.plain = None;
+        self.finish_plain(cpu, state, &plain, answer);
+        true
     }
 
     fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &PlainAccess, answer: Answer) {

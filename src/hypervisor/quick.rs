@@ -18,7 +18,6 @@ use crate::hypervisor::posted::Rang;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
-use crate::routing;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::registers::Saved;
 use crate::trap::syndrome::{Hpfar, Syndrome};
@@ -32,6 +31,8 @@ pub enum Quick {
     Done,
     /// Everything about the trap: what is due before the vCPU goes on is to be looked at.
     Due,
+    /// Everything, and who runs now ([`VcpuState::over`]), as [`Hypervisor::schedule`] says it.
+    Over,
     /// Nothing: it is a trap of another kind.
     No,
     /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.
@@ -239,11 +240,18 @@ impl<M: Machine> Hypervisor<M> {
         };
         let sent = caller.resolve(pointer, Access::Read).and_then(|argument| {
             let port = EventPort(self.machine.load_u32(argument));
-            let mut domains = self;
-            routing::send(&mut domains, domain.id, port)
+            self.send_event(domain, vcpu, state, port)
         });
-        state.frame.write(0, sent.map_or_else(HypercallError::register, |()| 0));
-        Quick::Due
+        match sent {
+            Ok(quick) => {
+                state.frame.write(0, 0);
+                quick
+            }
+            Err(error) => {
+                state.frame.write(0, HypercallError::register(error));
+                Quick::Due
+            }
+        }
     }
 
     /// Whether an access at the first byte of a page may have begun in the page before: only if there is memory there.
@@ -271,8 +279,7 @@ impl<M: Machine> Hypervisor<M> {
             state.frame.advance_a64();
             return Quick::Due;
         }
-        self.begin_plain(cpu, domain, vcpu, state, plain);
-        Quick::Due
+        self.begin_plain(cpu, domain, vcpu, state, plain)
     }
 
     /// A register of the domain's UART, if reading it changes nothing.

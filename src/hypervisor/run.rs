@@ -19,9 +19,9 @@ use crate::sync::Mutex;
 pub(crate) struct Pcpu {
     pub(crate) queue: Mutex<RunQueue>,
     pub(crate) alarms: Alarms,
-    must_schedule: AtomicBool,
+    pub(crate) must_schedule: AtomicBool,
     /// The vCPU that it runs and that waits for nothing, for its own eyes; [`NOBODY`]: there is none.
-    running: AtomicUsize,
+    pub(crate) running: AtomicUsize,
 }
 
 /// No slot of a run queue.

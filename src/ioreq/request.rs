@@ -68,7 +68,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn answered(&self, data: u64) -> Request {
+    pub(super) fn answered(&self, data: u64) -> Request {
         Request::Finished {
             answer: Answer::Value(data & self.access.width.mask()),
         }

@@ -12,7 +12,7 @@ use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
-use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Saved, Syndrome, VcpuState};
+use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Saved, Schedule, Syndrome, VcpuState};
 use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -370,7 +370,7 @@ impl Sim {
         assert!(self.runs(vcpu), "{vcpu:?} does not run");
         let pcpu = self.pcpu_of(vcpu);
         self.exit(pcpu, |sim| {
-            sim.with(vcpu, |context| {
+            let over = sim.with(vcpu, |context| {
                 let Context { cpu, state, .. } = context;
                 sim.on(pcpu, |hypervisor| {
                     let at = hypervisor.locate(vcpu).expect("it exists");
@@ -381,8 +381,17 @@ impl Sim {
                     if quick == Quick::No {
                         hypervisor.on_trap(cpu, state, syndrome);
                     }
-                });
+                    (quick == Quick::Over).then_some(state.over)
+                })
             });
+            if let Some(Schedule {
+                run: Some(next),
+                deadline,
+            }) = over
+            {
+                sim.update(pcpu, |state| state.deadline = deadline);
+                sim.load(pcpu, next);
+            }
         });
     }
 

@@ -84,6 +84,19 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
     decide(pcpu, local)
 }
 
+/// Goes over to the vCPU that the core has decided on; returns the frame of who runs, loaded.
+#[inline(never)]
+pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    let Some(schedule) = local.loaded().map(|context| context.state.over) else {
+        return decide(pcpu, local);
+    };
+    timer::set(schedule.deadline);
+    if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
+        local.reschedule = true;
+    }
+    resume(pcpu, local)
+}
+
 /// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
 #[inline(never)]
 pub(crate) fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {

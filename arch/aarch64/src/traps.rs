@@ -60,6 +60,8 @@ pub(crate) enum Next {
     Registers,
     /// It is to be decided who runs.
     Decide,
+    /// It is decided who runs: the loaded vCPU's state has it.
+    Over,
 }
 
 impl Next {
@@ -68,6 +70,7 @@ impl Next {
         match quick {
             Quick::Done => Self::Guest,
             Quick::Due => Self::Due,
+            Quick::Over => Self::Over,
             Quick::No => Self::Core,
             Quick::Registers => Self::Registers,
         }
@@ -162,6 +165,7 @@ pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut 
     match next {
         Next::Guest => return local.frame(),
         Next::Decide => return run::decide(pcpu, local),
+        Next::Over => return run::go_over(pcpu, local),
         Next::Due => leave(pcpu),
         Next::Core | Next::Registers => {
             leave(pcpu);

@@ -1,0 +1,222 @@
+//! The direct handoff: a request to a server on the same pCPU, and its answer, as one straight path each.
+//!
+//! The request finds its server, is written into the slot, makes the event pending in the server's shared page, and the
+//! pCPU goes over to the vCPU that the event is for, on the time of the one that waits. The answer's event finishes the
+//! request, and the pCPU goes back at once: what the server's vCPU has left to do waits for its next turn. Each is one
+//! decision of the run queue ([`crate::sched::RunQueue::call`], [`answer`](crate::sched::RunQueue::answer)).
+//!
+//! Whatever is not as usual (several vCPUs of higher urgency, vCPUs that are held or visited, timers that are due, a server
+//! that is late or elsewhere) goes the way of all other requests and events, which decides the same.
+
+use core::sync::atomic::Ordering;
+
+use crate::abi::HypercallError;
+use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
+use crate::domain::Domain;
+use crate::domain::vcpu::{Attention, Vcpu};
+use crate::evtchn::{Consumer, Received, Sent, UPCALL};
+use crate::hypervisor::alarms::NEVER;
+use crate::hypervisor::clock::CoreClock;
+use crate::hypervisor::run::Pcpu;
+use crate::hypervisor::{Hypervisor, Quick, Schedule, VcpuState};
+use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
+use crate::ioreq::{Handed, Surroundings};
+use crate::machine::Machine;
+use crate::routing;
+use crate::sched::{Pick, Wait};
+use crate::trace::{Kind, served};
+use crate::trap::access::MmioAccess;
+
+/// What became of a request.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Called {
+    /// Nothing: it is not a usual one.
+    Not,
+    /// A server has it, and the vCPU is to wait for the answer.
+    Posted,
+    /// A server has it, the vCPU waits, and who runs is in its state.
+    Over,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// The loaded vCPU's access, if it is one that a server takes at once.
+    #[inline]
+    pub(crate) fn call_server(
+        &self,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        access: &MmioAccess,
+    ) -> Called {
+        let now = self.machine.now();
+        let clock = CoreClock::new(self);
+        let around = Surroundings {
+            memory: &self.machine,
+            clock: &clock,
+        };
+        let handed = domain.servers.lock().hand(vcpu.id.index, access, now, &around);
+        let Some(handed) = handed else { return Called::Not };
+        self.machine
+            .trace(Kind::Posted, vcpu.id, served(handed.owner, handed.server));
+        match self.go_to_server(domain, vcpu, &handed, now) {
+            Some(schedule) => {
+                state.over = schedule;
+                state.leaves_as = Some(RUNSTATE_BLOCKED);
+                Called::Over
+            }
+            None => Called::Posted,
+        }
+    }
+
+    /// Tells the server of a request, and goes over to the vCPU that hears it, if that can run here and now.
+    #[inline]
+    fn go_to_server(&self, domain: &Domain, vcpu: &Vcpu, handed: &Handed, now: Ticks) -> Option<Schedule> {
+        let Sent::Peer(sender, remote, port) = domain.events.lock().notify_attached(handed.port) else {
+            return None;
+        };
+        let server = self.domain(remote)?;
+        let (received, listener) = {
+            let mut events = server.events.lock();
+            let listener = events.listener(port, sender);
+            (self.with_words(|words| events.receive(port, sender, words)), listener)
+        };
+        let Received::Delivered(delivery) = received else {
+            return None;
+        };
+        let mut told = VcpuSet::EMPTY;
+        if let Some(upcall) = delivery.upcall {
+            told = server.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
+        }
+        let over = self.switch_to_server(vcpu, server, listener.map(|(_, vcpu)| vcpu), handed.deadline, now);
+        if over.is_some()
+            && let Some((_, listener)) = listener
+        {
+            // It looks before it runs.
+            told.remove(listener);
+        }
+        self.interrupt_vcpus(server, told);
+        if !delivery.wake.is_empty() {
+            self.wake_pollers(server, delivery.wake);
+        }
+        over
+    }
+
+    #[inline]
+    fn switch_to_server(
+        &self,
+        vcpu: &Vcpu,
+        server: &Domain,
+        listener: Option<u8>,
+        deadline: Option<Ticks>,
+        now: Ticks,
+    ) -> Option<Schedule> {
+        let to = server.vcpus.get(usize::from(listener?))?;
+        if to.pcpu != vcpu.pcpu {
+            return None;
+        }
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
+        let pick = pcpu.queue.lock().call(vcpu.slot, to.slot, deadline, now)?;
+        pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
+        if vcpu.has_note(Attention::Request) {
+            self.wake(vcpu, Wait::Request);
+        }
+        Some(schedule(pick, limit))
+    }
+
+    /// EVTCHNOP_send by the loaded vCPU: [`Quick::Due`] or [`Quick::Over`].
+    ///
+    /// # Errors
+    /// EINVAL.
+    #[inline]
+    pub(crate) fn send_event(
+        &self,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        port: EventPort,
+    ) -> Result<Quick, HypercallError> {
+        let sent = {
+            let mut events = domain.events.lock();
+            self.with_words(|words| events.send(port, words))
+        }?;
+        if let Sent::Peer(sender, remote, peer) = sent
+            && let Some(target) = self.domain(remote)
+        {
+            let listener = target.events.lock().listener(peer, sender);
+            if let Some((Some(Consumer::Request { server, vcpu: waiter }), _)) = listener
+                && let Some(heard) = self.hear_answer(vcpu, state, target, server, waiter)
+            {
+                return Ok(heard);
+            }
+        }
+        let mut domains = self;
+        routing::carry(&mut domains, domain.id, sent);
+        Ok(Quick::Due)
+    }
+
+    /// The server `id` has sent its event for a vCPU of `target`. `None`: it is no usual answer, and nothing was done.
+    #[inline]
+    fn hear_answer(
+        &self,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        target: &Domain,
+        id: ServerId,
+        waiter: u8,
+    ) -> Option<Quick> {
+        let now = self.machine.now();
+        let owner = target.servers.lock().hear_answer(id, waiter, now, &self.machine)?;
+        let answered = VcpuId {
+            domain: target.id,
+            index: waiter,
+        };
+        self.machine.trace(Kind::Answered, answered, served(owner, id));
+        let Some(schedule) = self.switch_to_waiter(vcpu, target, waiter, now) else {
+            self.wake_requests(target, VcpuSet::only(waiter));
+            return Some(Quick::Due);
+        };
+        state.over = schedule;
+        state.leaves_as = Some(RUNSTATE_RUNNABLE);
+        Some(Quick::Over)
+    }
+
+    #[inline]
+    fn switch_to_waiter(&self, vcpu: &Vcpu, target: &Domain, waiter: u8, now: Ticks) -> Option<Schedule> {
+        let to = target.vcpus.get(usize::from(waiter))?;
+        if to.pcpu != vcpu.pcpu {
+            return None;
+        }
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
+        let pick = pcpu.queue.lock().answer(vcpu.slot, to.slot, now)?;
+        pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        Some(schedule(pick, limit))
+    }
+
+    /// Whether nothing else than its run queue decides what a pCPU runs: when that changes at the earliest.
+    #[inline]
+    fn unhurried(&self, pcpu: &Pcpu, id: PcpuId, now: Ticks) -> Option<Ticks> {
+        if pcpu.must_schedule.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut limit = pcpu.alarms.first();
+        if id == PcpuId(0) {
+            if self.has_message() {
+                return None;
+            }
+            limit = limit.min(self.terminal_deadline());
+        }
+        (limit > now).then_some(limit)
+    }
+}
+
+#[inline]
+fn schedule(pick: Pick, limit: Ticks) -> Schedule {
+    let deadline = pick.until.unwrap_or(NEVER).min(limit);
+    Schedule {
+        run: pick.run,
+        deadline: (deadline != NEVER).then_some(deadline),
+    }
+}
