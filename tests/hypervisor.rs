@@ -16,6 +16,8 @@ mod hostile_calls;
 mod machines;
 #[path = "hypervisor_support/memory.rs"]
 mod memory;
+#[path = "hypervisor_support/posted.rs"]
+mod posted;
 #[path = "hypervisor_support/random.rs"]
 mod random;
 #[path = "hypervisor_support/requests.rs"]
