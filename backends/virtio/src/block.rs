@@ -21,6 +21,8 @@ pub const REQUESTS: usize = 16;
 pub struct BlockDevice<D, R> {
     disk: D,
     queues: u16,
+    /// The capacity that `config` tells.
+    sectors: u64,
     config: [u8; format::CONFIG_SIZE],
     features: Feature,
     /// The driver takes part in flushing; else each write is made durable before it is answered.
@@ -102,8 +104,10 @@ impl<D: Disk, R: Default> BlockDevice<D, R> {
                 features |= Feature::DISCARD;
             }
         }
+        let sectors = disk.sectors();
         Self {
-            config: format::config(disk.sectors(), queues, features),
+            sectors,
+            config: format::config(sectors, queues, features),
             disk,
             queues,
             features,
@@ -408,6 +412,15 @@ impl<D: Disk, R: Default> DeviceModel for BlockDevice<D, R> {
         for (to, from) in into.iter_mut().zip(bytes) {
             *to = *from;
         }
+    }
+    fn take_configuration_change(&mut self) -> bool {
+        let sectors = self.disk.sectors();
+        if sectors == self.sectors {
+            return false;
+        }
+        self.sectors = sectors;
+        self.config = format::config(sectors, self.queues, self.features);
+        true
     }
     fn outlives_backend(&self) -> bool {
         self.disk.outlives_backend()

@@ -37,6 +37,10 @@ pub trait DeviceModel {
     fn queues(&self) -> u16;
     /// Copies out of its configuration space; what is beyond it reads as zero.
     fn read_config(&self, offset: usize, into: &mut [u8]);
+    /// Whether the configuration space is another one than at the last call.
+    fn take_configuration_change(&mut self) -> bool {
+        false
+    }
     /// Whether a device that a successor makes of the same things has what this one was given to keep.
     fn outlives_backend(&self) -> bool;
     /// The driver is ready and has accepted `features`.
@@ -64,6 +68,9 @@ impl<D: DeviceModel> DeviceModel for &mut D {
     }
     fn read_config(&self, offset: usize, into: &mut [u8]) {
         (**self).read_config(offset, into);
+    }
+    fn take_configuration_change(&mut self) -> bool {
+        (**self).take_configuration_change()
     }
     fn outlives_backend(&self) -> bool {
         (**self).outlives_backend()

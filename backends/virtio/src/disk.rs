@@ -39,7 +39,7 @@ pub type Gather<'a> = &'a mut dyn FnMut(&mut [u8]) -> bool;
 
 /// A disk. Callers keep each request within [`Self::sectors`] and [`Self::max_transfer`]; lengths are whole sectors.
 pub trait Disk {
-    /// Its size.
+    /// Its size, which may change.
     fn sectors(&self) -> u64;
     /// Whether writes are refused.
     fn is_read_only(&self) -> bool {

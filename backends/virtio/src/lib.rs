@@ -1,11 +1,12 @@
 //! VirtIO devices, device side, that know no hypervisor: registers, queues and device models, and nothing of who maps
 //! the guest's memory or who tells of a register access.
 //!
-//! Three seams keep it so:
+//! Its seams keep it so:
 //! * ring code reaches the guest's memory through [`memory::GuestMemory`] only;
 //! * a device model ([`device::DeviceModel`]) sees requests through [`device::Requests`]: bytes to read and bytes to
 //!   write at offsets, never an address. Another transport needs no change in a model;
 //! * all that is a hypervisor's is behind [`shim::Shim`];
+//! * where the hypervisor can, the driver reads registers without it ([`accel`]);
 //! * a device's state outlives its backend in a [`state::StatePage`], where there is one.
 //!
 //! Guarantees: no `unsafe`, no allocation, no panic and no unbounded loop that a driver can reach. Whatever a driver
@@ -15,6 +16,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod accel;
 pub mod block;
 pub mod chain;
 pub mod device;

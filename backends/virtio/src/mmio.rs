@@ -1,5 +1,7 @@
 //! The virtio-mmio register machine, version 2 (VIRTIO 1.3, section 4.2), around any device model.
 
+mod configuration;
+mod interrupt;
 mod requests;
 mod resume;
 
@@ -13,9 +15,11 @@ use crate::state::record::{QueueRecord, Record};
 use crate::state::{NoPage, StatePage};
 use requests::MmioRequests;
 
+pub use interrupt::InterruptChange;
+
 /// Queues that one device can have.
 pub const MAX_QUEUES: usize = 8;
-/// Bytes that a device takes in the guest's map.
+/// Bytes that a device takes in the guest's map, unless its page is shown to the driver: then it takes the whole page.
 pub const REGION_SIZE: u64 = 0x200;
 /// VendorID: "PTNS".
 pub const VENDOR_ID: u32 = u32::from_le_bytes(*b"PTNS");
@@ -95,9 +99,13 @@ pub struct MmioDevice<D, P = NoPage> {
     interrupt_status: u32,
     config_generation: u32,
     interrupt: bool,
+    /// What the word of a device that is accelerated does not say yet.
+    change: InterruptChange,
     fault: Option<QueueError>,
     /// It goes on where a predecessor died, and the driver is to be interrupted as it may have missed an interrupt.
     resumed: bool,
+    /// The configuration space is not what a predecessor told the driver of.
+    untold: bool,
 }
 
 impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
@@ -121,8 +129,10 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             interrupt_status: 0,
             config_generation: 0,
             interrupt: false,
+            change: InterruptChange::default(),
             fault: None,
             resumed: false,
+            untold: false,
         }
     }
 
@@ -153,8 +163,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         for (index, queue) in self.queues.iter_mut().enumerate().take(queues) {
             queue.reset(&self.record.queue(index));
         }
-        self.record.store(word::CONFIG_GENERATION, self.config_generation);
-        self.record.header(self.model.device_id());
+        self.store_header();
     }
 
     /// The model.
@@ -169,23 +178,9 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     pub fn take_fault(&mut self) -> Option<QueueError> {
         self.fault.take()
     }
-    /// Whether the interrupt is to be raised now; asking clears it.
-    pub fn take_interrupt(&mut self) -> bool {
-        core::mem::take(&mut self.interrupt)
-    }
     /// Whether [`Self::process`] has anything to do.
     pub fn has_work(&self) -> bool {
         self.resumed || self.model.is_busy() || (self.is_running() && self.queues.iter().any(Queue::may_have_work))
-    }
-
-    /// The configuration space changed: the driver is told.
-    pub fn configuration_changed(&mut self) {
-        // The interrupt first: if no more than that is stored, the driver looks once too often.
-        if self.status & status::DRIVER_OK != 0 {
-            self.set_interrupt(INTERRUPT_CONFIG);
-        }
-        self.config_generation = self.config_generation.wrapping_add(1);
-        self.record.store(word::CONFIG_GENERATION, self.config_generation);
     }
 
     fn is_running(&self) -> bool {
@@ -214,12 +209,6 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         self.record.store(word::STATUS, self.status);
     }
 
-    fn set_interrupt(&mut self, bits: u32) {
-        self.interrupt_status |= bits;
-        self.record.store(word::INTERRUPT_STATUS, self.interrupt_status);
-        self.interrupt = true;
-    }
-
     fn needs_reset(&mut self, fault: Option<QueueError>) {
         self.fault = fault;
         self.set_status(status::DEVICE_NEEDS_RESET);
@@ -232,8 +221,10 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         self.model.reset();
         self.store_reset();
         self.interrupt = false;
+        self.change = InterruptChange::reset();
         self.fault = None;
         self.resumed = false;
+        self.untold = false;
     }
 
     /// A read of `size` bytes at `offset`. Registers are 32 bits wide and read as zero otherwise; the configuration
@@ -317,17 +308,17 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
                 });
             }
             register::QUEUE_READY => self.write_queue_ready(value),
-            register::QUEUE_NOTIFY => {
-                if let Some(queue) = self.queues.get_mut(value as usize) {
-                    queue.notify();
-                }
-            }
-            register::INTERRUPT_ACK => {
-                self.interrupt_status &= !value;
-                self.record.store(word::INTERRUPT_STATUS, self.interrupt_status);
-            }
+            register::QUEUE_NOTIFY => self.notify(value),
+            register::INTERRUPT_ACK => self.clear_interrupt(value),
             register::STATUS => self.write_status(value),
             _ => {}
+        }
+    }
+
+    /// The driver rang for queue `queue`, by QueueNotify or by a doorbell.
+    pub fn notify(&mut self, queue: u32) {
+        if let Some(queue) = self.queues.get_mut(queue as usize) {
+            queue.notify();
         }
     }
 
@@ -360,7 +351,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             return;
         }
         // Who zeroed the page meanwhile, for a guest that starts anew, left a page that says nothing.
-        self.record.header(self.model.device_id());
+        self.store_header();
         let driver_bits = status::ACKNOWLEDGE | status::DRIVER | status::FAILED;
         let mut bits = value & driver_bits;
         if value & status::FEATURES_OK != 0 {

@@ -1,9 +1,12 @@
 //! What a hypervisor must give, and the loop that serves devices with it.
 
+use core::ops::Range;
+
+use crate::accel::{Acceleration, NoAcceleration, RegisterPage, Withdrawn};
 use crate::chain::Chain;
 use crate::device::DeviceModel;
 use crate::memory::GuestMemory;
-use crate::mmio::{MmioDevice, REGION_SIZE};
+use crate::mmio::{MmioDevice, register};
 use crate::state::{NoPage, StatePage};
 
 /// One guest among those that are served: an index that the shim gives out.
@@ -32,12 +35,25 @@ pub enum Operation {
     Write(u64),
 }
 
+/// A doorbell that rang: the driver wrote to QueueNotify and does not wait.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Doorbell {
+    /// Whose.
+    pub guest: GuestIndex,
+    /// Guest-physical address of the device's registers.
+    pub base: u64,
+    /// The queue.
+    pub queue: u16,
+}
+
 /// All that differs between hypervisors.
 pub trait Shim {
     /// How a guest's memory is reached.
     type Memory: GuestMemory;
     /// Names an access until it is answered.
     type Token;
+    /// How a device's registers are shown to its driver; [`NoAcceleration`] where they can't be.
+    type Acceleration: Acceleration;
 
     /// The memory of `guest`, mapped now or on first use.
     fn memory(&self, guest: GuestIndex) -> &Self::Memory;
@@ -45,68 +61,114 @@ pub trait Shim {
     fn next_access(&mut self) -> Option<(Access, Self::Token)>;
     /// Lets the vCPU go on; a read gets `value`.
     fn answer(&mut self, token: Self::Token, value: u64);
+    /// A doorbell that rang since the last call, if there is one. Many writes may be one.
+    fn next_doorbell(&mut self) -> Option<Doorbell> {
+        None
+    }
     /// Makes the guest's interrupt `intid` pending.
     fn raise_interrupt(&mut self, guest: GuestIndex, intid: u32);
     /// A device needs a reset: for the log.
     fn report_fault(&mut self, guest: GuestIndex, base: u64, fault: crate::queue::QueueError);
+    /// A device's registers are not shown to its driver any more: for the log.
+    fn report_withdrawn(&mut self, guest: GuestIndex, base: u64) {
+        let _ = (guest, base);
+    }
 }
 
 /// A device and its place in a guest.
 #[derive(Debug)]
-pub struct ServedDevice<D, P = NoPage> {
+pub struct ServedDevice<D, P = NoPage, A = NoAcceleration> {
     /// The guest that sees it.
     pub guest: GuestIndex,
-    /// Guest-physical address of its registers.
-    pub base: u64,
+    /// Guest-physical addresses of its registers.
+    pub registers: Range<u64>,
     /// Its interrupt there.
     pub intid: u32,
     /// The device.
     pub device: MmioDevice<D, P>,
+    /// What the driver reads of its registers without asking.
+    pub page: Option<RegisterPage<A>>,
 }
 
-impl<D, P> ServedDevice<D, P> {
+impl<D: DeviceModel<Request = Chain>, P: StatePage, A: Acceleration> ServedDevice<D, P, A> {
     fn offset(&self, access: &Access) -> Option<u64> {
-        let offset = access.address.checked_sub(self.base)?;
-        let inside = self.guest == access.guest && offset + u64::from(access.size) <= REGION_SIZE;
-        inside.then_some(offset)
+        let end = access.address.checked_add(access.size.into())?;
+        let inside = self.guest == access.guest && self.registers.start <= access.address && end <= self.registers.end;
+        inside.then_some(access.address.wrapping_sub(self.registers.start))
+    }
+
+    /// Does what an access asks for, but for the answer: the driver's view of the registers is as it is to be after it.
+    fn access<S: Shim<Acceleration = A>>(&mut self, offset: u64, access: &Access, shim: &mut S) -> Option<u64> {
+        match (access.operation, &self.page) {
+            (Operation::Read, Some(page)) if offset == register::INTERRUPT_STATUS && access.size == 4 => {
+                Some(page.interrupt_status().into())
+            }
+            (Operation::Read, _) => Some(self.device.read(offset, access.size)),
+            (Operation::Write(value), _) => {
+                self.device.write(offset, access.size, value);
+                if self.page.is_some() {
+                    self.settle(shim);
+                }
+                None
+            }
+        }
+    }
+
+    /// The driver sees what has changed, and is interrupted if it is to be: whether it was.
+    fn settle<S: Shim<Acceleration = A>>(&mut self, shim: &mut S) -> bool {
+        match self.page.as_mut().map(|page| page.settle(&mut self.device)) {
+            Some(Ok(interrupted)) => return interrupted,
+            Some(Err(Withdrawn)) => {
+                self.page = None;
+                self.device.repeat_interrupt();
+                shim.report_withdrawn(self.guest, self.registers.start);
+            }
+            None => {}
+        }
+        let interrupts = self.device.take_interrupt();
+        if interrupts {
+            shim.raise_interrupt(self.guest, self.intid);
+        }
+        interrupts
     }
 }
 
-/// Answers every access that waits, goes on with every device's requests and raises the interrupts that follow. False
-/// when there was nothing to do: the caller may sleep until something happens.
+/// Answers every access that waits, looks for what doorbells announce, goes on with every device's requests and raises the
+/// interrupts that follow. False when there was nothing to do: the caller may sleep until something happens.
 ///
 /// An access is answered before the work that it causes is begun, so no vCPU waits for a disk. One that hits no device
 /// reads as ones.
 pub fn serve<S: Shim, D: DeviceModel<Request = Chain>, P: StatePage>(
     shim: &mut S,
-    devices: &mut [ServedDevice<D, P>],
+    devices: &mut [ServedDevice<D, P, S::Acceleration>],
 ) -> bool {
     let mut progress = false;
+    while let Some(doorbell) = shim.next_doorbell() {
+        progress = true;
+        let mut rings = devices
+            .iter_mut()
+            .filter(|served| (served.guest, served.registers.start) == (doorbell.guest, doorbell.base));
+        if let Some(served) = rings.next() {
+            served.device.notify(doorbell.queue.into());
+        }
+    }
     while let Some((access, token)) = shim.next_access() {
         progress = true;
-        let mut value = !0;
         let hit = devices
             .iter_mut()
             .find_map(|served| served.offset(&access).map(|offset| (served, offset)));
-        if let Some((served, offset)) = hit {
-            match access.operation {
-                Operation::Read => value = served.device.read(offset, access.size),
-                Operation::Write(value) => served.device.write(offset, access.size, value),
-            }
-        }
-        shim.answer(token, value);
+        let value = hit.and_then(|(served, offset)| served.access(offset, &access, shim));
+        shim.answer(token, value.unwrap_or(!0));
     }
     for served in devices {
+        served.device.look_at_configuration();
         if served.device.has_work() {
             progress |= served.device.process(shim.memory(served.guest));
         }
         if let Some(fault) = served.device.take_fault() {
-            shim.report_fault(served.guest, served.base, fault);
+            shim.report_fault(served.guest, served.registers.start, fault);
         }
-        if served.device.take_interrupt() {
-            progress = true;
-            shim.raise_interrupt(served.guest, served.intid);
-        }
+        progress |= served.settle(shim);
     }
     progress
 }

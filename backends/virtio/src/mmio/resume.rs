@@ -43,7 +43,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             *queue = Queue::restore(saved).map_err(|error| StateError::Queue { queue: index, error })?;
         }
         self.status = saved.status;
-        self.interrupt_status = saved.interrupt_status;
+        self.inherit_interrupt(saved.interrupt_status);
         self.config_generation = saved.config_generation;
         self.device_features_sel = saved.device_features_sel;
         self.driver_features_sel = saved.driver_features_sel;
@@ -68,6 +68,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         if self.status & status::DRIVER_OK != 0 {
             self.model.activate(self.driver_features);
         }
+        self.inherit_configuration();
         self.resumed = true;
         Ok(requests)
     }
@@ -87,11 +88,12 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     fn begin_page(&self) {
         self.record.store(word::STATUS, self.status);
         self.record.clear_but(word::STATUS);
-        self.record.header(self.model.device_id());
+        self.store_header();
     }
 
     /// Tells the driver what a predecessor may not have told.
     pub(super) fn announce(&mut self) {
+        self.tell_of_configuration();
         if self.status & status::DEVICE_NEEDS_RESET != 0 {
             self.set_interrupt(INTERRUPT_CONFIG);
         }

@@ -10,6 +10,9 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"PTst");
 /// [`offset::VERSION`]
 pub const VERSION: u32 = 1;
 
+/// Words of the configuration space that are kept.
+pub const CONFIGURATION_WORDS: usize = 16;
+
 /// The device's own words.
 pub mod offset {
     /// [`super::MAGIC`]; the last word that is stored when a page is begun.
@@ -32,6 +35,8 @@ pub mod offset {
     pub const DRIVER_FEATURES: usize = 0x020;
     /// QueueSel.
     pub const QUEUE_SEL: usize = 0x028;
+    /// The start of the configuration space, as the driver was told of it.
+    pub const CONFIGURATION: usize = 0x040;
     /// Queue 0; the others follow, [`super::queue::STRIDE`] apart.
     pub const QUEUES: usize = 0x100;
 }
@@ -81,6 +86,7 @@ pub mod queue {
 }
 
 const _: () = {
+    assert!(offset::CONFIGURATION + 4 * CONFIGURATION_WORDS <= offset::QUEUES);
     assert!(offset::QUEUES + MAX_QUEUES * queue::STRIDE <= SIZE);
     assert!(queue::TAKEN + 4 * queue::TAKEN_WORDS <= queue::STRIDE);
     assert!(32 * queue::TAKEN_WORDS == QUEUE_SIZE_MAX as usize);

@@ -18,6 +18,12 @@ impl<P: StatePage> Record<P> {
     pub(crate) fn store(&self, offset: usize, word: u32) {
         self.0.store(offset, word);
     }
+    /// Stores a word unless it is there already.
+    pub(crate) fn store_changed(&self, offset: usize, word: u32) {
+        if self.0.load(offset) != word {
+            self.0.store(offset, word);
+        }
+    }
     /// Zeroes every word of the device and its queues but the header and the one at `kept`.
     pub(crate) fn clear_but(&self, kept: usize) {
         let words = (offset::STATUS..offset::QUEUES + MAX_QUEUES * queue::STRIDE).step_by(4);

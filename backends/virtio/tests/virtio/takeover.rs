@@ -1,6 +1,8 @@
 //! Backends that die and successors that go on: before every step of a run, twice in a row, during a resume.
 
+mod accelerated;
 mod driver;
+mod hypervisor;
 mod nonsense;
 mod registers;
 mod third_party;
@@ -21,11 +23,15 @@ impl Random {
     }
 }
 
+/// All of them without acceleration, and each of them once with it.
 fn options() -> impl Iterator<Item = Options> {
-    (0..8).map(|bits| Options {
+    let plain = (0..8).map(|bits| (bits, false));
+    let accelerated = [0, 3, 5, 6].map(|bits| (bits, true));
+    plain.chain(accelerated).map(|(bits, accelerated)| Options {
         queues: if bits & 4 == 0 { 1 } else { 2 },
         event_idx: bits & 1 != 0,
         indirect: bits & 2 != 0,
+        accelerated,
     })
 }
 
@@ -154,7 +160,7 @@ fn lives_of_random_length_one_after_the_other() {
             .into_iter()
             .map(|life| life + if turn % 2 == 0 { 0 } else { 200 })
             .collect();
-        let options = options().nth(turn % 8).unwrap();
+        let options = options().nth(turn % 12).unwrap();
         let (died, ..) = run_with(options, &lives, whole_life);
         assert!(died > 0, "{options:?} {lives:?}");
         deaths += died;

@@ -8,7 +8,7 @@ use portunus_virtio::feature::RingFeature;
 use portunus_virtio::mmio::{register as r, status};
 use portunus_virtio::state::{Resumption, layout};
 
-use super::world::{Device, Memory, RAM, SECTORS, World};
+use super::world::{Backend, Device, Memory, RAM, SECTORS, World};
 use crate::simulator::{Desc, INDIRECT, NEXT, WRITE};
 
 /// Entries of each queue: few, so that the rings wrap.
@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) queues: u16,
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
+    /// Registers are shown to it, and it rings and acknowledges without waiting.
+    pub(crate) accelerated: bool,
 }
 
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -61,6 +63,8 @@ pub(crate) struct Driver {
     expected: Vec<Option<u8>>,
     /// The interrupt is pending.
     interrupt: bool,
+    /// As it was read last.
+    pub(crate) capacity: u64,
     pub(crate) submitted: usize,
     pub(crate) completed: usize,
     /// Requests that a reset ended.
@@ -70,7 +74,7 @@ pub(crate) struct Driver {
 /// The driver at work, over backends that come and go.
 pub(crate) struct Run<'a> {
     world: &'a World,
-    device: Option<Device<'a>>,
+    backend: Option<Backend<'a>>,
     pub(crate) driver: Driver,
     /// Requests that successors ran again.
     pub(crate) again: u32,
@@ -83,6 +87,7 @@ impl Driver {
             queues: vec![DriverQueue::default(); options.queues.into()],
             expected: (0..SECTORS).map(|sector| Some(sector as u8)).collect(),
             interrupt: false,
+            capacity: 0,
             submitted: 0,
             completed: 0,
             dropped: 0,
@@ -134,9 +139,11 @@ fn slot_at(queue: usize, slot: u16) -> u64 {
 
 impl<'a> Run<'a> {
     pub(crate) fn new(world: &'a World, driver: Driver) -> Self {
+        // Whoever was there is gone.
+        world.hypervisor.withdraw();
         Self {
             world,
-            device: None,
+            backend: None,
             driver,
             again: 0,
         }
@@ -145,16 +152,19 @@ impl<'a> Run<'a> {
     /// As [`Self::new`], over a backend that lives already.
     pub(crate) fn over(world: &'a World, driver: Driver, device: Device<'a>) -> Self {
         Self {
-            device: Some(device),
+            backend: Some(Backend { device, page: None }),
             ..Self::new(world, driver)
         }
     }
 
     /// The backend that lives, or the next one.
-    fn device(&mut self) -> &mut Device<'a> {
-        while self.device.is_none() {
-            let Some((device, resumption)) = self.world.fate.live(|| self.world.resume(self.driver.options.queues))
-            else {
+    fn backend(&mut self) -> &mut Backend<'a> {
+        while self.backend.is_none() {
+            let Options {
+                queues, accelerated, ..
+            } = self.driver.options;
+            let Some((backend, resumption)) = self.world.fate.live(|| self.world.serve(queues, accelerated)) else {
+                self.world.hypervisor.withdraw();
                 continue;
             };
             match resumption {
@@ -162,30 +172,54 @@ impl<'a> Run<'a> {
                 Resumption::Continued { requests } => self.again += requests,
                 Resumption::Refused(error) => panic!("refused: {error}"),
             }
-            self.device = Some(device);
+            self.backend = Some(backend);
         }
-        self.device.as_mut().unwrap()
+        self.backend.as_mut().unwrap()
     }
 
-    /// A register access: it goes to one backend after the other until one answers it.
+    /// The backend is gone.
+    pub(crate) fn bury(&mut self) {
+        self.backend = None;
+        self.world.hypervisor.withdraw();
+    }
+
+    /// A register access: the hypervisor does it, or it goes to one backend after the other until one answers it.
     fn access(&mut self, offset: u64, value: Option<u32>) -> u32 {
+        let hypervisor = &self.world.hypervisor;
+        match value {
+            None => {
+                if let Some(word) = hypervisor.read(offset) {
+                    return word;
+                }
+            }
+            Some(value) => {
+                if hypervisor.write(offset, value) {
+                    return 0;
+                }
+            }
+        }
+        hypervisor.waits.set(hypervisor.waits.get() + 1);
         loop {
             let fate = &self.world.fate;
-            let device = self.device();
+            let backend = self.backend();
             let answer = fate.live(|| {
-                let answer = match value {
-                    Some(value) => {
-                        device.write(offset, 4, value.into());
+                let answer = match (value, &mut backend.page) {
+                    (Some(value), page) => {
+                        backend.device.write(offset, 4, value.into());
+                        if let Some(page) = page {
+                            page.settle(&mut backend.device).expect("the page is there");
+                        }
                         0
                     }
-                    None => device.read(offset, 4) as u32,
+                    (None, Some(page)) if offset == r::INTERRUPT_STATUS => page.interrupt_status(),
+                    (None, _) => backend.device.read(offset, 4) as u32,
                 };
                 fate.step();
                 answer
             });
             match answer {
                 Some(answer) => return answer,
-                None => self.device = None,
+                None => self.bury(),
             }
         }
     }
@@ -198,7 +232,7 @@ impl<'a> Run<'a> {
 
     /// Lets the rings' indices be about to wrap, as after many requests. Nothing is in work.
     pub(crate) fn age(&mut self, index: u16) {
-        self.device = None;
+        self.bury();
         for (number, queue) in self.driver.queues.iter_mut().enumerate() {
             assert!(queue.in_work.is_empty());
             (queue.available, queue.last_used, queue.notified) = (index, index, index);
@@ -226,14 +260,25 @@ impl<'a> Run<'a> {
             if left == 0 {
                 break false;
             }
-            let device = self.device();
+            let backend = self.backend();
             let went = world.fate.live(|| {
                 while left > 0 {
                     left -= 1;
+                    for queue in world.hypervisor.take_rung() {
+                        backend.device.notify(queue);
+                    }
+                    let Backend { device, page } = &mut *backend;
+                    device.look_at_configuration();
                     let progress = device.has_work() && device.process(&Memory(world));
-                    if device.take_interrupt() {
-                        world.fate.step();
-                        interrupted = true;
+                    match page {
+                        Some(page) => {
+                            page.settle(device).expect("the page is there");
+                        }
+                        None if device.take_interrupt() => {
+                            world.fate.step();
+                            interrupted = true;
+                        }
+                        None => {}
                     }
                     if !progress {
                         return true;
@@ -244,14 +289,14 @@ impl<'a> Run<'a> {
             match went {
                 Some(idle) => break idle,
                 None => {
-                    self.device = None;
+                    self.bury();
                     // What a death undid is to be done again.
                     left += 2;
                 }
             }
         };
         self.driver.interrupt |= interrupted;
-        idle
+        idle && !world.hypervisor.is_rung()
     }
 
     /// Reset, features, queues, DRIVER_OK; requests in work are given up.
@@ -309,9 +354,22 @@ impl<'a> Run<'a> {
             self.write(r::QUEUE_READY, 1);
             assert_eq!(self.read(r::QUEUE_READY), 1);
         }
+        self.driver.capacity = self.read_capacity();
         up |= status::DRIVER_OK;
         self.write(r::STATUS, up);
         assert_eq!(self.read(r::STATUS), up);
+    }
+
+    /// Reads the capacity as a driver does, which reads again if the configuration changes meanwhile.
+    pub(crate) fn read_capacity(&mut self) -> u64 {
+        loop {
+            let generation = self.read(r::CONFIG_GENERATION);
+            let low = self.read(r::CONFIG);
+            let high = self.read(r::CONFIG + 4);
+            if self.read(r::CONFIG_GENERATION) == generation {
+                return u64::from(low) | u64::from(high) << 32;
+            }
+        }
     }
 
     /// Puts a request into a queue that has room; the device is not told.
@@ -395,12 +453,15 @@ impl<'a> Run<'a> {
 
     /// Takes an interrupt, if one is pending: false if not.
     pub(crate) fn take_interrupt(&mut self) -> bool {
-        if !std::mem::take(&mut self.driver.interrupt) {
+        let edge = std::mem::take(&mut self.driver.interrupt);
+        if !edge && !self.world.hypervisor.line() {
             return false;
         }
         let cause = self.read(r::INTERRUPT_STATUS);
-        assert_eq!(cause & 2, 0, "no change of the configuration");
         self.write(r::INTERRUPT_ACK, cause);
+        if cause & 2 != 0 {
+            self.driver.capacity = self.read_capacity();
+        }
         for queue in 0..self.driver.queues.len() {
             let at = rings(queue);
             loop {

@@ -113,7 +113,7 @@ fn pages_full_of_nonsense() {
                 }
             }
         }
-        resume(&world, options().nth(turn % 8).unwrap(), &mut outcomes);
+        resume(&world, options().nth(turn % 12).unwrap(), &mut outcomes);
     }
     assert!(outcomes.refused > 1_000, "{}", outcomes.refused);
 }
@@ -123,7 +123,7 @@ fn pages_and_rings_with_a_few_wrong_words() {
     let mut outcomes = Outcomes::default();
     let random = &mut Random(0xdead);
     for turn in 0..800 {
-        let options = options().nth(turn % 8).unwrap();
+        let options = options().nth(turn % 12).unwrap();
         let world = World::new();
         let mut run = Run::new(&world, Driver::new(options));
         run.set_up();

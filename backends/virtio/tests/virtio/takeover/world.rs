@@ -1,18 +1,22 @@
 //! What outlives a backend: the guest's memory, the state page, the disk; and the backend that dies before any step.
 //!
-//! A step is a store to the guest's memory or to the page, a write to the disk, an answer, an interrupt. The clock that
+//! A step is a store to the guest's memory or to a page, a write to the disk, an answer, an interrupt, an order to the
+//! hypervisor. The clock that
 //! counts them says before which the backend dies; then it is gone, with all that it had in its own memory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use portunus_virtio::accel::RegisterPage;
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::disk::{Completion, Disk, Gather, StartError, Tag, disk_id};
 use portunus_virtio::memory::{GuestAddress, GuestMemory, MemoryError};
 use portunus_virtio::mmio::MmioDevice;
 use portunus_virtio::state::{Resumption, StatePage, layout};
+
+use super::hypervisor::{Hypervisor, Shown};
 
 pub(crate) const RAM: u64 = 0x4000_0000;
 pub(crate) const RAM_SIZE: usize = 192 << 10;
@@ -67,11 +71,20 @@ pub(crate) struct World {
     pub(crate) bytes: RefCell<Vec<u8>>,
     pub(crate) page: RefCell<Vec<u32>>,
     pub(crate) disk: RefCell<Vec<u8>>,
+    /// What the disk has of it; more is not there.
+    pub(crate) sectors: Cell<usize>,
+    pub(crate) hypervisor: Hypervisor,
     /// What is no RAM reads as zeros: for drivers that name rings anywhere, and never use them.
     pub(crate) zeros_everywhere: bool,
 }
 
 pub(crate) type Device<'a> = MmioDevice<BlockDevice<MortalDisk<'a>, Chain>, Page<'a>>;
+
+/// A backend, and what the driver reads without it.
+pub(crate) struct Backend<'a> {
+    pub(crate) device: Device<'a>,
+    pub(crate) page: Option<RegisterPage<Shown<'a>>>,
+}
 
 impl World {
     pub(crate) fn new() -> Self {
@@ -80,6 +93,8 @@ impl World {
             bytes: RefCell::new(vec![0; RAM_SIZE]),
             page: RefCell::new(vec![0; layout::SIZE / 4]),
             zeros_everywhere: false,
+            sectors: Cell::new(SECTORS),
+            hypervisor: Hypervisor::default(),
             disk: RefCell::new(
                 (0..SECTORS)
                     .map(|sector| [sector as u8; 512])
@@ -96,6 +111,18 @@ impl World {
             last: Vec::new(),
         };
         MmioDevice::resume(BlockDevice::new(disk, queues), Page(self), &Memory(self))
+    }
+
+    /// A new backend that shows its registers if `accelerated`, as it is when it is enabled.
+    pub(crate) fn serve(&self, queues: u16, accelerated: bool) -> (Backend<'_>, Resumption) {
+        let (mut device, resumption) = self.resume(queues);
+        let page = accelerated.then(|| {
+            self.hypervisor.attach();
+            RegisterPage::new(Shown(self), &mut device).expect("the page is there")
+        });
+        self.fate.step();
+        self.hypervisor.enable();
+        (Backend { device, page }, resumption)
     }
 
     fn range(at: GuestAddress, length: usize) -> Result<std::ops::Range<usize>, MemoryError> {
@@ -197,7 +224,7 @@ impl MortalDisk<'_> {
 
 impl Disk for MortalDisk<'_> {
     fn sectors(&self) -> u64 {
-        SECTORS as u64
+        self.world.sectors.get() as u64
     }
     fn id(&self) -> [u8; 20] {
         disk_id("mortal")
