@@ -6,7 +6,7 @@ use guest_runtime::window::Window;
 use crate::config::ServedConfig;
 use crate::guest_memory::GuestRam;
 
-/// A guest that is connected.
+/// A guest that is served, or will be once its server is enabled.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) server: Server,
@@ -14,10 +14,10 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Makes room for the guest's memory and a server for it, which has no ranges yet.
+    /// Makes room for the guest's memory and a server for it, which has no ranges and gets no requests yet.
     pub(crate) fn connect(config: &ServedConfig, window: &mut Window) -> Result<Self, ConnectError> {
         let ram = GuestRam::new(config.guest, &config.guest_memory, window)?;
-        let server = Server::connect(config.guest, window)?;
+        let server = Server::create(config.guest, window)?;
         Ok(Self { server, ram })
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! A device that can't be served is reported and left out; the others are served.
 //!
-//! A device that the manifest accelerates has a state page: the backend goes on from what a predecessor left there.
+//! A device that the manifest accelerates has a state page, and the backend goes on from what a predecessor left there. Its
+//! guest is shown its registers, rings doorbells and acknowledges interrupts without waiting, as far as the hypervisor can.
 //!
 //! Boot arguments, for tests:
 //! - `delay-ms=N` makes it wait before it does anything: its guests then wait for it;
@@ -18,6 +19,7 @@
 
 extern crate alloc;
 
+mod acceleration;
 mod config;
 mod fate;
 mod guest;
@@ -34,24 +36,26 @@ use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
 use guest_runtime::window::Window;
 use guest_runtime::{device_tree, println, psci, timer, wait_for_interrupt};
+use portunus_virtio::accel::RegisterPage;
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::disk::{Disk, RamDisk};
 use portunus_virtio::mmio::MmioDevice;
-use portunus_virtio::shim::{GuestIndex, ServedDevice, serve};
+use portunus_virtio::shim::{Doorbell, GuestIndex, ServedDevice, serve};
 use portunus_virtio::state::Resumption;
 
+use acceleration::{ShownPage, attach_doorbells};
 use config::{ServedConfig, Source};
 use guest::Guest;
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
-use state_page::{MappedPage, StatePages};
+use state_page::{DevicePages, MappedPage};
 use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
 
 /// The model holds the requests in work, tens of KiB, so it stays where it was made.
-type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>, Option<MappedPage>>;
+type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>, Option<MappedPage>, ShownPage>;
 
 fn main() -> ! {
     println!("backend: hello");
@@ -75,13 +79,13 @@ fn main() -> ! {
         ),
     };
     fate::begin();
-    let mut state_pages = StatePages::default();
+    let mut pages = DevicePages::default();
     let mut interrupts = Vec::new();
     let deaf = device_tree::boot_arguments().any(|word| word == "deaf");
     let mut shim = XenShim::new(deaf);
     let mut devices: Vec<Device> = Vec::new();
     for config in config::read() {
-        match start(&config, &gic, &mut window, &mut state_pages, &mut shim, &mut interrupts) {
+        match start(&config, &gic, &mut window, &mut pages, &mut shim, &mut interrupts) {
             Ok(device) => devices.push(device),
             Err(error) => println!(
                 "backend: can't serve {} to guest \"{}\": {error}",
@@ -89,6 +93,7 @@ fn main() -> ! {
             ),
         }
     }
+    shim.enable();
     println!("backend: {} devices, {} guests", devices.len(), shim.guests());
     let alarm = disk_delay().map(|_| timer::intid());
     if let Some(intid) = alarm {
@@ -120,12 +125,13 @@ fn main() -> ! {
     }
 }
 
-/// Opens a device's storage, connects to its guest if that is not done yet, and claims its registers.
+/// Opens a device's storage, connects to its guest if that is not done yet, and claims its registers. The guest's accesses
+/// come once all servers are enabled.
 fn start(
     config: &ServedConfig,
     gic: &Gic,
     window: &mut Window,
-    state_pages: &mut StatePages,
+    pages: &mut DevicePages,
     shim: &mut XenShim,
     interrupts: &mut Vec<DiskInterrupt>,
 ) -> Result<Device, Box<dyn core::error::Error>> {
@@ -144,15 +150,23 @@ fn start(
 
     let index = match shim.find(config.guest) {
         Some(index) => index,
-        None => shim.add(Guest::connect(config, window)?)?,
+        None => shim.add(Guest::connect(config, window)?),
     };
     let guest = shim.guest(index);
-    let page = match config.accel {
-        true => state_pages.map(&guest.server, config, window)?,
+    let state = match config.accel {
+        true => pages.map_state_page(&guest.server, config, window)?,
         false => None,
     };
-    let (device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), page, &guest.ram);
+    let (mut device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), state, &guest.ram);
     shim.claim(index, config.registers.clone())?;
+    let mut page = None;
+    let mut doorbells = Vec::new();
+    if config.accel {
+        doorbells = attach_doorbells(&guest.server, config)?;
+        if let Some(shown) = ShownPage::attach(&guest.server, config, pages, window)? {
+            page = Some(RegisterPage::new(shown, &mut device)?);
+        }
+    }
     match resumption {
         Resumption::Fresh => {}
         Resumption::Continued { requests } => println!("{}: goes on, {requests} requests run again", config.name),
@@ -165,11 +179,24 @@ fn start(
         sectors / 2,
         config.source
     );
+    if config.accel {
+        let shown = if page.is_some() { "shown" } else { "not shown" };
+        println!(
+            "{}: its registers are {shown}, {} doorbells",
+            config.name,
+            doorbells.len()
+        );
+    }
+    let (guest, base) = (GuestIndex(index), config.registers.start);
+    for (port, queue) in doorbells {
+        shim.add_doorbell(port, Doorbell { guest, base, queue });
+    }
     Ok(ServedDevice {
-        guest: GuestIndex(index),
-        base: config.registers.start,
+        guest,
+        registers: config.registers.clone(),
         intid: config.intid,
         device,
+        page,
     })
 }
 

@@ -10,13 +10,13 @@ use core::error::Error;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use bitflags::bitflags;
 use guest_runtime::mmio::Registers;
 use guest_runtime::virtio::{IdentityHal, each_mmio};
 use portunus_virtio::disk::{Completion, Disk, DiskError, Gather, SECTOR_SIZE, StartError, Tag};
-use portunus_virtio::mmio::register;
+use portunus_virtio::mmio::{INTERRUPT_CONFIG, register};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
@@ -37,6 +37,9 @@ const TYPE_OUT: u32 = 1;
 const TYPE_FLUSH: u32 = 4;
 const STATUS_OK: u8 = 0;
 
+/// How often the size is read until it is the same before and after.
+const CAPACITY_TRIES: u32 = 16;
+
 bitflags! {
     #[derive(Copy, Clone, Debug)]
     struct Feature: u64 {
@@ -54,13 +57,31 @@ pub(crate) struct DiskInterrupt {
     pub(crate) intid: u32,
     pub(crate) edge: bool,
     registers: Registers,
+    /// What the disk reports as its size.
+    sectors: &'static AtomicU64,
 }
 
 impl DiskInterrupt {
-    /// Tells the device that its interrupt was seen; what it announces is found in its ring.
+    /// Tells the device that its interrupt was seen; what it announces is found in its ring, or is a new size.
     pub(crate) fn acknowledge(&self) {
         let status = self.registers.read(register::INTERRUPT_STATUS as usize);
         self.registers.write(register::INTERRUPT_ACK as usize, status);
+        if status & INTERRUPT_CONFIG != 0
+            && let Some(sectors) = self.capacity()
+        {
+            self.sectors.store(sectors, Ordering::Relaxed);
+        }
+    }
+
+    /// The size, whole; `None`: it changes all the time, so another interrupt comes.
+    fn capacity(&self) -> Option<u64> {
+        let read = |offset| self.registers.read(offset as usize);
+        (0..CAPACITY_TRIES).find_map(|_| {
+            let generation = read(register::CONFIG_GENERATION);
+            let (low, high) = (read(register::CONFIG), read(register::CONFIG + 4));
+            let whole = read(register::CONFIG_GENERATION) == generation;
+            whole.then_some(u64::from(low) | u64::from(high) << 32)
+        })
     }
 }
 
@@ -115,7 +136,8 @@ pub(crate) struct RealDisk {
     transport: MmioTransport<'static>,
     queue: VirtQueue<IdentityHal, QUEUE_SIZE>,
     transfers: [Box<Transfer>; REQUESTS],
-    sectors: u64,
+    /// Changed by the interrupt.
+    sectors: &'static AtomicU64,
     features: Feature,
     id: [u8; 20],
     /// A flush of a disk that has none: ended at once.
@@ -145,6 +167,7 @@ impl RealDisk {
             intid: interrupt.intid,
             edge: interrupt.edge,
             registers,
+            sectors: disk.sectors,
         };
         Ok((disk, interrupt))
     }
@@ -179,7 +202,7 @@ impl RealDisk {
             transport,
             queue,
             transfers,
-            sectors,
+            sectors: Box::leak(Box::new(AtomicU64::new(sectors))),
             features,
             id,
             flushed: None,
@@ -244,7 +267,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn sectors(&self) -> u64 {
-        self.sectors
+        self.sectors.load(Ordering::Relaxed)
     }
     fn is_read_only(&self) -> bool {
         self.features.contains(Feature::RO)

@@ -8,8 +8,9 @@ use guest_runtime::println;
 use guest_runtime::server::ConnectError;
 use portunus::abi::ioreq::{Ioreq, TYPE_COPY, TYPE_INVALIDATE};
 use portunus_virtio::queue::QueueError;
-use portunus_virtio::shim::{Access, GuestIndex, Operation, Shim};
+use portunus_virtio::shim::{Access, Doorbell, GuestIndex, Operation, Shim};
 
+use crate::acceleration::ShownPage;
 use crate::fate;
 use crate::guest::Guest;
 use crate::guest_memory::GuestRam;
@@ -22,12 +23,29 @@ pub(crate) struct Slot {
     vcpu: usize,
 }
 
+/// What an event on a port means.
+#[derive(Copy, Clone, Debug)]
+enum Port {
+    Request(Slot),
+    /// The index of a doorbell.
+    Doorbell(usize),
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Bell {
+    doorbell: Doorbell,
+    rung: bool,
+}
+
 /// All guests.
 #[derive(Debug)]
 pub(crate) struct XenShim {
     guests: Vec<Guest>,
-    /// By local port: whose slot it announces.
-    ports: Vec<Option<Slot>>,
+    /// By local port.
+    ports: Vec<Option<Port>>,
+    bells: Vec<Bell>,
+    /// Indices of the bells that rang: there is room for all.
+    rung: Vec<usize>,
     /// By guest: a bit for each vCPU whose slot is to be looked at.
     announced: Vec<u128>,
     hearing: Hearing,
@@ -39,6 +57,8 @@ impl XenShim {
         Self {
             guests: Vec::new(),
             ports: Vec::new(),
+            bells: Vec::new(),
+            rung: Vec::new(),
             announced: Vec::new(),
             hearing: Hearing::new(deaf),
         }
@@ -52,21 +72,40 @@ impl XenShim {
     pub(crate) fn find(&self, domain: u16) -> Option<usize> {
         self.guests.iter().position(|guest| guest.server.domain == domain)
     }
-    /// Adds a guest. Requests that it made before are looked at first.
-    pub(crate) fn add(&mut self, guest: Guest) -> Result<usize, ConnectError> {
-        let index = self.guests.len();
-        for (vcpu, port) in guest.server.ports.iter().enumerate() {
-            let port = *port as usize;
-            if self.ports.len() <= port {
-                self.ports.resize(port + 1, None);
-            }
-            self.ports[port] = Some(Slot { guest: index, vcpu });
-        }
-        let vcpus = guest.server.ports.len() as u32;
-        self.announced
-            .push(u128::MAX.checked_shr(u128::BITS.saturating_sub(vcpus)).unwrap_or(0));
+    /// Adds a guest.
+    pub(crate) fn add(&mut self, guest: Guest) -> usize {
         self.guests.push(guest);
-        Ok(index)
+        self.announced.push(0);
+        self.guests.len() - 1
+    }
+    fn listen(&mut self, local: u32, to: Port) {
+        let local = local as usize;
+        if self.ports.len() <= local {
+            self.ports.resize(local + 1, None);
+        }
+        self.ports[local] = Some(to);
+    }
+    /// A doorbell rings at a local port.
+    pub(crate) fn add_doorbell(&mut self, local: u32, doorbell: Doorbell) {
+        self.listen(local, Port::Doorbell(self.bells.len()));
+        self.bells.push(Bell { doorbell, rung: false });
+        self.rung.reserve(self.bells.len());
+    }
+    /// Lets every guest's server get requests. Those that were made before are looked at first.
+    pub(crate) fn enable(&mut self) {
+        for index in 0..self.guests.len() {
+            let server = &mut self.guests[index].server;
+            if let Err(error) = server.enable() {
+                println!("backend: can't serve domain {}: {error}", server.domain);
+                continue;
+            }
+            let ports = server.ports.clone();
+            for (vcpu, port) in ports.iter().enumerate() {
+                self.listen(*port, Port::Request(Slot { guest: index, vcpu }));
+            }
+            let none = u128::BITS.saturating_sub(ports.len() as u32);
+            self.announced[index] = u128::MAX.checked_shr(none).unwrap_or(0);
+        }
     }
     /// The server and the memory of a guest.
     pub(crate) fn guest(&self, index: usize) -> &Guest {
@@ -76,10 +115,14 @@ impl XenShim {
     pub(crate) fn claim(&self, index: usize, registers: Range<u64>) -> Result<(), ConnectError> {
         self.guests[index].server.claim(&registers)
     }
-    /// A port has an event. It may mean nothing: only the slot says.
+    /// A port has an event. It may mean nothing: only the slot, or the queue, says.
     pub(crate) fn on_event(&mut self, port: u32) {
-        if let Some(&Some(Slot { guest, vcpu })) = self.ports.get(port as usize) {
-            self.announced[guest] |= 1 << vcpu;
+        match self.ports.get(port as usize) {
+            Some(Some(Port::Request(Slot { guest, vcpu }))) => self.announced[*guest] |= 1 << vcpu,
+            Some(Some(Port::Doorbell(index))) if !core::mem::replace(&mut self.bells[*index].rung, true) => {
+                self.rung.push(*index);
+            }
+            _ => {}
         }
     }
 
@@ -112,6 +155,7 @@ fn access(guest: usize, request: &Ioreq) -> Option<Access> {
 impl Shim for XenShim {
     type Memory = GuestRam;
     type Token = Slot;
+    type Acceleration = ShownPage;
 
     fn memory(&self, guest: GuestIndex) -> &GuestRam {
         &self.guests[guest.0].ram
@@ -142,6 +186,12 @@ impl Shim for XenShim {
         self.guests[slot.guest].server.answer(slot.vcpu, value);
     }
 
+    fn next_doorbell(&mut self) -> Option<Doorbell> {
+        let bell = &mut self.bells[self.rung.pop()?];
+        bell.rung = false;
+        Some(bell.doorbell)
+    }
+
     fn raise_interrupt(&mut self, guest: GuestIndex, intid: u32) {
         fate::step();
         let domain = self.guests[guest.0].server.domain;
@@ -153,5 +203,10 @@ impl Shim for XenShim {
     fn report_fault(&mut self, guest: GuestIndex, base: u64, fault: QueueError) {
         let domain = self.guests[guest.0].server.domain;
         println!("backend: device {base:#x} of domain {domain} needs a reset: {fault}");
+    }
+
+    fn report_withdrawn(&mut self, guest: GuestIndex, base: u64) {
+        let domain = self.guests[guest.0].server.domain;
+        println!("backend: device {base:#x} of domain {domain} is not shown to it any more");
     }
 }

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_runtime::server::{ConnectError, Server};
-use guest_runtime::window::{CHUNK, Window};
+use guest_runtime::window::{CHUNK, NoRoom, Window};
 use portunus_virtio::state::{StatePage, layout};
 
 use crate::config::ServedConfig;
@@ -11,32 +11,41 @@ use crate::fate;
 
 const PAGE: u64 = layout::SIZE as u64;
 
-/// Room for state pages, one chunk of the window after the other.
+/// Room for pages of devices, one chunk of the window after the other.
 #[derive(Debug, Default)]
-pub(crate) struct StatePages {
+pub(crate) struct DevicePages {
     next: u64,
     left: u64,
 }
 
-impl StatePages {
+impl DevicePages {
+    /// Where `pages` pages may be mapped that follow each other: they are taken once the caller has mapped them.
+    pub(crate) fn room(&mut self, pages: u64, window: &mut Window) -> Result<u64, NoRoom> {
+        if self.left < pages {
+            self.next = window.take(CHUNK)?;
+            self.left = CHUNK / PAGE;
+        }
+        Ok(self.next)
+    }
+    /// They are.
+    pub(crate) fn taken(&mut self, pages: u64) {
+        self.next += pages * PAGE;
+        self.left -= pages;
+    }
+
     /// Maps the state page of a device; `None`: it has none here.
-    pub(crate) fn map(
+    pub(crate) fn map_state_page(
         &mut self,
         server: &Server,
         config: &ServedConfig,
         window: &mut Window,
     ) -> Result<Option<MappedPage>, ConnectError> {
-        if self.left == 0 {
-            self.next = window.take(CHUNK)?;
-            self.left = CHUNK / PAGE;
-        }
-        let address = self.next;
+        let address = self.room(1, window)?;
         // SAFETY: the page was taken out of the window, and only `MappedPage` uses it from now on.
         if !unsafe { server.map_state_page(config.registers.start, address) }? {
             return Ok(None);
         }
-        self.next += PAGE;
-        self.left -= 1;
+        self.taken(1);
         let page = MappedPage(address);
         fate::remember(config.name, page);
         Ok(Some(page))

@@ -17,15 +17,16 @@ use crate::window::{NoRoom, Window};
 #[derive(Copy, Clone, Debug)]
 struct IoreqPage(*mut Ioreq);
 
-/// A server that is enabled.
+/// A server.
 #[derive(Debug)]
 pub struct Server {
     /// The domain that it serves.
     pub domain: u16,
     /// Its number.
     pub id: u16,
-    /// The local port of each vCPU of that domain.
+    /// The local port of each vCPU of that domain; none before it is enabled.
     pub ports: Vec<u32>,
+    vcpus: usize,
     page: IoreqPage,
 }
 
@@ -72,6 +73,17 @@ impl Server {
     /// As [`Self::connect`], with its page of requests at an address of the window: also at that of a server that was
     /// destroyed.
     pub fn connect_at(domain: u16, address: u64) -> Result<Self, ConnectError> {
+        let mut server = Self::create_at(domain, address)?;
+        server.enable()?;
+        Ok(server)
+    }
+
+    /// Makes a server that gets no requests yet. What it attaches is shown to nobody before [`Self::enable`].
+    pub fn create(domain: u16, window: &mut Window) -> Result<Self, ConnectError> {
+        Self::create_at(domain, window.take(4096)?)
+    }
+
+    fn create_at(domain: u16, address: u64) -> Result<Self, ConnectError> {
         let vcpus = step("asking for its vCPUs", dm::nr_vcpus(domain))?;
         if vcpus as usize > Ioreq::PER_PAGE {
             return Err(ConnectError::TooManyVcpus(vcpus));
@@ -80,27 +92,56 @@ impl Server {
         // SAFETY: the caller took the frame out of the window, and only servers that are gone used it.
         let mapped = unsafe { memory::map_ioreq_page(domain, id, IOREQ_SERVER_FRAME_SYNCHRONOUS, address / 4096) };
         step("mapping its requests", mapped)?;
-        step("enabling the server", dm::set_ioreq_server_state(domain, id, true))?;
-        let page = IoreqPage(address as *mut Ioreq);
-        let mut ports = Vec::new();
-        for vcpu in 0..vcpus as usize {
-            let port = page.read(vcpu).vp_eport;
-            let port = step("binding a port", hypercall::bind_interdomain(domain, port))?;
-            step("unmasking a port", hypercall::unmask(port))?;
-            ports.push(port);
-        }
         Ok(Self {
             domain,
             id,
-            ports,
-            page,
+            vcpus: vcpus as usize,
+            ports: Vec::new(),
+            page: IoreqPage(address as *mut Ioreq),
         })
+    }
+
+    /// Lets it get requests, and listens.
+    ///
+    /// # Errors
+    /// A step that failed.
+    pub fn enable(&mut self) -> Result<(), ConnectError> {
+        step(
+            "enabling the server",
+            dm::set_ioreq_server_state(self.domain, self.id, true),
+        )?;
+        for vcpu in 0..self.vcpus {
+            let port = self.bind(self.page.read(vcpu).vp_eport)?;
+            self.ports.push(port);
+        }
+        Ok(())
+    }
+
+    /// Binds and unmasks a port of the domain's that is for this server; the local one.
+    ///
+    /// # Errors
+    /// A step that failed.
+    pub fn bind(&self, port: u32) -> Result<u32, ConnectError> {
+        let port = step("binding a port", hypercall::bind_interdomain(self.domain, port))?;
+        step("unmasking a port", hypercall::unmask(port))?;
+        Ok(port)
     }
 
     /// Takes over the domain's accesses to `registers`.
     pub fn claim(&self, registers: &core::ops::Range<u64>) -> Result<(), ConnectError> {
         let mapped = dm::map_io_range(self.domain, self.id, registers.start, registers.end - 1);
         step("claiming its registers", mapped)
+    }
+
+    /// What the hypervisor has beside Xen's operations: bits of [`Features`].
+    ///
+    /// # Errors
+    /// The server is not there.
+    pub fn features(&self) -> Result<u64, ConnectError> {
+        match dm::features(self.domain, self.id) {
+            Err(HypercallError::NotSupported | HypercallError::NotImplemented) => Ok(0),
+            features => step("asking for the hypervisor's features", features),
+        }
     }
 
     /// Maps the state page of the device at `device` at `address` of the window. `false`: the hypervisor has no state pages,
@@ -112,16 +153,11 @@ impl Server {
     /// # Errors
     /// A step that failed for another reason.
     pub unsafe fn map_state_page(&self, device: u64, address: u64) -> Result<bool, ConnectError> {
-        use HypercallError::{NotImplemented, NotSupported};
-        let features = match dm::features(self.domain, self.id) {
-            Err(NotSupported | NotImplemented) => return Ok(false),
-            features => step("asking for the hypervisor's features", features)?,
-        };
-        if features & Features::STATE_PAGE == 0 {
+        if self.features()? & Features::STATE_PAGE == 0 {
             return Ok(false);
         }
         let frame = match dm::state_page(self.domain, self.id, device) {
-            Err(NotSupported) => return Ok(false),
+            Err(HypercallError::NotSupported) => return Ok(false),
             frame => step("asking for a state page", frame)?,
         };
         // SAFETY: the caller gives the page.

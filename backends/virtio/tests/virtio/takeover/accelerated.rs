@@ -7,7 +7,7 @@ use super::world::{Fate, SECTORS, World};
 use super::{Random, options, traffic};
 
 /// A capacity that differs from the old one in both halves.
-const GROWN: u64 = 0x3_0000_0000 | SECTORS as u64 / 2;
+const GROWN: u64 = 0x3_0000_0000 | (SECTORS as u64 / 2);
 
 #[test]
 fn in_steady_state_a_driver_never_waits() {

@@ -108,7 +108,7 @@ impl Acceleration for Shown<'_> {
         self.0.hypervisor.frames.borrow()[frame][offset / 4]
     }
     fn store(&mut self, frame: usize, offset: usize, word: u32) {
-        assert!(offset % 4 == 0 && offset as u64 != r::INTERRUPT_STATUS);
+        assert!(offset.is_multiple_of(4) && offset as u64 != r::INTERRUPT_STATUS);
         self.0.fate.step();
         let hypervisor = self.alive().expect("a frame that was withdrawn is not written");
         hypervisor.frames.borrow_mut()[frame][offset / 4] = word;
