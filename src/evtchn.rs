@@ -99,6 +99,8 @@ pub struct EventChannels {
     shared_info: Pa,
     vcpu_info: [Option<Pa>; MAX_VCPUS],
     pollers: [Poller; MAX_VCPUS],
+    /// Somebody polls; it may have stopped meanwhile.
+    polls: bool,
 }
 
 impl EventChannels {
@@ -121,6 +123,7 @@ impl EventChannels {
             shared_info,
             vcpu_info,
             pollers: [Poller::None; MAX_VCPUS],
+            polls: false,
         }
     }
 

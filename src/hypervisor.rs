@@ -307,10 +307,8 @@ impl<M: Machine> Hypervisor<M> {
     /// Whether the loaded vCPU can go on with nothing left to do but to bring interrupts into its list registers: what
     /// [`Self::enter`] would find, at a fraction of its cost. If so, this was the last step before it runs.
     #[inline]
-    pub fn goes_on<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> bool {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else {
-            return false;
-        };
+    pub fn goes_on<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+        let Located { domain, vcpu } = at;
         let registers = &state.registers.physical_timer;
         let due = state.polls || state.physical_timer_line || registers.is_enabled() || !state.is_on;
         if due || !domain.life.is_running() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
@@ -378,15 +376,21 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// First step when a vCPU is unloaded: takes what the list registers say into the vGIC. Afterwards no list register
-    /// is in use.
-    pub fn leave<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
-        let Some((domain, vcpu)) = self.vcpu(state.id) else {
-            return;
+    /// is in use. Returns whether the physical interrupt of the virtual timer is active, as it was handed to this vCPU.
+    #[inline]
+    pub fn leave<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+        let Located { domain, vcpu } = at;
+        let (kick, timer) = {
+            let mut vgic = domain.vgic.lock();
+            let kick = vgic.unload(vcpu.id.index, cpu.virtual_interface());
+            (kick, vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER))
         };
-        let kick = domain.vgic.lock().unload(state.id.index, cpu.virtual_interface());
         state.flush_due = true;
         self.account_stopped(vcpu, state);
-        self.interrupt_vcpus(domain, kick);
+        if !kick.is_empty() {
+            self.interrupt_vcpus(domain, kick);
+        }
+        timer
     }
 
     /// The domain that a physical SPI belongs to.

@@ -80,6 +80,7 @@ impl Entry {
     }
 
     /// The wait, or the time in which it could run, ends.
+    #[inline]
     fn account(&mut self, now: Ticks) {
         let spent = now.0.saturating_sub(self.since.0);
         match self.waits {
@@ -147,6 +148,12 @@ const NEVER: u64 = u64::MAX;
 /// The share of a domain whose manifest names none.
 pub const DEFAULT_SHARE: u32 = 100;
 
+/// How much a vCPU with that share ages in so many ticks.
+#[inline]
+fn aged(elapsed: u64, share: u32) -> u64 {
+    elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(share)
+}
+
 impl RunQueue {
     /// An empty queue with slices of `slice` ticks.
     pub fn new(slice: Ticks) -> Self {
@@ -207,8 +214,7 @@ impl RunQueue {
         entry.ran = entry.ran.saturating_add(elapsed);
         let payer = entry.charged.unwrap_or(current);
         if let Some(payer) = self.entries.get_mut(payer) {
-            let aged = elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(payer.share);
-            payer.age = payer.age.saturating_add(aged);
+            payer.age = payer.age.saturating_add(aged(elapsed, payer.share));
             if !self.contended {
                 self.floor = self.floor.max(payer.age.saturating_sub(self.slice));
             }
@@ -381,89 +387,108 @@ impl RunQueue {
     /// waits for an event, runs on `from`'s time: [`Self::wake`], [`Self::block`], [`Self::hand_off`] and [`Self::pick`] in
     /// one step. `None`: it is not as simple as that; nothing has changed.
     pub fn call(&mut self, from: Slot, to: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
-        let server = self.entries.get(to.0)?;
-        let is_due = |deadline: Option<Ticks>| deadline.is_some_and(|deadline| deadline <= now);
-        let ready = server.held.is_none() && matches!(server.waits, None | Some(Wait::Event));
-        if self.current != Some(from.0) || from == to || !ready || self.visits || self.timers.first_key() <= now.0 {
+        let until = deadline.map_or(NEVER, |deadline| deadline.0);
+        if self.current != Some(from.0) || self.visits || self.timers.first_key().min(until) <= now.0 {
             return None;
         }
-        if is_due(deadline) || is_due(server.deadline) || !self.entries.get(from.0)?.is_runnable() {
+        let [caller, server] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
+        // One that serves another itself is charged to that one, and so is whom it calls.
+        let usual = caller.is_runnable() && caller.charged.is_none() && server.held.is_none();
+        if !usual || server.charged.is_some() || server.deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        self.charge(now);
-        let was_ready = self.ready.remove(to.0);
-        let payer = self.entries.get(from.0)?.age;
-        let youngest = self.ready.first_key().min(payer);
-        if payer > youngest.saturating_add(self.slice) {
-            if was_ready {
-                self.rank(to.0);
-            }
+        let wakes = match server.waits {
+            None => false,
+            Some(Wait::Event) => true,
+            Some(_) => return None,
+        };
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        let age = caller.age.saturating_add(aged(elapsed, caller.share));
+        let others = if wakes {
+            self.ready.first_key()
+        } else {
+            self.ready.first_key_but(to.0)
+        };
+        let youngest = others.min(age);
+        if age > youngest.saturating_add(self.slice) {
             return None;
         }
-        self.lend(from.0, to.0);
-        self.return_loan(from.0);
-        let floor = self.floor;
-        let server = self.entries.get_mut(to.0)?;
-        if server.waits.is_some() {
-            server.account(now);
-            server.waits = None;
-            server.age = server.age.max(floor);
-            if server.deadline.take().is_some() {
-                self.timers.remove(to.0);
-            }
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        caller.ran = caller.ran.saturating_add(elapsed);
+        caller.age = age;
+        if !self.contended {
+            self.floor = self.floor.max(age.saturating_sub(self.slice));
         }
-        let until = server.deadline;
-        let vcpu = server.vcpu;
-        let caller = self.entries.get_mut(from.0)?;
         caller.account(now);
         caller.waits = Some(Wait::Request);
         caller.deadline = deadline;
-        if let Some(deadline) = deadline {
-            self.timers.put(from.0, deadline.0);
+        caller.lends_to = Some(to.0);
+        server.charged = Some(from.0);
+        let mut own = server.deadline;
+        if wakes {
+            server.account(now);
+            server.waits = None;
+            server.deadline = None;
+            server.age = server.age.max(self.floor);
+            if own.take().is_some() {
+                self.timers.remove(to.0);
+            }
+        } else {
+            self.ready.remove(to.0);
         }
-        self.current = Some(to.0);
-        Some(self.decided(vcpu, youngest, until, now))
+        if deadline.is_some() {
+            self.timers.put(from.0, until);
+        }
+        let vcpu = server.vcpu;
+        Some(self.decided(to.0, vcpu, youngest, own, now))
     }
 
     /// The current vCPU `from`, which runs on the time of `to`, has answered it, and `to` goes on: [`Self::wake`] and
     /// [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
     pub fn answer(&mut self, from: Slot, to: Slot, now: Ticks) -> Option<Pick> {
-        let (server, caller) = (self.entries.get(from.0)?, self.entries.get(to.0)?);
-        let waits = caller.waits == Some(Wait::Request) && caller.held.is_none();
-        if self.current != Some(from.0) || server.charged != Some(to.0) || !server.is_runnable() || !waits {
+        if self.current != Some(from.0) || self.visits || self.timers.first_key() <= now.0 {
             return None;
         }
-        if self.visits || self.timers.first_key() <= now.0 || server.deadline.is_some_and(|deadline| deadline <= now) {
+        let [server, caller] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
+        if server.charged != Some(to.0) || !server.is_runnable() || caller.held.is_some() {
             return None;
         }
-        self.charge(now);
-        let floor = self.floor;
-        let own = self.entries.get(from.0)?.age.max(floor);
-        let payer = self.entries.get(to.0)?.age.max(floor);
-        let youngest = self.ready.first_key().min(own).min(payer);
-        if payer > youngest.saturating_add(self.slice) {
+        if caller.waits != Some(Wait::Request) || server.deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let server = self.entries.get_mut(from.0)?;
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        let mut age = caller.age.saturating_add(aged(elapsed, caller.share));
+        let mut floor = self.floor;
+        if !self.contended {
+            floor = floor.max(age.saturating_sub(self.slice));
+        }
+        age = age.max(floor);
+        let own = server.age.max(floor);
+        let youngest = self.ready.first_key().min(own).min(age);
+        if age > youngest.saturating_add(self.slice) {
+            return None;
+        }
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        self.floor = floor;
+        server.ran = server.ran.saturating_add(elapsed);
         server.charged = None;
         server.age = own;
-        self.ready.put(from.0, own);
-        let caller = self.entries.get_mut(to.0)?;
+        caller.age = age;
+        caller.lends_to = None;
         caller.account(now);
         caller.waits = None;
-        caller.lends_to = None;
-        caller.age = payer;
         let vcpu = caller.vcpu;
         if caller.deadline.take().is_some() {
             self.timers.remove(to.0);
         }
-        self.current = Some(to.0);
-        Some(self.decided(vcpu, youngest, None, now))
+        self.ready.put(from.0, own);
+        Some(self.decided(to.0, vcpu, youngest, None, now))
     }
 
-    /// The current vCPU, `vcpu`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.
+    /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.
     #[inline]
-    fn decided(&mut self, vcpu: VcpuId, youngest: u64, deadline: Option<Ticks>, now: Ticks) -> Pick {
+    fn decided(&mut self, index: usize, vcpu: VcpuId, youngest: u64, deadline: Option<Ticks>, now: Ticks) -> Pick {
+        self.current = Some(index);
         self.handoff = None;
         self.floor = self.floor.max(youngest.saturating_sub(self.slice));
         self.contended = self.ready.len() > 0;

@@ -1,7 +1,7 @@
 //! What every pCPU may see of a vCPU. The register file is not here: only the vCPU's own pCPU touches that.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::counters::VcpuCounters;
 use crate::hypercall::RunstateArea;
@@ -55,7 +55,9 @@ pub struct Vcpu {
     /// PSCI's view.
     pub power: Mutex<Power>,
     /// Where the guest reads how it spends its time.
-    pub runstate: Mutex<Option<RunstateArea>>,
+    runstate: Mutex<Option<RunstateArea>>,
+    /// There is such a place, or was until now.
+    publishes: AtomicBool,
     /// What its pCPU counts; its register file points here too.
     pub counters: Arc<VcpuCounters>,
     attention: AtomicU32,
@@ -70,6 +72,7 @@ impl Vcpu {
             slot,
             power: Mutex::new(Power::Off),
             runstate: Mutex::new(None),
+            publishes: AtomicBool::new(false),
             counters: Arc::default(),
             attention: AtomicU32::new(0),
         }
@@ -78,6 +81,23 @@ impl Vcpu {
     /// Whether it is on, or about to be.
     pub fn is_on(&self) -> bool {
         *self.power.lock() != Power::Off
+    }
+
+    /// From now on the guest reads there how it spends its time.
+    pub fn set_runstate_area(&self, area: Option<RunstateArea>) {
+        let mut runstate = self.runstate.lock();
+        *runstate = area;
+        self.publishes.store(runstate.is_some(), Ordering::Release);
+    }
+
+    /// Where the guest reads how it spends its time.
+    #[inline]
+    pub fn runstate_area(&self) -> Option<RunstateArea> {
+        if self.publishes.load(Ordering::Acquire) {
+            *self.runstate.lock()
+        } else {
+            None
+        }
     }
 
     /// Leaves a note for the vCPU's pCPU; whoever does must make that pCPU look ([`crate::hypervisor`]).

@@ -113,11 +113,16 @@ impl EventChannels {
 
     fn wake_pollers(&mut self, port: EventPort) -> VcpuSet {
         let mut wake = VcpuSet::EMPTY;
+        if !self.polls {
+            return wake;
+        }
+        self.polls = false;
         for (index, poller) in self.pollers.iter_mut().enumerate() {
             if *poller == Poller::Any || *poller == Poller::One(port) {
                 *poller = Poller::None;
                 wake.insert(index as u8);
             }
+            self.polls |= *poller != Poller::None;
         }
         wake
     }
@@ -180,6 +185,7 @@ impl EventChannels {
         }
         if let Some(slot) = self.pollers.get_mut(usize::from(vcpu)) {
             *slot = poller;
+            self.polls = true;
         }
         Ok(PollOutcome::Wait)
     }

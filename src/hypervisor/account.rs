@@ -2,6 +2,7 @@
 
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
 use crate::domain::vcpu::Vcpu;
+use crate::hypercall::RunstateArea;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::Ticks;
 use crate::machine::Machine;
@@ -72,13 +73,13 @@ impl<M: Machine> Hypervisor<M> {
         }
         account.state = new;
         account.since = now;
-        if vcpu.runstate.lock().is_some() {
-            self.publish_account(vcpu, account);
+        if let Some(area) = vcpu.runstate_area() {
+            self.publish_account(area, account);
         }
     }
 
     #[inline(never)]
-    fn publish_account(&self, vcpu: &Vcpu, account: &Account) {
+    fn publish_account(&self, area: RunstateArea, account: &Account) {
         let since = account.since.0.saturating_sub(self.booted.0);
         let info = RunstateInfo {
             state: account.state,
@@ -87,8 +88,6 @@ impl<M: Machine> Hypervisor<M> {
             state_entry_time: self.nanoseconds(Ticks(since)).max(1),
             time: account.spent.map(|spent| self.nanoseconds(spent)),
         };
-        if let Some(area) = *vcpu.runstate.lock() {
-            area.publish(&self.machine, &info);
-        }
+        area.publish(&self.machine, &info);
     }
 }

@@ -373,7 +373,7 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
 
     fn set_runstate_area(&mut self, vcpu: u8, area: Option<RunstateArea>) {
         if let Some(vcpu) = self.domain.vcpus.get(usize::from(vcpu)) {
-            *vcpu.runstate.lock() = area;
+            vcpu.set_runstate_area(area);
         }
     }
 

@@ -353,12 +353,12 @@ impl Servers {
 
     /// Takes the answer, if there is one: the vCPU goes on with it.
     pub fn take(&mut self, vcpu: u8) -> Option<Answer> {
-        let Request::Finished { answer } = self.held(vcpu) else {
+        let request = self.requests.get_mut(usize::from(vcpu))?;
+        let Request::Finished { answer } = *request else {
             return None;
         };
-        let answer = *answer;
-        self.apply(vcpu, Move::Taken, &mut Effects::default());
-        Some(answer)
+        // Nobody hears of it: its slot was emptied, or given up, when it was finished.
+        request.advance(&Move::Taken).then_some(answer)
     }
 
     /// The target stops: nobody waits for any answer.

@@ -40,6 +40,17 @@ impl Heap {
         self.items.first().map_or(u64::MAX, |(key, _)| *key)
     }
 
+    /// The first key of all slots but `slot`, or more than any.
+    #[inline]
+    pub(super) fn first_key_but(&self, slot: usize) -> u64 {
+        match self.items.as_slice() {
+            [(_, first), rest @ ..] if *first == slot => rest.iter().take(2).map(|(key, _)| *key).min(),
+            [(key, _), ..] => Some(*key),
+            [] => None,
+        }
+        .unwrap_or(u64::MAX)
+    }
+
     /// Puts `slot` in, or gives it another key.
     pub(super) fn put(&mut self, slot: usize, key: u64) {
         let Some(place) = self.places.get(slot).copied() else {
@@ -164,6 +175,9 @@ mod tests {
             }
             let least = (0..).zip(&model).filter_map(|(slot, key)| Some(((*key)?, slot))).min();
             assert_eq!(heap.first(), least, "step {step}");
+            let others = (0..).zip(&model).filter(|(other, _)| *other != slot);
+            let least = others.filter_map(|(_, key)| *key).min();
+            assert_eq!(heap.first_key_but(slot), least.unwrap_or(u64::MAX), "step {step}");
             assert_eq!(heap.len(), model.iter().flatten().count(), "step {step}");
         }
     }

@@ -244,7 +244,8 @@ impl Sim {
         if let (Some(vcpu), false) = (state.loaded, state.reschedule)
             && self.with(vcpu, |context| {
                 self.on(pcpu, |hypervisor| {
-                    hypervisor.goes_on(&mut context.cpu, &mut context.state)
+                    let at = hypervisor.locate(vcpu).expect("it exists");
+                    hypervisor.goes_on(at, &mut context.cpu, &mut context.state)
                 })
             })
         {
@@ -319,7 +320,8 @@ impl Sim {
         if let Some(old) = state.loaded {
             self.with(old, |context| {
                 self.on(pcpu, |hypervisor| {
-                    hypervisor.leave(&mut context.cpu, &mut context.state)
+                    let at = hypervisor.locate(old).expect("it exists");
+                    hypervisor.leave(at, &mut context.cpu, &mut context.state);
                 });
                 let left = context.cpu.fake.interface().used().count();
                 assert_eq!(left, 0, "{old:?} leaves list registers in use");

@@ -45,23 +45,25 @@ pub(crate) fn on_trap(local: &mut Local, features: Features) {
 }
 
 /// `next` is about to run.
-pub(crate) fn on_switch(local: &mut Local, next: *mut VcpuContext, features: Features) {
+#[inline]
+pub(crate) fn on_switch(local: &mut Local, next: *mut VcpuContext) {
     // SAFETY: as `on_trap`.
     let Some(context) = (unsafe { next.as_mut() }) else {
         return;
     };
-    if local.fp_owner == next {
-        set_fp_trap(features, false);
-    } else if context.fp_eager > 0 {
+    let own = local.fp_owner == next;
+    if !own && context.fp_eager > 0 {
         context.fp_eager -= 1;
-        take(local, next, features);
-    } else {
-        set_fp_trap(features, true);
+        take(local, next, local.features);
+    } else if local.fp_traps == own {
+        local.fp_traps = !own;
+        set_fp_trap(local.features, !own);
     }
 }
 
 /// Makes `vcpu` the owner.
 fn take(local: &mut Local, vcpu: *mut VcpuContext, features: Features) {
+    local.fp_traps = false;
     set_fp_trap(features, false);
     if local.fp_owner == vcpu {
         return;

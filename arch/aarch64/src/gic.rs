@@ -129,10 +129,6 @@ impl Gic {
     pub(crate) fn route(&self, interrupt: IntId, pcpu: PcpuId) {
         either!(self, gic => gic.route(interrupt, pcpu))
     }
-    /// Whether a private interrupt of the executing pCPU is active.
-    pub(crate) fn is_active(&self, pcpu: PcpuId, interrupt: IntId) -> bool {
-        either!(self, gic => gic.bank(pcpu, interrupt)).is_active(interrupt)
-    }
     /// Makes a private interrupt of the executing pCPU active or inactive.
     pub(crate) fn set_active(&self, pcpu: PcpuId, interrupt: IntId, active: bool) {
         either!(self, gic => gic.bank(pcpu, interrupt)).set_active(interrupt, active);

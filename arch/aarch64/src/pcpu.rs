@@ -12,7 +12,7 @@ use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use portunus::hypervisor::VcpuState;
-use portunus::ids::{MAX_PCPUS, PcpuId, VcpuId};
+use portunus::ids::{MAX_PCPUS, PcpuId};
 use portunus::trap::registers::GuestFrame;
 use portunus::trap::system_register::identification::RawIdRegisters;
 use spin::Once;
@@ -46,8 +46,10 @@ pub(crate) struct Local {
     pub(crate) loaded: *mut VcpuContext,
     /// The vCPU whose FP registers are in the hardware; null when nobody's are.
     pub(crate) fp_owner: *mut VcpuContext,
-    /// The vCPUs that live here, by number; each allocated at boot, for ever.
-    pub(crate) contexts: Vec<(VcpuId, *mut VcpuContext)>,
+    /// FP instructions of the loaded vCPU trap.
+    pub(crate) fp_traps: bool,
+    /// The vCPUs that live here, by domain and index, null for others; each allocated at boot, for ever.
+    pub(crate) contexts: Vec<*mut VcpuContext>,
     /// The core must be asked who runs before any guest goes on.
     pub(crate) reschedule: bool,
     /// What this pCPU implements.
@@ -93,6 +95,7 @@ impl Pcpu {
             local: UnsafeCell::new(Local {
                 loaded: null_mut(),
                 fp_owner: null_mut(),
+                fp_traps: true,
                 contexts: Vec::new(),
                 reschedule: true,
                 features: Features::NONE,

@@ -1,6 +1,7 @@
 //! What a pCPU does after each exception: ask the core who runs, load it, sleep when nobody does.
 
 use crate::cpu::El2Cpu;
+use crate::features::Features;
 use crate::machine::Arm64;
 use crate::pcpu::{Local, Pcpu};
 use crate::switch::{Links, VcpuContext};
@@ -9,10 +10,10 @@ use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
 use crate::{console, fp, gic, power, timer, trace};
 use alloc::boxed::Box;
+use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::hypervisor::{Entry, Hypervisor};
-use portunus::ids::{IntId, VcpuId};
-use portunus::sorting::sort_by_key;
+use portunus::ids::{IntId, MAX_DOMAINS, MAX_VCPUS, VcpuId};
 use portunus::trace::Kind;
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
@@ -41,6 +42,7 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
     // SAFETY: no guest runs yet: there is no other handler.
     let local = unsafe { pcpu.local() };
     if let (Some(hypervisor), Some(gic)) = (hypervisor(), gic::gic()) {
+        local.contexts.resize(PLACES, null_mut());
         for id in hypervisor.vcpus() {
             if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id())
                 && let Some(located) = hypervisor.locate(id)
@@ -51,10 +53,11 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
                     located,
                 };
                 let context = VcpuContext::new(hypervisor.initial_state(id), constants, links);
-                local.contexts.push((id, Box::into_raw(Box::new(context))));
+                if let Some(place) = local.contexts.get_mut(place(id)) {
+                    *place = Box::into_raw(Box::new(context));
+                }
             }
         }
-        sort_by_key(&mut local.contexts, |(id, _)| *id);
     }
     if let Some(gic) = gic::gic() {
         gic.enable_virtual();
@@ -75,11 +78,17 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
 /// Goes on with the loaded vCPU if nothing speaks against it, else decides anew; returns the frame of who runs, loaded.
 #[inline]
 pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
-    if let (false, Some(hypervisor), Some(mut cpu), Some(context)) =
-        (local.reschedule, hypervisor(), El2Cpu::new(), local.loaded())
-        && hypervisor.goes_on(&mut cpu, &mut context.state)
+    if !local.reschedule
+        && let Some(context) = local.loaded()
     {
-        return local.frame();
+        let Links {
+            hypervisor,
+            gic,
+            located,
+        } = context.links;
+        if hypervisor.goes_on(located, &mut El2Cpu::with(gic), &mut context.state) {
+            return local.frame();
+        }
     }
     decide(pcpu, local)
 }
@@ -87,12 +96,12 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
 /// Goes over to the vCPU that the core has decided on; returns the frame of who runs, loaded.
 #[inline(never)]
 pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
-    let Some(schedule) = local.loaded().map(|context| context.state.over) else {
-        return decide(pcpu, local);
-    };
-    timer::set(schedule.deadline);
-    if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
-        local.reschedule = true;
+    if let Some(context) = local.loaded() {
+        let schedule = context.state.over;
+        timer::set(schedule.deadline);
+        if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
+            local.reschedule = true;
+        }
     }
     resume(pcpu, local)
 }
@@ -162,25 +171,30 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
 }
 
 /// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
+#[inline(never)]
 fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
-    if local.loaded().is_some_and(|context| context.state.id == vcpu) {
+    let next = local.contexts.get(place(vcpu)).copied().unwrap_or(null_mut());
+    if next.is_null() {
+        return false;
+    }
+    if local.loaded == next {
         return true;
     }
-    let found = local.contexts.binary_search_by_key(&vcpu, |(id, _)| *id);
-    let Some((_, next)) = found.ok().and_then(|index| local.contexts.get(index)).copied() else {
-        return false;
-    };
-    let (Some(gic), Some(hypervisor)) = (gic::gic(), hypervisor()) else {
-        return false;
-    };
-    let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
-    let features = local.features;
+    let Features {
+        pointer_authentication: keys,
+        ras,
+        ..
+    } = local.features;
     let mut timer_is_active = false;
     if let Some(context) = local.loaded() {
-        hypervisor.leave(&mut El2Cpu::with(gic), &mut context.state);
-        context.save(features);
+        let Links {
+            hypervisor,
+            gic,
+            located,
+        } = context.links;
+        timer_is_active = hypervisor.leave(located, &mut El2Cpu::with(gic), &mut context.state);
+        context.save(keys, ras);
         gic.save_virtual(&mut context.virtual_state);
-        timer_is_active = gic.is_active(pcpu.id(), virtual_timer);
         context.timer_active = timer_is_active;
     }
     // The incoming timer must not fire before its interrupt's state is this vCPU's.
@@ -188,12 +202,23 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
     local.loaded = next;
     trace::switch(pcpu, vcpu);
     if let Some(context) = local.loaded() {
+        let gic = context.links.gic;
         if context.timer_active != timer_is_active {
+            let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
             gic.set_active(pcpu.id(), virtual_timer, context.timer_active);
         }
         gic.restore_virtual(&context.virtual_state);
-        context.load(features);
+        context.load(keys, ras);
     }
-    fp::on_switch(local, next, features);
+    fp::on_switch(local, next);
     true
 }
+
+/// Where a vCPU is among a pCPU's.
+#[inline]
+fn place(vcpu: VcpuId) -> usize {
+    usize::from(vcpu.domain.0) * MAX_VCPUS + usize::from(vcpu.index)
+}
+
+/// How many there can be.
+const PLACES: usize = (MAX_DOMAINS + 1) * MAX_VCPUS;

@@ -142,19 +142,19 @@ struct SystemErrorState {
 }
 
 impl SystemErrorState {
-    fn save(&mut self, features: Features) {
+    fn save(&mut self, ras: bool) {
         self.pending = read_sysreg!("hcr_el2") & HCR_VSE;
-        if features.ras {
+        if ras {
             self.syndrome = read_sysreg!("s3_4_c5_c2_3");
             self.deferred = read_sysreg!("s3_4_c12_c1_1");
         }
     }
-    fn load(&self, features: Features) {
+    fn load(&self, ras: bool) {
         let hcr = read_sysreg!("hcr_el2");
         if hcr & HCR_VSE != self.pending {
             write_sysreg!("hcr_el2", hcr & !HCR_VSE | self.pending);
         }
-        if features.ras {
+        if ras {
             write_sysreg!("s3_4_c5_c2_3", self.syndrome);
             write_sysreg!("s3_4_c12_c1_1", self.deferred);
         }
@@ -200,7 +200,7 @@ pub(crate) fn reset(features: Features) {
     if features.pointer_authentication {
         KeyState::default().load();
     }
-    SystemErrorState::default().load(features);
+    SystemErrorState::default().load(features.ras);
 }
 
 impl VcpuContext {
@@ -220,17 +220,19 @@ impl VcpuContext {
         }
     }
 
-    /// Takes this vCPU's registers out of the hardware; its list registers are the core's and are free by now.
-    pub(crate) fn save(&mut self, features: Features) {
+    /// Takes this vCPU's registers out of the hardware, with `keys` (FEAT_PAuth) and what FEAT_RAS adds; its list registers are the core's and are free by now.
+    #[inline]
+    pub(crate) fn save(&mut self, keys: bool, ras: bool) {
         self.el1.save();
-        if features.pointer_authentication {
+        if keys {
             self.keys.save();
         }
-        self.system_error.save(features);
+        self.system_error.save(ras);
     }
 
-    /// Puts this vCPU's registers into the hardware. The caller's ISB or ERET follows.
-    pub(crate) fn load(&self, features: Features) {
+    /// Puts them into the hardware. The caller's ISB or ERET follows.
+    #[inline]
+    pub(crate) fn load(&self, keys: bool, ras: bool) {
         let vttbr = self.constants.vttbr;
         if read_sysreg!("vttbr_el2") != vttbr {
             let vtcr = self.constants.vtcr | VTCR_RES1;
@@ -242,10 +244,10 @@ impl VcpuContext {
         write_sysreg!("vmpidr_el2", self.constants.vmpidr);
         write_sysreg!("cntvoff_el2", self.state.virtual_offset);
         self.el1.load();
-        if features.pointer_authentication {
+        if keys {
             self.keys.load();
         }
-        self.system_error.load(features);
+        self.system_error.load(ras);
         isb();
     }
 }

@@ -212,14 +212,18 @@ fn core(local: &mut Local) {
 /// An interrupt while a guest ran.
 pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
     context.state.count(Exit::Interrupt);
-    let Links { hypervisor, gic, .. } = context.links;
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
     hypervisor.left_guest(pcpu.id());
     // SAFETY: this is the only handler that runs on this pCPU, and it does not use `context` any more.
     let local = unsafe { pcpu.local() };
     take_interrupts(pcpu, local);
     if !local.reschedule
         && let Some(context) = local.loaded()
-        && hypervisor.goes_on(&mut El2Cpu::with(gic), &mut context.state)
+        && hypervisor.goes_on(located, &mut El2Cpu::with(gic), &mut context.state)
     {
         return Next::Guest;
     }

@@ -52,7 +52,7 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         for vcpu in &domain.vcpus {
-            *vcpu.runstate.lock() = None;
+            vcpu.set_runstate_area(None);
         }
         domain.memory.lock().shared_info_at = None;
         domain.servers.lock().clear_state_pages(&self.machine);

@@ -57,11 +57,6 @@ impl Bank {
         self.0.write(ICPENDR + word, bit);
     }
 
-    pub(super) fn is_active(self, interrupt: IntId) -> bool {
-        let (word, bit) = bit(interrupt);
-        self.0.read(ISACTIVER + word) & bit != 0
-    }
-
     pub(super) fn set_active(self, interrupt: IntId, active: bool) {
         let (word, bit) = bit(interrupt);
         self.0.write(if active { ISACTIVER } else { ICACTIVER } + word, bit);
