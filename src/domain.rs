@@ -28,7 +28,7 @@ use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
 use crate::hypervisor::lifecycle::Lifecycle;
 use crate::ids::{DomainId, IntId, Ipa};
-use crate::ioreq::{Servers, SharedDoorbells};
+use crate::ioreq::{Servers, Shadows, SharedDoorbells};
 use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
 use crate::memory::pool::Pool;
@@ -63,6 +63,8 @@ pub struct Domain {
     pub servers: Mutex<Servers>,
     /// Those of them that a vCPU looks at without that lock.
     pub doorbells: SharedDoorbells,
+    /// Their pages that the guest reads without a trap.
+    pub shadows: Shadows,
     /// Its event channels.
     pub events: Mutex<EventChannels>,
     /// Its interrupts.

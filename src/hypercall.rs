@@ -22,6 +22,7 @@ mod memory_op;
 mod multicall;
 pub mod runstate;
 mod sched_op;
+mod shadow;
 mod vcpu_op;
 mod vendor;
 mod version;
@@ -34,6 +35,7 @@ pub use buffers::GuestBuffers;
 pub use control::{Direction, Supervisor};
 pub use host::{DomainInfo, ForeignPage, Host, Right};
 pub use runstate::RunstateArea;
+pub use shadow::Shadowing;
 
 /// The registers of a call.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

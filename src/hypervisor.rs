@@ -13,6 +13,7 @@
 //! | `interrupts` | everything that makes or takes interrupts |
 //! | `handoff` | a request to a server on the same pCPU and its answer: one straight path |
 //! | `events` | event channels across domains, and what servers cause |
+//! | `shadow` | pages of registers that guests read without a trap, and what they acknowledge there |
 //! | `power` | starting and stopping vCPUs |
 //! | `lifecycle` | how domains end and start again |
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
@@ -44,6 +45,7 @@ mod quick;
 mod reports;
 mod run;
 mod set_way;
+mod shadow;
 mod stop;
 mod tables;
 mod terminal;

@@ -10,6 +10,8 @@
 //! - [`request`]: the life of one request, a state machine of values.
 //! - [`server`]: map, unmap, enable; who owns what. `lifetime`: create, destroy, what a dead server leaves behind.
 //! - `kinds`: what a server attaches to its addresses; [`doorbell`], [`buffered`]: writes that wait for nobody.
+//! - [`shadow`]: pages of registers that the guest reads without a trap; [`ack`]: what it acknowledges there; `standing`:
+//!   what servers are to them.
 //! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
 //! - `handoff`: the usual request and its answer in one step each.
@@ -22,6 +24,7 @@
 //!   it has answered the old one, so that an answer never reaches the wrong request.
 
 mod account;
+pub mod ack;
 pub mod buffered;
 pub mod doorbell;
 mod handoff;
@@ -33,13 +36,16 @@ pub mod ranges;
 pub mod request;
 pub mod router;
 pub mod server;
+pub mod shadow;
 pub mod slot;
+mod standing;
 
 use crate::abi::HypercallError;
 use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
 use crate::trace::Kind;
 
+pub use ack::{Ack, Line};
 pub use doorbell::{Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;
 pub use kinds::DoorbellRequest;
@@ -49,6 +55,8 @@ pub use ranges::Range;
 pub use request::{Answer, OnFailure, Policy, Request};
 pub use router::Begun;
 pub use server::{DeviceRange, ServerLimits, Servers, Stage};
+pub use shadow::{ShadowSlot, Shadows};
+pub use standing::Standing;
 
 /// What servers are made of. The hypervisor's glue implements it; it takes the event channels' locks.
 pub trait Resources {
@@ -145,6 +153,8 @@ pub struct Effects {
     pub notify: heapless::Vec<EventPort, MAX_VCPUS>,
     /// Attached ports of doorbells that are gone are to be closed: [`Servers::release_detached`].
     pub release_ports: bool,
+    /// Servers came, went or changed: the target's shadow pages are to be looked at.
+    pub review: bool,
     /// These vCPUs of the target have an answer, or must look again.
     pub wake: VcpuSet,
     /// To be told; more than fit are left out.
@@ -166,6 +176,7 @@ impl Effects {
             }
         }
         self.release_ports |= other.release_ports;
+        self.review |= other.review;
         self.wake.merge(other.wake);
         for event in &other.events {
             self.record(*event);

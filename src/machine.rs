@@ -14,6 +14,9 @@ pub trait Machine: PhysicalMemory {
 
     /// Makes stores to stage-2 tables visible to the table walker (DSB ISHST).
     fn publish_tables(&self);
+    /// Waits until every store that was made before is complete, for whoever looks (DSB SY).
+    fn complete_stores(&self);
+
     /// Drops the translations of one page of `vmid`, and the stage-1 entries made from them, on every pCPU, and waits
     /// (TLBI IPAS2E1IS, DSB, TLBI VMALLE1IS, DSB, ISB, with that VMID's VTTBR loaded).
     fn invalidate_page(&self, vmid: Vmid, root: crate::ids::Pa, page: Ipa);

@@ -46,6 +46,9 @@ pub trait Domains {
     fn wake(&mut self, target: DomainId, vcpus: VcpuSet);
     /// Traces a step of the request of a target's vCPU.
     fn trace(&mut self, target: DomainId, kind: Kind, vcpu: u8, argument: u32);
+    /// A target's servers came, went or changed: what else depends on them follows. Nothing does where there are no shadow
+    /// pages.
+    fn review(&mut self, _target: DomainId) {}
     /// Tells what happened to a target's servers.
     fn record(&mut self, target: DomainId, event: Event);
 }
@@ -140,6 +143,9 @@ pub fn perform<D: Domains>(domains: &mut D, target: DomainId, effects: &Effects)
     }
     for event in &effects.events {
         domains.record(target, *event);
+    }
+    if effects.review {
+        domains.review(target);
     }
     if effects.release_ports {
         domains.servers(target, |servers, _, resources| servers.release_detached(resources));

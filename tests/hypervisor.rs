@@ -26,6 +26,14 @@ mod requests;
 mod restarts;
 #[path = "hypervisor_support/restarts_served.rs"]
 mod restarts_served;
+#[path = "hypervisor_support/shadow.rs"]
+mod shadow;
+#[path = "hypervisor_support/shadow_errors.rs"]
+mod shadow_errors;
+#[path = "hypervisor_support/shadow_life.rs"]
+mod shadow_life;
+#[path = "hypervisor_support/shadow_server.rs"]
+mod shadow_server;
 #[path = "hypervisor_support/sim.rs"]
 mod sim;
 #[path = "manifest_support/source.rs"]

@@ -63,6 +63,8 @@ pub enum Operation {
         /// How many bytes.
         length: u64,
     },
+    /// Every store before it is complete.
+    CompleteStores,
     /// Stage-2 stores made visible to the walker.
     PublishTables,
     /// One page's translations dropped.
@@ -407,6 +409,9 @@ impl Machine for FakeMachine {
     }
     fn kick(&self, pcpu: PcpuId) {
         self.record(Operation::Kick(pcpu));
+    }
+    fn complete_stores(&self) {
+        self.record(Operation::CompleteStores);
     }
     fn publish_tables(&self) {
         self.record(Operation::PublishTables);

@@ -7,6 +7,7 @@
 use super::buffers::GuestBuffers;
 use super::control::Supervisor;
 use super::runstate::RunstateArea;
+use super::shadow::Shadowing;
 use crate::abi::HypercallError;
 use crate::abi::sched::ShutdownReason;
 use crate::ids::{DomainId, IntId, Pa, VcpuId};
@@ -99,7 +100,7 @@ pub struct ForeignPage {
 }
 
 /// The hypervisor, as a hypercall of one vCPU sees it.
-pub trait Host: GuestBuffers + Supervisor {
+pub trait Host: GuestBuffers + Supervisor + Shadowing {
     /// See [`Self::domains`].
     type Domains: Domains;
 

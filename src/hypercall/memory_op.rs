@@ -4,7 +4,7 @@ use super::Done;
 use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::{ForeignPage, Host, Right, own, remote};
 use crate::abi::HypercallError;
-use crate::abi::dm_op::VENDOR_FIRST_FRAME;
+use crate::abi::dm_op::{VENDOR_FIRST_FRAME, VENDOR_FIRST_SHADOW_FRAME};
 use crate::abi::memory as abi;
 use crate::ids::DomainId;
 use crate::routing::Domains;
@@ -189,6 +189,9 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
         request.nr_frames = IOREQ_FRAMES as u32;
         write_value(host, pointer, &request)?;
         return Ok(0);
+    }
+    if request.frame >= VENDOR_FIRST_SHADOW_FRAME {
+        return super::shadow::acquire(host, target, &request);
     }
     if request.frame >= VENDOR_FIRST_FRAME {
         return acquire_state_page(host, target, &request);

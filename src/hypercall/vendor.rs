@@ -5,9 +5,10 @@
 use super::buffers::write_value;
 use super::dm_op::Operation;
 use super::host::{DomainInfo, Host, Right};
+use super::shadow;
 use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
-use crate::ids::{IntId, PAGE_SIZE, ServerId};
+use crate::ids::ServerId;
 use crate::ioreq::{DoorbellRequest, Range};
 use crate::routing::Domains;
 use crate::trap::access::AccessWidth;
@@ -18,17 +19,17 @@ pub(super) fn run<H: Host>(operation: &Operation, host: &mut H, target: &DomainI
         abi::VENDOR_STATE_PAGE => state_page(operation, host, target),
         abi::VENDOR_ATTACH_BUFFERED => attach_buffered(operation, host, target),
         abi::VENDOR_ATTACH_DOORBELL => attach_doorbell(operation, host, target),
-        abi::VENDOR_ATTACH_SHADOW => attach_shadow(operation, host, target),
-        abi::VENDOR_ATTACH_ACK => attach_ack(operation, host, target),
+        abi::VENDOR_ATTACH_SHADOW => shadow::attach_shadow(operation, host, target),
+        abi::VENDOR_ATTACH_ACK => shadow::attach_ack(operation, host, target),
         abi::VENDOR_DETACH => detach(operation, host, target),
-        abi::VENDOR_UPDATE => update(operation, host, target),
-        abi::VENDOR_REPLACE => replace(operation, host, target),
+        abi::VENDOR_UPDATE => shadow::update(operation, host, target),
+        abi::VENDOR_REPLACE => shadow::replace(operation, host, target),
         _ => Err(HypercallError::NotSupported),
     }
 }
 
 /// Whether the manifest lets the caller answer all of `range` for the target; `None` is no range, which nobody may.
-fn may_serve<H: Host>(host: &H, target: &DomainInfo, range: Option<Range>) -> bool {
+pub(super) fn may_serve<H: Host>(host: &H, target: &DomainInfo, range: Option<Range>) -> bool {
     range.is_some_and(|range| {
         host.permits(Right::ServeRange {
             target: target.id,
@@ -38,7 +39,12 @@ fn may_serve<H: Host>(host: &H, target: &DomainInfo, range: Option<Range>) -> bo
 }
 
 /// The server is alive and the caller's, and the caller may serve what it asks for.
-fn check<H: Host>(host: &mut H, target: &DomainInfo, id: u16, permitted: bool) -> Result<(), HypercallError> {
+pub(super) fn check<H: Host>(
+    host: &mut H,
+    target: &DomainInfo,
+    id: u16,
+    permitted: bool,
+) -> Result<(), HypercallError> {
     let caller = host.caller().domain;
     let alive = host
         .domains()
@@ -51,7 +57,7 @@ fn check<H: Host>(host: &mut H, target: &DomainInfo, id: u16, permitted: bool) -
     }
 }
 
-const fn zero(must_be_zero: u32) -> Result<(), HypercallError> {
+pub(super) const fn zero(must_be_zero: u32) -> Result<(), HypercallError> {
     if must_be_zero == 0 {
         Ok(())
     } else {
@@ -130,40 +136,13 @@ fn attach_doorbell<H: Host>(operation: &Operation, host: &mut H, target: &Domain
     Ok(0)
 }
 
-fn attach_shadow<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-    let payload: abi::AttachShadow = operation.in_out(host)?;
-    zero(payload.pad.into())?;
-    zero(payload.flags)?;
-    zero(payload.pad2)?;
-    let permitted = may_serve(host, target, Range::from_length(payload.address, PAGE_SIZE));
-    check(host, target, payload.id, permitted)?;
-    Err(HypercallError::NotSupported)
-}
-
-fn attach_ack<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-    let payload: abi::AttachAck = operation.input(host)?;
-    zero(payload.pad.into())?;
-    zero(payload.pad2)?;
-    let interrupt = IntId(payload.irq);
-    if !interrupt.is_spi() || payload.irq - IntId::FIRST_SPI >= target.spis {
-        return Err(HypercallError::Invalid);
-    }
-    let driven = host.permits(Right::Interrupt {
-        target: target.id,
-        interrupt,
-    });
-    let served = may_serve(
-        host,
-        target,
-        Range::from_length(payload.address, size_of::<u32>() as u64),
-    );
-    check(host, target, payload.id, driven && served)?;
-    Err(HypercallError::NotSupported)
-}
-
 fn detach<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
     let payload: abi::Detach = operation.input(host)?;
     zero(payload.pad.into())?;
+    if matches!(payload.kind, abi::Detach::SHADOW | abi::Detach::ACK) {
+        check(host, target, payload.id, true)?;
+        return shadow::detach(&payload, host, target);
+    }
     let caller = host.caller().domain;
     let detached = host.domains().servers(target.id, |servers, _, resources| {
         let what = (payload.kind, payload.address, payload.value);
@@ -171,20 +150,4 @@ fn detach<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> 
     });
     detached.ok_or(HypercallError::NoDomain)??;
     Ok(0)
-}
-
-fn update<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-    let payload: abi::Update = operation.input(host)?;
-    zero(payload.pad.into())?;
-    zero(payload.flags)?;
-    check(host, target, payload.id, true)?;
-    Err(HypercallError::NotSupported)
-}
-
-fn replace<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
-    let payload: abi::Replace = operation.in_out(host)?;
-    zero(payload.pad.into())?;
-    zero(payload.flags)?;
-    check(host, target, payload.id, true)?;
-    Err(HypercallError::NotSupported)
 }

@@ -22,7 +22,8 @@ use crate::hypervisor::stop::GuestGate;
 use crate::hypervisor::wall_clock::NANOSECONDS;
 use crate::hypervisor::{Hypervisor, tables};
 use crate::ids::{IntId, Ipa, MAX_DOMAINS, Pa, PcpuId, Ticks, VcpuId};
-use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers};
+use crate::ioreq::shadow::Shadow;
+use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers, ShadowSlot, Shadows};
 use crate::machine::Machine;
 use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
 use crate::manifest::domain::UnmappedAccess;
@@ -262,6 +263,7 @@ fn assemble_domain<M: Machine>(
         name: config.name.clone(),
         vcpus,
         doorbells: servers.doorbells(),
+        shadows: shadows(config, &built.uncached)?,
         servers: Mutex::new(servers),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
         vgic: Mutex::new(interrupt_controller(config, facts)?),
@@ -334,6 +336,21 @@ fn device_range(device: &DeviceConfig, state_page: Option<Pa>, frequency: u64) -
         },
         state_page,
     })
+}
+
+/// The pages of the devices that have frames for them.
+fn shadows(config: &DomainConfig, frames: &[[Pa; 2]]) -> Result<Shadows, AssemblyError> {
+    let accelerated = config.devices.iter().filter(|device| device.accel);
+    let slots = accelerated.zip(frames).map(|(device, frames)| {
+        let range = Range::from_length(device.range.start.0, device.range.size);
+        let before = |other: &&DeviceConfig| other.range.start < device.range.start;
+        Ok::<_, AssemblyError>(ShadowSlot {
+            device: range.ok_or(AssemblyError::Device(device.range.start))?,
+            number: config.devices.iter().filter(before).count(),
+            shadow: Mutex::new(Shadow::new(*frames)),
+        })
+    });
+    Ok(Shadows::new(slots.collect::<Result<_, _>>()?))
 }
 
 /// The rules for ranges of servers that are no device of the manifest: the defaults.

@@ -131,13 +131,20 @@ impl<M: Machine> Hypervisor<M> {
                     memory.shared_info_at = None;
                 }
             }
-            PageUse::Uncached { .. } | PageUse::Device => {}
+            // The guest that owns it holds no reference to it.
+            PageUse::Uncached { .. } => {
+                let mut references = self.references.lock();
+                if references.owner(previous.frame) != Some(domain.id) {
+                    let _ = references.put(&self.machine, previous.frame);
+                }
+            }
+            PageUse::Device => {}
         }
     }
 }
 
 /// The error of a caller that names a bad page of its own, or has none left for tables.
-fn own_error(error: Stage2Error) -> HypercallError {
+pub(crate) fn own_error(error: Stage2Error) -> HypercallError {
     match error {
         Stage2Error::Pool(_) => HypercallError::OutOfMemory,
         Stage2Error::NotMapped(_) => HypercallError::NoEntry,
@@ -147,13 +154,13 @@ fn own_error(error: Stage2Error) -> HypercallError {
 }
 
 /// Where guest frame `gfn` is.
-fn address(gfn: u64) -> Result<Ipa, HypercallError> {
+pub(crate) fn address(gfn: u64) -> Result<Ipa, HypercallError> {
     Ipa::from_frame(gfn).ok_or(HypercallError::Invalid)
 }
 
 impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     /// Makes one page of the caller's map `frame`.
-    fn replace(&mut self, ipa: Ipa, frame: Pa, page_use: PageUse) -> Result<(), HypercallError> {
+    pub(crate) fn replace(&mut self, ipa: Ipa, frame: Pa, page_use: PageUse) -> Result<(), HypercallError> {
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
         let page = NewPage { ipa, frame, page_use };

@@ -151,6 +151,12 @@ impl<M: Machine> Domains for &Hypervisor<M> {
         self.machine.trace(kind, vcpu, argument);
     }
 
+    fn review(&mut self, target: DomainId) {
+        if let Some(target) = self.domain(target) {
+            self.review_shadows(target);
+        }
+    }
+
     fn record(&mut self, target: DomainId, event: Event) {
         self.tell(Message::Request { domain: target, event });
     }

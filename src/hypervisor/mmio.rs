@@ -10,6 +10,7 @@ use crate::domain::devices::Device;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::handoff::Called;
+use crate::hypervisor::shadow::Met;
 use crate::hypervisor::{Hypervisor, Quick, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Effects, Surroundings};
@@ -65,17 +66,19 @@ impl<M: Machine> Hypervisor<M> {
         abort: &DataAbort,
     ) {
         let access = if abort.write { Access::Write } else { Access::Read };
+        let is_permission = matches!(abort.status, FaultStatus::Permission { .. });
         let (virtual_address, ipa) = match abort.address {
             FaultAddress::Both { virtual_address, ipa } => (virtual_address, ipa),
             FaultAddress::Walk { table, .. } => {
                 state.count(Exit::Memory);
-                if !self.is_transient(domain, table, abort.write) {
+                if !self.is_transient(domain, table, abort.write || is_permission) {
                     self.refuse(cpu, state, abort);
                 }
                 return;
             }
             FaultAddress::VirtualOnly { virtual_address } => {
-                match cpu.translate(virtual_address, access) {
+                // As a read: a page that its guest's tables call writable, but not yet written, is no reason to fail.
+                match cpu.translate(virtual_address, Access::Read) {
                     Ok(ipa) => (virtual_address, ipa),
                     // The guest changed its own tables meanwhile: the access faults there, or does not fault at all.
                     Err(_) => return,
@@ -90,7 +93,7 @@ impl<M: Machine> Hypervisor<M> {
             DataAbortPlan::Access(plan) => plan,
             DataAbortPlan::Skip(length) => {
                 state.count(Exit::Memory);
-                if !self.is_transient(domain, ipa, false) {
+                if !self.is_transient(domain, ipa, is_permission) {
                     state.frame.advance(length);
                 }
                 return;
@@ -123,10 +126,10 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
         };
-        if matches!(abort.status, FaultStatus::Permission { .. }) {
-            // Memory that this domain may only read, or no longer.
+        if is_permission && domain.shadows.find(ipa).is_none() {
+            // Memory that this domain may only read. What stage 1 says now may be another page than it was.
             state.count(Exit::Memory);
-            if !self.is_transient(domain, ipa, abort.write) {
+            if self.is_mapped(domain, ipa) && !self.is_transient(domain, ipa, abort.write) {
                 self.refuse(cpu, state, abort);
             }
             return;
@@ -165,12 +168,16 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Whether the fault is none any more: a mapping was being changed when the guest came by.
-    fn is_transient(&self, domain: &Domain, ipa: Ipa, write: bool) -> bool {
+    pub(crate) fn is_transient(&self, domain: &Domain, ipa: Ipa, write: bool) -> bool {
         let memory = domain.memory.lock();
         memory
             .stage2
             .lookup(&self.machine, ipa)
             .is_some_and(|mapping| !write || mapping.page_use.is_writable())
+    }
+
+    fn is_mapped(&self, domain: &Domain, ipa: Ipa) -> bool {
+        domain.memory.lock().stage2.lookup(&self.machine, ipa).is_some()
     }
 
     fn refuse<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, abort: &DataAbort) {
@@ -279,11 +286,34 @@ impl<M: Machine> Hypervisor<M> {
                 let value = self.access_clock(domain, offset, access);
                 (Exit::Device, Routed::Done(value))
             }
-            None if self.ring(domain, vcpu, access) => (Exit::Server, Routed::Done(0)),
-            None => match self.request(domain, vcpu, access) {
-                Routed::Unclaimed => (Exit::Unclaimed, Routed::Unclaimed),
-                routed => (Exit::Server, routed),
+            None => match self.without_server(cpu, (domain, vcpu, live), access) {
+                Some(routed) => (Exit::Server, routed),
+                None => self.request_counted(domain, vcpu, access),
             },
+        }
+    }
+
+    /// What needs no server, or none now.
+    fn without_server<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        (domain, vcpu, live): (&Domain, &Vcpu, bool),
+        access: &MmioAccess,
+    ) -> Option<Routed> {
+        if let Some(slot) = domain.shadows.find(access.ipa) {
+            match self.meet_shadow(cpu, (domain, vcpu, live), slot, access) {
+                Some(Met::Acknowledged) => return Some(Routed::Done(0)),
+                Some(Met::Changing) => return Some(Routed::Again),
+                None => {}
+            }
+        }
+        self.ring(domain, vcpu, access).then_some(Routed::Done(0))
+    }
+
+    fn request_counted(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> (Exit, Routed) {
+        match self.request(domain, vcpu, access) {
+            Routed::Unclaimed => (Exit::Unclaimed, Routed::Unclaimed),
+            routed => (Exit::Server, routed),
         }
     }
 

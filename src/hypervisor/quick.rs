@@ -4,6 +4,8 @@
 //! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
 //! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
 
+mod shown;
+
 use crate::abi::HypercallError;
 use crate::abi::evtchn::SEND;
 use crate::abi::hypercall::{EVENT_CHANNEL_OP, HVC_IMMEDIATE};
@@ -14,7 +16,6 @@ use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::calls::Caller;
 use crate::hypervisor::mmio::PlainAccess;
-use crate::hypervisor::posted::Rang;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
@@ -137,7 +138,7 @@ impl<M: Machine> Hypervisor<M> {
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
-            return Quick::No;
+            return self.quick_store(at, cpu, state, syndrome, saved);
         }
         if !saved.has(register) {
             return Quick::Registers;
@@ -186,17 +187,18 @@ impl<M: Machine> Hypervisor<M> {
                     extension,
                     virtual_address: syndrome.far,
                 };
-                let busy = match self.ring_at_once(domain, vcpu, &access) {
-                    Rang::Yes => {
-                        state.count(Exit::Server);
-                        state.frame.advance_a64();
-                        let due = at_start || self.must_schedule(vcpu.pcpu);
-                        return if due { Quick::Due } else { Quick::Done };
+                let slot = domain.shadows.find(access.ipa);
+                if let Some(slot) = slot {
+                    self.left_guest(vcpu.pcpu);
+                    if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &access)) {
+                        return Quick::Due;
                     }
-                    Rang::No => false,
-                    Rang::Busy => true,
+                }
+                return match self.quick_post(cpu, domain, vcpu, state, plain) {
+                    // The guest was left: it is to be entered again.
+                    Quick::Done if at_start || slot.is_some() => Quick::Due,
+                    quick => quick,
                 };
-                return self.leave_for(cpu, domain, vcpu, state, plain, busy);
             }
             _ => return Quick::No,
         };

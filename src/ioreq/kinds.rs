@@ -75,6 +75,9 @@ impl Servers {
         memory: &M,
     ) -> Result<(), HypercallError> {
         self.attachable(caller, id, range, permitted)?;
+        if !write_only && self.shows(range) {
+            return Err(HypercallError::Invalid);
+        }
         let first = !self.buffered.has(id);
         self.buffered.insert(BufferedRange {
             range,
@@ -92,7 +95,7 @@ impl Servers {
     ///
     /// # Errors
     /// As [`Self::attach_buffered`], and EINVAL: the register's doorbells have another size or mask; EEXIST: the same value
-    /// again, or another register that overlaps; ENOSPC: no port.
+    /// again, or another register that overlaps, one that acknowledges too; ENOSPC: no port.
     pub fn attach_doorbell(
         &mut self,
         caller: DomainId,
@@ -103,6 +106,12 @@ impl Servers {
     ) -> Result<EventPort, HypercallError> {
         let range = Range::from_length(request.address, request.width.bytes()).ok_or(HypercallError::Invalid)?;
         self.attachable(caller, id, range, permitted)?;
+        if !request.write_only && self.shows(range) {
+            return Err(HypercallError::Invalid);
+        }
+        if self.acknowledges(range) {
+            return Err(HypercallError::Exists);
+        }
         let mut doorbell = Doorbell {
             address: request.address,
             value: request.value & request.mask,

@@ -133,6 +133,7 @@ impl Servers {
 
     /// Offers every waiting request to whoever serves its address now.
     pub(super) fn retry<M: PhysicalMemory + ?Sized>(&mut self, around: &Surroundings<'_, M>, effects: &mut Effects) {
+        effects.review = true;
         let now = around.clock.now();
         for vcpu in 0..self.vcpus {
             self.offer(vcpu, now, around, effects);
@@ -271,6 +272,7 @@ impl Servers {
             None | Some(Stage::Tombstone) => return,
             Some(_) => effects.record(Event::Failed { server: id, failure }),
         }
+        effects.review = true;
         match on_failure {
             OnFailure::Wait => {
                 if self.server(id).is_some_and(|server| server.stage == Stage::Enabled) {

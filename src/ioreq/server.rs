@@ -8,6 +8,7 @@ use super::doorbell::SharedDoorbells;
 use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
+use super::standing::Shadowed;
 use super::{DomainSet, Effects, Event, Surroundings};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{Features, IoRange, MAX_DOORBELLS, MAX_SERVERS, VENDOR_FIRST_FRAME};
@@ -110,6 +111,8 @@ pub struct Servers {
     pub(super) doorbells: SharedDoorbells,
     /// Ports of doorbells that are gone.
     pub(super) detached: Vec<EventPort>,
+    /// Pages that servers have attached.
+    pub(super) shadowed: Vec<Shadowed>,
     pub(super) created: u64,
     /// When each vCPU's last request was posted.
     pub(super) posted_at: [Ticks; MAX_VCPUS],
@@ -126,6 +129,7 @@ impl Servers {
     /// `fallback` rules requests to ranges outside every device.
     pub fn new(vcpus: u8, mut devices: Vec<DeviceRange>, fallback: Policy, limits: ServerLimits) -> Self {
         sort_by_key(&mut devices, |device| device.range.start());
+        let shadows = devices.len();
         Self {
             vcpus: vcpus.min(MAX_VCPUS as u8),
             slots: [const { None }; MAX_SERVERS],
@@ -138,6 +142,7 @@ impl Servers {
             buffered: BufferedRanges::new(),
             doorbells: SharedDoorbells::new(),
             detached: Vec::with_capacity(MAX_SERVERS * MAX_DOORBELLS),
+            shadowed: Vec::with_capacity(shadows),
             created: 0,
             posted_at: [Ticks(0); MAX_VCPUS],
             counters: alloc::vec![ServerCounters::default(); MAX_SERVERS],
@@ -245,7 +250,7 @@ impl Servers {
     /// ENOENT: no such server, or only its id is left; EPERM: another domain's.
     pub fn features(&self, caller: DomainId, id: ServerId) -> Result<u64, HypercallError> {
         self.alive(caller, id)
-            .map(|_| Features::STATE_PAGE | Features::BUFFERED | Features::DOORBELL)
+            .map(|_| Features::STATE_PAGE | Features::BUFFERED | Features::DOORBELL | Features::SHADOW)
     }
 
     /// The vendor operation *state_page*: the number of the frame that holds the state of the device at `address`.

@@ -21,6 +21,18 @@ pub struct Syndrome {
 }
 
 impl Syndrome {
+    /// What stands for HPFAR_EL2 where it says nothing: no page of any guest.
+    pub const NO_HPFAR: u64 = 0x0000_0fff_ffff_fff0;
+
+    /// Whether HPFAR_EL2 may say something of an abort: it does not of a permission fault outside a walk (Arm ARM, D24.2,
+    /// HPFAR_EL2). Who reads the registers passes [`Self::NO_HPFAR`] then, whatever an implementation has there.
+    #[inline]
+    pub const fn has_hpfar(esr: u64) -> bool {
+        /// S1PTW.
+        const ON_WALK: u64 = 1 << 7;
+        esr & (0b1111 << 2 | ON_WALK) != 0b0011 << 2
+    }
+
     /// The page that HPFAR_EL2 names, where it is defined: FIPA is bits 43:4 and holds IPA\[51:12\].
     pub const fn hpfar_page(&self) -> Ipa {
         Ipa((self.hpfar & 0x0000_0fff_ffff_fff0) << 8)

@@ -288,6 +288,8 @@ impl GuestBuffers for FakeHost {
     }
 }
 
+impl portunus::hypercall::Shadowing for FakeHost {}
+
 impl Host for FakeHost {
     type Domains = Self;
 

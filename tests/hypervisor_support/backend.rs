@@ -69,6 +69,25 @@ impl Sim {
         self.memory_op(vcpu, memory::ACQUIRE_RESOURCE, request).0
     }
 
+    /// Maps `count` of a server's frames from number `frame` on, from guest frame `gfn` on.
+    pub(crate) fn acquire_from(&self, vcpu: VcpuId, id: u16, (frame, count): (u64, u32), gfn: u64) -> i64 {
+        let list = SCRATCH + 0x1000;
+        let gfns: Vec<u64> = (0..u64::from(count.min(8)))
+            .map(|page| gfn.wrapping_add(page))
+            .collect();
+        self.put(vcpu.domain, list, gfns.as_slice());
+        let request = memory::AcquireResource {
+            domid: GUEST.0,
+            kind: memory::RESOURCE_IOREQ_SERVER,
+            id: id.into(),
+            nr_frames: count,
+            frame,
+            frame_list: list,
+            ..Default::default()
+        };
+        self.memory_op(vcpu, memory::ACQUIRE_RESOURCE, request).0
+    }
+
     pub(crate) fn set_enabled(&self, vcpu: VcpuId, id: u16, enabled: bool) -> i64 {
         let payload = dm_op::SetIoreqServerState {
             id,

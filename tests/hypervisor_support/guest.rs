@@ -33,10 +33,14 @@ pub(crate) const fn transfer(size: u64, rt: u64) -> u64 {
 
 /// A data abort from a lower level, at an address whose virtual and physical addresses are the same.
 pub(crate) const fn data_abort(iss: u64, address: u64) -> Syndrome {
+    // HPFAR_EL2 is not valid for a permission fault that is not on a walk: there it says the wrong thing.
+    let invalid = iss & 0x3c == PERMISSION & 0x3c && iss & S1PTW == 0;
+    assert!(invalid != Syndrome::has_hpfar(iss));
+    let page = if invalid { DISTRIBUTOR } else { address };
     Syndrome {
         esr: 0x24 << 26 | IL | iss,
         far: address,
-        hpfar: address >> 12 << 4,
+        hpfar: page >> 12 << 4,
     }
 }
 
@@ -76,6 +80,15 @@ impl Sim {
         self.set_x(vcpu, 9, value);
         self.will_execute(vcpu, 0x3900_0000 | (size as u32) << 30 | 8 << 5 | 9, address);
         self.trap(vcpu, data_abort(transfer(size, 9) | WNR | TRANSLATION, address));
+        self.pc(vcpu) == pc + 4
+    }
+
+    /// STR of 1 << `size` bytes to a page that the guest may only read; whether it is done.
+    pub(crate) fn store_to_shown(&self, vcpu: VcpuId, address: u64, size: u64, value: u64) -> bool {
+        let pc = self.pc(vcpu);
+        self.set_x(vcpu, 9, value);
+        self.will_execute(vcpu, 0x3900_0000 | (size as u32) << 30 | 8 << 5 | 9, address);
+        self.trap(vcpu, data_abort(transfer(size, 9) | WNR | PERMISSION, address));
         self.pc(vcpu) == pc + 4
     }
 

@@ -1,7 +1,7 @@
 //! The machine as the core sees it from any pCPU.
 
 use crate::mmio::Registers;
-use crate::sysreg::{dsb_ish, dsb_ishst, isb, read_sysreg, write_sysreg};
+use crate::sysreg::{dsb_ish, dsb_ishst, dsb_sy, isb, read_sysreg, write_sysreg};
 use crate::{cache, console, gic, pcpu, physical, timer, trace};
 use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use portunus::machine::Machine;
@@ -106,6 +106,10 @@ impl Machine for Arm64 {
 
     fn publish_tables(&self) {
         dsb_ishst();
+    }
+    #[inline]
+    fn complete_stores(&self) {
+        dsb_sy();
     }
     fn invalidate_page(&self, vmid: Vmid, root: Pa, page: Ipa) {
         with_vmid(vmid, root, || {

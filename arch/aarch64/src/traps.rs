@@ -104,12 +104,22 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     }
 }
 
+/// HPFAR_EL2, where it says something.
+#[inline]
+fn fault_page(esr: u64) -> u64 {
+    if Syndrome::has_hpfar(esr) {
+        read_sysreg!("hpfar_el2")
+    } else {
+        Syndrome::NO_HPFAR
+    }
+}
+
 #[inline(never)]
 fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
     let syndrome = Syndrome {
         esr,
         far: read_sysreg!("far_el2"),
-        hpfar: read_sysreg!("hpfar_el2"),
+        hpfar: fault_page(esr),
     };
     let Links {
         hypervisor,
@@ -200,10 +210,11 @@ fn again(local: &mut Local) -> Next {
 #[inline(never)]
 fn core(local: &mut Local) {
     let Some(context) = local.loaded() else { return };
+    let esr = read_sysreg!("esr_el2");
     let syndrome = Syndrome {
-        esr: read_sysreg!("esr_el2"),
+        esr,
         far: read_sysreg!("far_el2"),
-        hpfar: read_sysreg!("hpfar_el2"),
+        hpfar: fault_page(esr),
     };
     let mut cpu = El2Cpu::with(context.links.gic);
     context.links.hypervisor.on_trap(&mut cpu, &mut context.state, syndrome);

@@ -63,6 +63,7 @@ impl<M: Machine> Hypervisor<M> {
         events.restart();
         drop(events);
         self.reset_interrupts(domain);
+        self.restart_shadows(domain);
         for channel in &self.channels {
             self.reconnect(domain, channel);
         }

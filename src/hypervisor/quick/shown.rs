@@ -1,0 +1,130 @@
+//! Accesses to the pages of registers that a guest is shown: its stores, which stage 2 refuses, and what comes while a page
+//! is being changed.
+
+use super::{AARCH32, PLAIN_ACCESS_MASK, Quick, WRITE};
+use crate::counters::Exit;
+use crate::cpu::{Access, Cpu};
+use crate::domain::Domain;
+use crate::domain::vcpu::Vcpu;
+use crate::hypervisor::mmio::PlainAccess;
+use crate::hypervisor::posted::Rang;
+use crate::hypervisor::shadow::Met;
+use crate::hypervisor::{Hypervisor, Located, VcpuState};
+use crate::ids::PAGE_SIZE;
+use crate::ioreq::ShadowSlot;
+use crate::machine::Machine;
+use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess};
+use crate::trap::registers::Saved;
+use crate::trap::syndrome::Syndrome;
+
+/// As [`super::PLAIN_ACCESS`], of a store without the right (WnR, DFSC 0b0011xx).
+const PLAIN_STORE_REFUSED: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | WRITE | 0b0011 << 2;
+
+impl<M: Machine> Hypervisor<M> {
+    /// A store to a page that the guest may only read: in a shadow page, one to a register that something is behind. Where
+    /// it went is for stage 1 to say, as HPFAR_EL2 does not.
+    #[inline]
+    pub(super) fn quick_store<C: Cpu>(
+        &self,
+        Located { domain, vcpu }: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        syndrome: &Syndrome,
+        saved: Saved,
+    ) -> Quick {
+        let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
+        let width = AccessWidth::from_sas(esr >> 22);
+        let is_store = esr & (PLAIN_ACCESS_MASK | WRITE) == PLAIN_STORE_REFUSED;
+        // One at the start of the page, not aligned, may have begun in the page before.
+        let is_inside = offset != 0 && offset.is_multiple_of(width.bytes());
+        if !is_store || !is_inside || state.frame.pstate & AARCH32 != 0 {
+            return Quick::No;
+        }
+        let register = (esr >> 16 & 31) as u8;
+        if !saved.has(register) {
+            return Quick::Registers;
+        }
+        let Ok(ipa) = cpu.translate(syndrome.far, Access::Read) else {
+            // The guest changed its tables meanwhile: it faults there, or not at all.
+            return Quick::Done;
+        };
+        let Some(slot) = domain.shadows.find(ipa) else {
+            return Quick::No;
+        };
+        let value = state.frame.read(register) & width.mask();
+        let mut contended = false;
+        if width == AccessWidth::Word {
+            match slot.shadow.try_lock() {
+                Some(mut shadow) => {
+                    let here = (domain, vcpu, !state.flush_due);
+                    if let Some(told) = self.acknowledge(cpu, here, &mut shadow, (ipa, value as u32)) {
+                        state.count(Exit::Server);
+                        state.frame.advance_a64();
+                        return if told { Quick::Due } else { Quick::Done };
+                    }
+                }
+                None => contended = true,
+            }
+        }
+        let access = MmioAccess {
+            ipa,
+            width,
+            direction: Direction::Write(value),
+        };
+        let plain = PlainAccess {
+            access,
+            register,
+            extension: Extension::Zero,
+            virtual_address: syndrome.far,
+        };
+        if contended {
+            // Whoever has the page may wait for this pCPU to leave its guest.
+            self.left_guest(vcpu.pcpu);
+            if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &access)) {
+                return Quick::Due;
+            }
+        }
+        self.quick_post(cpu, domain, vcpu, state, plain)
+    }
+
+    /// An access to a shadow page that is dealt with, in whatever state the page is: a register that acknowledges, or a read
+    /// that is to be made again. The guest was left.
+    #[inline(never)]
+    pub(super) fn meets_shadow<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        (domain, vcpu): (&Domain, &Vcpu),
+        state: &mut VcpuState,
+        (slot, access): (&ShadowSlot, &MmioAccess),
+    ) -> bool {
+        let met = self.meet_shadow(cpu, (domain, vcpu, !state.flush_due), slot, access);
+        if met == Some(Met::Acknowledged) {
+            state.count(Exit::Server);
+            state.frame.advance_a64();
+        }
+        met.is_some()
+    }
+
+    /// An access to a device of another domain: a doorbell at once, anything else as it comes.
+    #[inline]
+    pub(super) fn quick_post<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        plain: PlainAccess,
+    ) -> Quick {
+        let busy = match self.ring_at_once(domain, vcpu, &plain.access) {
+            Rang::Yes => {
+                state.count(Exit::Server);
+                state.frame.advance_a64();
+                let due = self.must_schedule(vcpu.pcpu);
+                return if due { Quick::Due } else { Quick::Done };
+            }
+            Rang::No => false,
+            Rang::Busy => true,
+        };
+        self.leave_for(cpu, domain, vcpu, state, plain, busy)
+    }
+}

@@ -1,0 +1,404 @@
+//! Shadow pages in the maps of guests and backends, and the interrupts that their words are.
+//!
+//! What a page is to be follows from what its server is ([`Hypervisor::settle`]), so whoever changes servers only has to say
+//! that there is something to look at ([`crate::ioreq::Effects`]). Locks: the target's servers, the page, then memory or
+//! interrupts.
+
+use crate::abi::HypercallError;
+use crate::cpu::Cpu;
+use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, DomainMemory};
+use crate::hypercall::Shadowing;
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::calls::{Caller, address, own_error};
+use crate::ids::{DomainId, Ipa, Pa, ServerId, VcpuSet};
+use crate::ioreq::shadow::{FailureMark, LineChange, Shadow, ShadowSlot, State};
+use crate::ioreq::{Ack, Line, Range, Servers, Standing};
+use crate::machine::Machine;
+use crate::stage2::{NewPage, PageUse, Stage2Error};
+use crate::trace::Kind;
+use crate::trap::access::{AccessWidth, Direction, MmioAccess};
+use crate::vgic::VgicError;
+
+/// What a guest's map has of a page that it is shown.
+const FOR_GUEST: PageUse = PageUse::Uncached { writable: false };
+/// What a server's map has.
+const FOR_SERVER: PageUse = PageUse::Uncached { writable: true };
+
+/// Whether a domain that does not run has its map anyway.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Map {
+    /// No: it may be taken apart just now.
+    WhileRunning,
+    /// Yes: it was made anew.
+    Anew,
+}
+
+/// What an access to a shadow page met.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Met {
+    /// A register that acknowledges: the write is done.
+    Acknowledged,
+    /// A change of the page: the read is to be made again.
+    Changing,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Servers of `domain` came, went or changed: its shadow pages follow.
+    pub(crate) fn review_shadows(&self, domain: &Domain) {
+        for slot in &domain.shadows {
+            let mut servers = domain.servers.lock();
+            let mut shadow = slot.shadow.lock();
+            self.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
+        }
+    }
+
+    /// `domain`'s interrupt controller and map are as at boot, and it is to start: so are its shadow pages, whose servers keep
+    /// them.
+    pub(crate) fn restart_shadows(&self, domain: &Domain) {
+        for slot in &domain.shadows {
+            let mut servers = domain.servers.lock();
+            let mut shadow = slot.shadow.lock();
+            shadow.restart(&self.machine);
+            if shadow.state() == State::Left {
+                shadow.release();
+            }
+            let mut vgic = domain.vgic.lock();
+            for ack in shadow.acks() {
+                // Nobody else has it: it was taken so before.
+                let _ = vgic.connect_line(ack.interrupt);
+            }
+            drop(vgic);
+            self.settle(domain, &mut servers, &mut shadow, Map::Anew);
+        }
+    }
+
+    /// The page is what its server's standing says.
+    fn settle(&self, domain: &Domain, servers: &mut Servers, shadow: &mut Shadow, map: Map) {
+        let Some(page) = shadow.range() else { return };
+        match shadow.state() {
+            State::Idle => {}
+            State::Left if servers.is_served(page) => self.withdraw(domain, shadow),
+            State::Left => {}
+            State::Attached(holder) => match servers.standing(&holder, page) {
+                Standing::Serving if !shadow.is_shown() => {
+                    // Without room for its tables reads go on as requests.
+                    let _ = self.show(domain, shadow, map);
+                }
+                Standing::Serving => {}
+                Standing::Disabled if !shadow.is_shown() => {}
+                Standing::Disabled | Standing::Failed => {
+                    servers.clear_shadowed(shadow.page().0);
+                    self.fail(domain, shadow);
+                }
+                Standing::Elsewhere => self.detach(domain, servers, shadow),
+            },
+        }
+    }
+
+    /// The guest is shown the current frame.
+    fn show(&self, domain: &Domain, shadow: &mut Shadow, map: Map) -> Result<(), Stage2Error> {
+        let ((frame, _), ipa) = (shadow.current(), shadow.page());
+        let mut memory = domain.memory.lock();
+        // Under the lock under which the map of a domain that ends is taken apart.
+        if map == Map::WhileRunning && !domain.life.is_running() {
+            shadow.set_shown(false);
+            return Ok(());
+        }
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        // What the guest has mapped there itself stays.
+        let own = stage2.lookup(&self.machine, ipa).map(|mapping| mapping.page_use);
+        if own.is_none_or(|own| own == FOR_GUEST) {
+            let page_use = FOR_GUEST;
+            stage2.replace(&self.machine, pool, NewPage { ipa, frame, page_use })?;
+        }
+        shadow.set_shown(true);
+        Ok(())
+    }
+
+    /// The guest is shown the page no more, and nobody has it.
+    fn withdraw(&self, domain: &Domain, shadow: &mut Shadow) {
+        if shadow.is_shown() {
+            for frame in shadow.frames() {
+                self.take_frame(domain, shadow.page(), frame);
+            }
+        }
+        let mut kick = VcpuSet::EMPTY;
+        let mut vgic = domain.vgic.lock();
+        for ack in shadow.acks() {
+            kick.merge(vgic.disconnect_line(ack.interrupt).unwrap_or_default());
+        }
+        drop(vgic);
+        shadow.release();
+        self.interrupt_vcpus(domain, kick);
+    }
+
+    /// The server gives the page up: it is taken from it, then from the guest.
+    fn detach(&self, domain: &Domain, servers: &mut Servers, shadow: &mut Shadow) {
+        servers.clear_shadowed(shadow.page().0);
+        self.take_from_server(shadow);
+        self.withdraw(domain, shadow);
+    }
+
+    /// The server has failed: the page is taken from it before it says so to the guest, or is withdrawn.
+    fn fail(&self, domain: &Domain, shadow: &mut Shadow) {
+        self.take_from_server(shadow);
+        if !shadow.stays() {
+            return self.withdraw(domain, shadow);
+        }
+        for line in shadow.leave(&self.machine) {
+            self.move_line(domain, line);
+        }
+    }
+
+    fn take_from_server(&self, shadow: &mut Shadow) {
+        for which in 0..shadow.frames().len() {
+            self.take_mapped(shadow, which);
+        }
+    }
+
+    /// Takes frame number `which` out of its server's map, if it is where it was put.
+    fn take_mapped(&self, shadow: &mut Shadow, which: usize) {
+        let Some(frame) = shadow.frames().get(which).copied() else {
+            return;
+        };
+        if let Some((domain, at)) = shadow.mapped(which)
+            && let Some(domain) = self.domain(domain)
+        {
+            self.take_frame(domain, at, frame);
+        }
+        shadow.set_mapped(which, None);
+    }
+
+    /// Takes `frame` out of `domain`'s map, if it is at `at`.
+    fn take_frame(&self, domain: &Domain, at: Ipa, frame: Pa) {
+        let mut memory = domain.memory.lock();
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        let there = stage2.lookup(&self.machine, at);
+        let is_there =
+            there.is_some_and(|there| there.pa == frame && matches!(there.page_use, PageUse::Uncached { .. }));
+        // It is no part of a block: no frame is needed for a table.
+        let taken = is_there.then(|| stage2.unmap_page(&self.machine, pool, at));
+        drop(memory);
+        if let Some(Ok(previous)) = taken {
+            self.release(domain, at, previous);
+        }
+    }
+
+    /// The interrupt's line follows its word, whose lock is held.
+    fn move_line(&self, domain: &Domain, (interrupt, line): LineChange) {
+        let kick = match line {
+            Line::Unchanged => return,
+            Line::Raised => domain.vgic.lock().raise_spi(interrupt),
+            Line::Low => domain.vgic.lock().lower_spi(interrupt),
+        };
+        self.interrupt_vcpus(domain, kick.unwrap_or_default());
+    }
+
+    /// The loaded vCPU writes `bits` to `register` of a shadow page: if it acknowledges, whether others were told.
+    #[inline]
+    pub(crate) fn acknowledge<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        (domain, vcpu, live): (&Domain, &Vcpu, bool),
+        shadow: &mut Shadow,
+        (register, bits): (Ipa, u32),
+    ) -> Option<bool> {
+        let (interrupt, line) = shadow.acknowledge(&self.machine, register, bits)?;
+        let told = line == Line::Low
+            && self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
+                let kick = if live {
+                    vgic.lower_own_spi(vcpu.id.index, interrupt, interface)
+                } else {
+                    vgic.lower_spi(interrupt)
+                };
+                kick.unwrap_or_default()
+            });
+        self.machine.trace(Kind::Acknowledged, vcpu.id, interrupt.0);
+        Some(told)
+    }
+
+    /// An access of the loaded vCPU to `slot`'s device, if it is the page's business. The guest was left.
+    pub(crate) fn meet_shadow<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        here: (&Domain, &Vcpu, bool),
+        slot: &ShadowSlot,
+        access: &MmioAccess,
+    ) -> Option<Met> {
+        let (domain, ..) = here;
+        // Whoever changes the page holds this lock until it is there again.
+        let mut shadow = slot.shadow.lock();
+        match access.direction {
+            Direction::Read => {
+                let shown = shadow.is_shown();
+                drop(shadow);
+                (shown && self.is_transient(domain, access.ipa, false)).then_some(Met::Changing)
+            }
+            Direction::Write(bits) if access.width == AccessWidth::Word => {
+                let acknowledged = self.acknowledge(cpu, here, &mut shadow, (access.ipa, bits as u32));
+                acknowledged.map(|_| Met::Acknowledged)
+            }
+            Direction::Write(_) => None,
+        }
+    }
+}
+
+impl<M: Machine, C: Cpu> Caller<'_, M, C> {
+    fn target(&self, target: DomainId) -> Result<&Domain, HypercallError> {
+        self.hypervisor.domain(target).ok_or(HypercallError::NoDomain)
+    }
+
+    /// The page that has `at`, if the caller's `server` has attached it.
+    fn held(domain: &Domain, at: Ipa) -> Result<&ShadowSlot, HypercallError> {
+        domain.shadows.find(at).ok_or(HypercallError::NoEntry)
+    }
+}
+
+impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
+    fn attach_shadow(
+        &mut self,
+        target: DomainId,
+        server: ServerId,
+        page: Ipa,
+        mark: FailureMark,
+        permitted: bool,
+    ) -> Result<u64, HypercallError> {
+        let hypervisor = self.hypervisor;
+        let domain = self.target(target)?;
+        let range = Range::from_length(page.0, crate::ids::PAGE_SIZE).ok_or(HypercallError::Invalid)?;
+        let slot = domain.shadows.find(page).filter(|slot| slot.device.contains(range));
+        let slot = slot.ok_or(HypercallError::NotPermitted)?;
+        let mut servers = domain.servers.lock();
+        let holder = servers.may_shadow(self.domain.id, server, range, permitted)?;
+        let mut shadow = slot.shadow.lock();
+        hypervisor.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
+        match shadow.state() {
+            State::Attached(_) if shadow.page() == page => return Err(HypercallError::Exists),
+            State::Attached(_) => return Err(HypercallError::NoSpace),
+            State::Left => hypervisor.withdraw(domain, &mut shadow),
+            State::Idle => {}
+        }
+        shadow.attach(&hypervisor.machine, holder, page, mark);
+        if servers.standing(&holder, range) == Standing::Serving
+            && let Err(error) = hypervisor.show(domain, &mut shadow, Map::WhileRunning)
+        {
+            shadow.release();
+            return Err(own_error(error));
+        }
+        servers.set_shadowed(page.0, core::iter::empty());
+        Ok(slot.frame_number(0))
+    }
+
+    fn attach_ack(&mut self, target: DomainId, server: ServerId, ack: Ack) -> Result<(), HypercallError> {
+        let hypervisor = self.hypervisor;
+        let domain = self.target(target)?;
+        let slot = domain.shadows.find(ack.register).ok_or(HypercallError::NoEntry)?;
+        let mut servers = domain.servers.lock();
+        let mut shadow = slot.shadow.lock();
+        hypervisor.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
+        shadow.held_by(self.domain.id, server)?;
+        if shadow.page() != ack.register.page() {
+            return Err(HypercallError::NoEntry);
+        }
+        servers.may_acknowledge(ack.register)?;
+        shadow.add_ack(&hypervisor.machine, ack)?;
+        let connected = domain.vgic.lock().connect_line(ack.interrupt);
+        let kick = match connected {
+            Ok(kick) => kick,
+            Err(error) => {
+                let _ = shadow.remove_ack(ack.register);
+                return Err(match error {
+                    VgicError::Reserved(_) => HypercallError::Exists,
+                    _ => HypercallError::Invalid,
+                });
+            }
+        };
+        hypervisor.interrupt_vcpus(domain, kick);
+        servers.set_shadowed(shadow.page().0, shadow.acks().iter().map(|ack| ack.register.0));
+        Ok(())
+    }
+
+    fn detach_shadow(&mut self, target: DomainId, server: ServerId, page: Ipa) -> Result<(), HypercallError> {
+        let domain = self.target(target)?;
+        let slot = Self::held(domain, page)?;
+        let mut servers = domain.servers.lock();
+        let mut shadow = slot.shadow.lock();
+        shadow.held_by(self.domain.id, server)?;
+        if shadow.page() != page {
+            return Err(HypercallError::NoEntry);
+        }
+        self.hypervisor.detach(domain, &mut servers, &mut shadow);
+        Ok(())
+    }
+
+    fn detach_ack(&mut self, target: DomainId, server: ServerId, register: Ipa) -> Result<(), HypercallError> {
+        let domain = self.target(target)?;
+        let slot = Self::held(domain, register)?;
+        let mut servers = domain.servers.lock();
+        let mut shadow = slot.shadow.lock();
+        shadow.held_by(self.domain.id, server)?;
+        let ack = shadow.remove_ack(register)?;
+        servers.set_shadowed(shadow.page().0, shadow.acks().iter().map(|ack| ack.register.0));
+        let kick = domain.vgic.lock().disconnect_line(ack.interrupt);
+        self.hypervisor.interrupt_vcpus(domain, kick.unwrap_or_default());
+        Ok(())
+    }
+
+    fn update_shadow(
+        &mut self,
+        target: DomainId,
+        server: ServerId,
+        register: Ipa,
+        clear: u32,
+        set: u32,
+    ) -> Result<(), HypercallError> {
+        let domain = self.target(target)?;
+        let slot = Self::held(domain, register)?;
+        let mut shadow = slot.shadow.lock();
+        shadow.held_by(self.domain.id, server)?;
+        let line = shadow.update(&self.hypervisor.machine, register, clear, set)?;
+        self.hypervisor.move_line(domain, line);
+        Ok(())
+    }
+
+    fn replace_shadow(&mut self, target: DomainId, server: ServerId, page: Ipa) -> Result<u64, HypercallError> {
+        let domain = self.target(target)?;
+        let slot = Self::held(domain, page)?;
+        let mut shadow = slot.shadow.lock();
+        shadow.held_by(self.domain.id, server)?;
+        if shadow.page() != page {
+            return Err(HypercallError::NoEntry);
+        }
+        shadow.turn(&self.hypervisor.machine);
+        if shadow.is_shown() {
+            // The page has its tables.
+            let shown = self.hypervisor.show(domain, &mut shadow, Map::WhileRunning);
+            shown.map_err(own_error)?;
+        }
+        let (_, which) = shadow.current();
+        Ok(slot.frame_number(which))
+    }
+
+    fn map_shadow(&mut self, target: DomainId, server: ServerId, number: u64, gfn: u64) -> Result<(), HypercallError> {
+        let hypervisor = self.hypervisor;
+        let domain = hypervisor.domain(target).ok_or(HypercallError::NoDomain)?;
+        let ipa = address(gfn)?;
+        let (slot, which) = domain.shadows.by_frame_number(number).ok_or(HypercallError::Invalid)?;
+        let mut shadow = slot.shadow.lock();
+        let held = shadow.held_by(self.domain.id, server);
+        held.map_err(|_| HypercallError::Invalid)?;
+        let frame = shadow.frames().get(which).copied().ok_or(HypercallError::Invalid)?;
+        hypervisor.take_mapped(&mut shadow, which);
+        let taken = hypervisor.references.lock().get(&hypervisor.machine, frame, domain.id);
+        taken.map_err(|_| HypercallError::Invalid)?;
+        let mapped = self.replace(ipa, frame, FOR_SERVER);
+        match mapped {
+            Ok(()) => shadow.set_mapped(which, Some((self.domain.id, ipa))),
+            Err(_) => {
+                let _ = hypervisor.references.lock().put(&hypervisor.machine, frame);
+            }
+        }
+        mapped
+    }
+}
