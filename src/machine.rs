@@ -44,6 +44,9 @@ pub trait Machine: PhysicalMemory {
 
     /// Records an event in the caller's ring: about ten instructions. `argument` is what `kind` says.
     fn trace(&self, kind: trace::Kind, vcpu: VcpuId, argument: u32);
+    /// Event number `back` of the ring of `pcpu`, counted from its newest, which is 0; `None`: there is none, or it is being
+    /// overwritten.
+    fn traced(&self, pcpu: PcpuId, back: usize) -> Option<trace::Event>;
 
     /// How many bytes [`Self::console_write`] takes now.
     fn console_room(&self) -> usize;

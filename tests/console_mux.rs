@@ -252,6 +252,8 @@ fn ctrl_a_is_the_consoles_or_reaches_the_guest_with_what_follows() {
         ("channels everywhere", b"\x01E", report(Topic::Events, None), b""),
         ("counters here", b"\x01c", report(Topic::Counters, Some(1)), b""),
         ("counters everywhere", b"\x01C", report(Topic::Counters, None), b""),
+        ("last events here", b"\x01t", report(Topic::Trace, Some(1)), b""),
+        ("last events everywhere", b"\x01T", report(Topic::Trace, None), b""),
         ("no capital of what is about all anyway", b"\x01L", none, b"\x01L"),
         ("a report's key alone", b"e", none, b"e"),
         ("focus", b"\x01\x01\x01", InputEffect::Focus(DomainId(1)), b""),

@@ -22,11 +22,13 @@ pub enum Topic {
     Events,
     /// What was counted.
     Counters,
+    /// What vCPUs did last.
+    Trace,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Keys,
         Self::Domains,
         Self::Vcpus,
@@ -35,6 +37,7 @@ impl Topic {
         Self::Servers,
         Self::Events,
         Self::Counters,
+        Self::Trace,
     ];
 }
 
@@ -56,7 +59,7 @@ const fn key(byte: u8, topic: Topic, one: bool, text: &'static str) -> Key {
 }
 
 /// Every key that has a report made.
-pub const KEYS: [Key; 8] = [
+pub const KEYS: [Key; 9] = [
     key(b'?', Topic::Keys, false, "these keys"),
     key(
         b'l',
@@ -80,6 +83,7 @@ pub const KEYS: [Key; 8] = [
     key(b's', Topic::Servers, true, "IOREQ servers, and who waits for them"),
     key(b'e', Topic::Events, true, "event channels: peers, pending, masked"),
     key(b'c', Topic::Counters, true, "counters of vCPUs and servers"),
+    key(b't', Topic::Trace, true, "trace: the last events of vCPUs"),
 ];
 
 /// What a typed key asks for, and whether of all domains.

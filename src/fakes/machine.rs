@@ -490,6 +490,11 @@ impl Machine for FakeMachine {
         let pcpu = state.pcpu;
         state.trace.push((pcpu, event));
     }
+    fn traced(&self, pcpu: PcpuId, back: usize) -> Option<trace::Event> {
+        let state = self.state.lock();
+        let own = state.trace.iter().rev().filter(|(recorder, _)| *recorder == pcpu);
+        own.map(|(_, event)| *event).nth(back)
+    }
     fn console_room(&self) -> usize {
         self.state.lock().console_room
     }

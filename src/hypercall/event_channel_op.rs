@@ -104,8 +104,8 @@ fn bind_interdomain<H: Host>(host: &mut H, pointer: u64) -> Result<(), Hypercall
     host.domain(remote).ok_or(HypercallError::NoDomain)?;
     // A port is bound with the consent of the domain that made it; those of a server are made for who serves.
     let permitted = remote == caller
-        || host.permits(Right::EventChannel { peer: remote })
-        || host.permits(Right::Serve { target: remote });
+        || host.permits(Right::Serve { target: remote })
+        || host.permits(Right::EventChannel { peer: remote });
     if !permitted {
         return Err(HypercallError::NotPermitted);
     }

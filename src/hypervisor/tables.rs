@@ -13,6 +13,7 @@ mod interrupts;
 mod registers;
 mod servers;
 mod text;
+mod trace;
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -59,6 +60,7 @@ struct Place {
     shown: u32,
     hidden: u32,
     snapshot: Option<Snapshot>,
+    tail: trace::Tail,
 }
 
 impl Place {
@@ -243,6 +245,7 @@ impl<M: Machine> Hypervisor<M> {
             Topic::Servers => self.server_line(domain, place, line),
             Topic::Events => self.event_line(domain, place, line),
             Topic::Counters => self.counter_line(domain, place, line),
+            Topic::Trace => self.trace_line(domain, place, line),
         };
         if step == Step::Done {
             table.domain = DomainId(domain.id.0.saturating_add(1));
@@ -282,7 +285,7 @@ fn title(topic: Topic) -> Option<&'static str> {
         Topic::Keys => Some("Ctrl-a, then (a small letter: of the domain in focus, its capital: of all)"),
         Topic::Domains => Some(domains::TITLE),
         Topic::Vcpus => Some(domains::VCPU_TITLE),
-        Topic::Registers | Topic::Interrupts | Topic::Servers | Topic::Events | Topic::Counters => None,
+        Topic::Registers | Topic::Interrupts | Topic::Servers | Topic::Events | Topic::Counters | Topic::Trace => None,
     }
 }
 

@@ -122,6 +122,7 @@ fn the_keys_are_listed() {
         "  s S   IOREQ servers, and who waits for them",
         "  e E   event channels: peers, pending, masked",
         "  c C   counters of vCPUs and servers",
+        "  t T   trace: the last events of vCPUs",
         "  Ctrl-a Ctrl-a        input goes to the next domain",
         "  Ctrl-a, another key  one Ctrl-a and that key are for the domain in focus",
         "  q     quit",
@@ -548,7 +549,7 @@ fn nothing_is_made_while_the_terminal_takes_nothing_and_nothing_is_lost() {
     }
     assert_eq!(sim.shown(), "");
     sim.machine().set_console_room(usize::MAX);
-    assert_eq!(lines(&sim.listen()).len(), 12);
+    assert_eq!(lines(&sim.listen()).len(), 13);
 }
 
 #[test]

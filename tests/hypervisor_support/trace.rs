@@ -1,6 +1,7 @@
 //! The story that the trace tells of a request, an interrupt, and what a guest may not do.
 
 use portunus::ids::{PcpuId, ServerId, VcpuId};
+use portunus::machine::Machine;
 use portunus::trace::{Denial, Event, Kind, served};
 
 use crate::guest::vcpu;
@@ -24,7 +25,8 @@ fn a_request_is_posted_where_the_guest_runs_answered_where_the_backend_runs_and_
     let server = sim.serve(B0);
     let (guest, backend) = (sim.pcpu_of(G0), sim.pcpu_of(B0));
     assert_ne!(guest, backend);
-    story(&sim);
+    let denied = story(&sim).into_iter().find(|(_, _, kind, _)| *kind == Kind::Denied);
+    assert_eq!(denied, None, "who may serve asks for nothing that is denied");
     assert_eq!(sim.load_from(G0, DISK + 8, 2, 1), None);
     let by = served(BACKEND, ServerId(server.id));
     assert_eq!(story(&sim), [(guest, G0, Kind::Posted, by)]);
@@ -83,4 +85,38 @@ fn what_a_domain_may_not_do_is_told_with_whom_it_wanted_it_of() {
     assert!(sim.create_server(S0).is_err());
     let denied = (sim.pcpu_of(S0), S0, Kind::Denied, Denial::Policy.argument(Some(GUEST)));
     assert_eq!(story(&sim), [denied]);
+}
+
+#[test]
+fn the_last_events_of_a_vcpu_are_shown_oldest_first() {
+    let sim = Sim::new(&Options::default());
+    let server = sim.serve(B0);
+    assert_eq!(sim.load_from(G0, DISK + 8, 2, 1), None);
+    sim.answer(B0, &server, 0, 5);
+    sim.advance(3 * MS);
+    sim.machine().trace(Kind::Idle, G0, 0);
+    sim.machine().trace(Kind::Injected, G0, 27);
+    sim.shown();
+    sim.type_in(b"\x01T");
+    for _ in 0..200 {
+        sim.advance(MS);
+    }
+    let shown = sim.shown();
+    let guest = shown.find("guest vCPU 0 on pCPU").expect(&shown);
+    let rest = &shown[guest..];
+    assert!(!rest.contains("idle"), "{rest}");
+    let places: Vec<Option<usize>> = [
+        "ago  d1v0 request posted d2 server 0",
+        "ago  d1v0 answer taken",
+        "ago  d1v0 injected 27",
+        "vCPU 1 on pCPU",
+        "dm vCPU 0 on pCPU",
+    ]
+    .iter()
+    .map(|text| rest.find(text))
+    .collect();
+    assert!(
+        places.iter().all(Option::is_some) && places.is_sorted(),
+        "{places:?} in {rest}"
+    );
 }

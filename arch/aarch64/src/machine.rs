@@ -6,7 +6,7 @@ use crate::{cache, console, gic, pcpu, physical, timer, trace};
 use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use portunus::machine::Machine;
 use portunus::memory::{Contended, PhysicalMemory};
-use portunus::trace::{Kind, vcpu_bits, word};
+use portunus::trace::{Event, Kind, vcpu_bits, word};
 
 /// This machine. There is one; its state is the hardware's.
 #[derive(Copy, Clone, Debug, Default)]
@@ -170,6 +170,9 @@ impl Machine for Arm64 {
         if let Some(pcpu) = pcpu::this() {
             trace::record(pcpu, word(kind, vcpu_bits(vcpu), argument));
         }
+    }
+    fn traced(&self, pcpu: PcpuId, back: usize) -> Option<Event> {
+        trace::last(pcpu::get(pcpu)?, back)
     }
     fn console_room(&self) -> usize {
         console::room()

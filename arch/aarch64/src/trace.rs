@@ -60,23 +60,26 @@ pub(crate) fn set_name(domain: DomainId, name: &str) {
     }
 }
 
-/// Prints the last `count` events of the executing pCPU, oldest first: for its last words.
-pub(crate) fn tell_last(out: &mut impl Write, pcpu: &Pcpu, count: usize) -> fmt::Result {
+/// Event number `back` of a pCPU's ring, counted from its newest, which is 0. `None`: there is none, or it is being
+/// overwritten.
+pub(crate) fn last(pcpu: &Pcpu, back: usize) -> Option<Event> {
     let start = ring(pcpu.id());
     let next = pcpu.trace.load(Ordering::Relaxed);
-    if start == 0 || !(start..start + RING).contains(&next) {
-        return Ok(());
-    }
-    let now = crate::timer::now().0;
+    let next = next.checked_sub(start).filter(|offset| start != 0 && *offset < RING)?;
+    let back = (back < EVENTS).then_some((back + 1) * EVENT)?;
+    let at = start + ((next + RING - back) & (RING - EVENT));
+    // SAFETY: inside the ring, which is mapped for ever; whatever is there meanwhile is judged by `decode`.
+    let words = unsafe { (at as *const [u64; 2]).read_volatile() };
+    Event::decode(words)
+}
+
+/// Prints the last `count` events of a pCPU, oldest first, for its last words.
+pub(crate) fn tell_last(out: &mut impl Write, pcpu: &Pcpu, count: usize) -> fmt::Result {
+    let Some(newest) = last(pcpu, 0) else { return Ok(()) };
     let frequency = ABOUT.frequency.load(Ordering::Relaxed).max(1);
-    for back in (1..=count.min(EVENTS)).rev() {
-        let at = start + ((next - start + RING - back * EVENT) & (RING - EVENT));
-        // SAFETY: inside this pCPU's ring, which nobody else writes; the words are only looked at.
-        let words = unsafe { (at as *const [u64; 2]).read_volatile() };
-        if let Some(event) = Event::decode(words) {
-            let age = now.saturating_sub(event.time).saturating_mul(1_000_000) / frequency;
-            writeln!(out, "{age:>10} us ago  {event}")?;
-        }
+    for event in (0..count).rev().filter_map(|back| last(pcpu, back)) {
+        let before = newest.time.saturating_sub(event.time).saturating_mul(1_000_000) / frequency;
+        writeln!(out, "{before:>10} us before  {event}")?;
     }
     Ok(())
 }
