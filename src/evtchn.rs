@@ -323,6 +323,7 @@ impl EventChannels {
     }
 
     /// The other half of [`Self::send`]: an event from `sender` arrives at `port`.
+    #[inline]
     pub fn receive<M: crate::memory::PhysicalMemory + ?Sized>(
         &mut self,
         port: EventPort,

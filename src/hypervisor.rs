@@ -317,10 +317,13 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         if vcpu.has_notes() {
-            if !vcpu.take_note_alone(Attention::Interrupts) {
+            let Some(notes) = vcpu.take_interrupt_notes() else {
                 return false;
-            }
+            };
             state.flush_due = true;
+            if notes.has(Attention::Upcall) {
+                self.take_upcall(domain, vcpu);
+            }
         }
         if state.has_access() && !self.take_plain(cpu, domain, vcpu, state) {
             return false;
@@ -345,6 +348,10 @@ impl<M: Machine> Hypervisor<M> {
         };
         let notes = vcpu.take_notes();
         state.flush_due |= notes.has(Attention::Interrupts);
+        if notes.has(Attention::Upcall) {
+            self.take_upcall(domain, vcpu);
+            state.flush_due = true;
+        }
         if notes.has(Attention::Snapshot) && !self.take_snapshot(cpu, vcpu, state) {
             vcpu.put_back(notes.without(Attention::Snapshot));
             return Entry::Blocked;

@@ -119,13 +119,12 @@ pub fn forget_posted<D: Domains>(domains: &mut D, target: DomainId) {
         let Some(bell) = doorbells.with(|table| table.entries().get(index).copied()) else {
             return;
         };
-        if let Some(peer) = bell.peer {
-            let sender = Sender {
-                domain: target,
-                port: bell.port,
-            };
-            let _ = domains.events(bell.owner, |events, words| events.withdraw(peer, sender, words));
-        }
+        let sender = Sender {
+            domain: target,
+            port: bell.port,
+        };
+        // A port that is not bound has no peer.
+        let _ = domains.events(bell.owner, |events, words| events.withdraw(bell.peer, sender, words));
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Attention {
     Stop = 1 << 3,
     /// An event that SCHEDOP_poll waits for.
     Poll = 1 << 4,
+    /// Its virtual GIC is to have the event channels' upcall pending.
+    Upcall = 1 << 5,
     /// Somebody wants to see its registers.
     Snapshot = 1 << 8,
 }
@@ -125,12 +127,16 @@ impl Vcpu {
         self.attention.fetch_or(notes.0, Ordering::Release);
     }
 
-    /// Takes `what` if it is the only note; otherwise takes none.
-    pub fn take_note_alone(&self, what: Attention) -> bool {
-        let alone = self
+    /// Takes all notes if there are none but of interrupts; otherwise takes none.
+    pub fn take_interrupt_notes(&self) -> Option<Notes> {
+        let notes = self.attention.load(Ordering::Relaxed);
+        if notes & !(Attention::Interrupts as u32 | Attention::Upcall as u32) != 0 {
+            return None;
+        }
+        let taken = self
             .attention
-            .compare_exchange(what as u32, 0, Ordering::Acquire, Ordering::Relaxed);
-        alone.is_ok()
+            .compare_exchange(notes, 0, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok().then_some(Notes(notes))
     }
 
     /// Takes all notes.

@@ -61,6 +61,7 @@ impl EventChannels {
 
     /// Makes `port` pending. A word that can't be changed in bounded time loses the event: only the domain itself can
     /// cause that, and only it is harmed.
+    #[inline]
     pub(super) fn set_pending<M: PhysicalMemory + ?Sized>(
         &mut self,
         port: EventPort,
@@ -77,6 +78,7 @@ impl EventChannels {
     }
 
     /// `None`: it was pending already.
+    #[inline]
     fn raise<M: PhysicalMemory + ?Sized>(
         &self,
         port: EventPort,
@@ -94,6 +96,7 @@ impl EventChannels {
     }
 
     /// Tells `vcpu` that word `index` has news.
+    #[inline]
     fn select<M: PhysicalMemory + ?Sized>(
         &self,
         index: u64,

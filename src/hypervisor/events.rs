@@ -10,7 +10,7 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::stop::StopPcpus;
-use crate::ids::{DomainId, EventPort, Pa, VcpuId, VcpuSet};
+use crate::ids::{DomainId, EventPort, Pa, PcpuId, VcpuId, VcpuSet};
 use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
 use crate::machine::Machine;
 use crate::memory::atomic::SharedWords;
@@ -36,6 +36,31 @@ impl<M: Machine> Hypervisor<M> {
         if !delivery.wake.is_empty() {
             self.wake_pollers(domain, delivery.wake);
         }
+    }
+
+    /// As [`Self::announce`], by a vCPU of `pcpu`. The upcall of a vCPU that is there, does not run and could is only noted:
+    /// it finds it when it is loaded.
+    #[inline]
+    pub(crate) fn announce_from(&self, pcpu: PcpuId, domain: &Domain, delivery: Delivery) {
+        if let Some(index) = delivery.upcall
+            && let Some(vcpu) = domain.vcpus.get(usize::from(index))
+        {
+            if vcpu.pcpu == pcpu && self.is_ready(vcpu) {
+                vcpu.note(Attention::Upcall);
+            } else {
+                self.with_vgic(domain, |vgic| vgic.pulse_private(index, UPCALL).unwrap_or_default());
+            }
+        }
+        if !delivery.wake.is_empty() {
+            self.wake_pollers(domain, delivery.wake);
+        }
+    }
+
+    /// The loaded vCPU has [`Attention::Upcall`].
+    #[inline(never)]
+    pub(crate) fn take_upcall(&self, domain: &Domain, vcpu: &Vcpu) {
+        // It looks itself.
+        let _ = domain.vgic.lock().pulse_private(vcpu.id.index, UPCALL);
     }
 
     /// Ends SCHEDOP_poll of some vCPUs.

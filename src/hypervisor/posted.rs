@@ -34,7 +34,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// As [`Self::ring`], but its guest is only interrupted: waits for no event channels, as whoever has them may wait for
     /// this pCPU to leave its guest.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn ring_at_once(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Rang {
         let Some(ring) = domain.doorbells.ring(access) else {
             return Rang::No;
@@ -54,7 +54,7 @@ impl<M: Machine> Hypervisor<M> {
         drop(events);
         let rang = match received {
             Received::Delivered(delivery) => {
-                self.announce(owner, delivery);
+                self.announce_from(vcpu.pcpu, owner, delivery);
                 true
             }
             Received::Consumed(_) | Received::Nothing => false,

@@ -70,6 +70,13 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Whether `vcpu`, of this pCPU, only needs the pCPU to run.
+    #[inline]
+    pub(crate) fn is_ready(&self, vcpu: &Vcpu) -> bool {
+        self.pcpu(vcpu.pcpu)
+            .is_some_and(|pcpu| pcpu.queue.lock().waits(vcpu.slot).is_none())
+    }
+
     /// Changes the place of `vcpu` in its run queue; if that says so, its pCPU decides anew.
     pub(crate) fn reconsider(&self, vcpu: &Vcpu, change: impl FnOnce(&mut RunQueue, Slot, Ticks) -> bool) {
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };

@@ -9,8 +9,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
-use core::sync::atomic::{AtomicBool, Ordering as Memory};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::ranges::Range;
 use crate::abi::HypercallError;
@@ -38,8 +37,10 @@ pub struct Doorbell {
     pub owner: DomainId,
     /// The target's port.
     pub port: EventPort,
-    /// The owner's port that it is bound to.
-    pub peer: Option<EventPort>,
+    /// The owner's port that it is bound to; 0: it is not.
+    pub peer: EventPort,
+    /// It is bound, and its server gets requests.
+    pub open: bool,
 }
 
 impl Doorbell {
@@ -94,24 +95,28 @@ impl Doorbells {
             return None;
         };
         let address = access.ipa.0;
-        let found = self
-            .entries
-            .binary_search_by(|entry| match entry.address.cmp(&address) {
-                Ordering::Equal => entry.value.cmp(&(value & entry.mask)),
-                unequal => unequal,
-            });
-        let entry = self.entries.get(found.ok()?)?;
-        let server = usize::from(entry.server.0);
-        if entry.width != access.width || !*self.serving.get(server)? {
+        let (mut base, mut size) = (0, self.entries.len());
+        while size > 1 {
+            let half = size / 2;
+            let middle = self.entries.get(base + half)?;
+            let not_above =
+                middle.address < address || (middle.address == address && middle.value <= value & middle.mask);
+            base = if not_above { base + half } else { base };
+            size -= half;
+        }
+        let entry = self.entries.get(base)?;
+        if entry.address != address || value & entry.mask != entry.value || entry.width != access.width || !entry.open {
             return None;
         }
         let ring = Ring {
             server: entry.server,
             owner: entry.owner,
-            peer: entry.peer?,
+            peer: entry.peer,
             port: entry.port,
         };
-        *self.rung.get_mut(server)? += 1;
+        if let Some(rung) = self.rung.get_mut(usize::from(ring.server.0)) {
+            *rung = rung.wrapping_add(1);
+        }
         Some(ring)
     }
 
@@ -203,15 +208,25 @@ impl Doorbells {
     /// Notes what the target's `port` is bound to.
     fn bind(&mut self, port: EventPort, peer: EventPort) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.port == port) {
-            entry.peer = Some(peer);
+            entry.peer = peer;
+            self.reopen();
         }
     }
 
     /// Notes that the target's `port` is not bound to `peer` any more.
     fn unbind(&mut self, port: EventPort, peer: EventPort) {
-        let bound = |entry: &&mut Doorbell| entry.port == port && entry.peer == Some(peer);
+        let bound = |entry: &&mut Doorbell| entry.port == port && entry.peer == peer;
         if let Some(entry) = self.entries.iter_mut().find(bound) {
-            entry.peer = None;
+            entry.peer = EventPort(0);
+            self.reopen();
+        }
+    }
+
+    /// What a doorbell needs to ring has changed.
+    fn reopen(&mut self) {
+        for entry in &mut self.entries {
+            let serves = self.serving.get(usize::from(entry.server.0)).copied().unwrap_or(false);
+            entry.open = serves && entry.peer != EventPort(0);
         }
     }
 }
@@ -238,7 +253,7 @@ impl SharedDoorbells {
     /// Whom this write rings; it is counted.
     #[inline]
     pub fn ring(&self, access: &MmioAccess) -> Option<Ring> {
-        if !self.0.used.load(Memory::Acquire) {
+        if !self.0.used.load(Ordering::Acquire) {
             return None;
         }
         self.0.table.lock().ring(access)
@@ -257,7 +272,7 @@ impl SharedDoorbells {
     pub(super) fn insert(&self, doorbell: Doorbell) -> Result<(), HypercallError> {
         let mut table = self.0.table.lock();
         table.insert(doorbell)?;
-        self.0.used.store(true, Memory::Release);
+        self.0.used.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -269,7 +284,7 @@ impl SharedDoorbells {
                 ports.push(entry.port);
             }
         });
-        self.0.used.store(!table.entries.is_empty(), Memory::Release);
+        self.0.used.store(!table.entries.is_empty(), Ordering::Release);
     }
 
     pub(super) fn bind(&self, port: EventPort, peer: EventPort) {
@@ -285,6 +300,7 @@ impl SharedDoorbells {
             if let Some(serving) = table.serving.get_mut(usize::from(server.0)) {
                 *serving = serves;
             }
+            table.reopen();
         });
     }
 

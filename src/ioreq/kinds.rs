@@ -121,7 +121,8 @@ impl Servers {
             server: id,
             owner: caller,
             port: EventPort(0),
-            peer: None,
+            peer: EventPort(0),
+            open: false,
         };
         self.doorbells.with(|table| table.admits(&doorbell))?;
         self.release_detached(resources);

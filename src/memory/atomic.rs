@@ -43,6 +43,7 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     ///
     /// # Errors
     /// [`Starved`] when the bounded attempts are used up; nothing was changed.
+    #[inline]
     pub fn set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
         self.update(at, |word| word | bits)
     }
@@ -55,6 +56,7 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
         self.update(at, |word| word & !bits)
     }
 
+    #[inline]
     fn update(&self, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
         let attempt = || try_update(self.memory, at, &change);
         let mut decided = attempt();
@@ -70,6 +72,7 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
 ///
 /// # Errors
 /// [`Starved`]; nothing was changed.
+#[inline]
 pub fn try_update<M: PhysicalMemory + ?Sized>(memory: &M, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
     let mut expected = memory.load_u64(at);
     for _ in 0..ATTEMPTS {
