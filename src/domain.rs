@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::abi::sched::ShutdownReason;
 use crate::console::PortId;
+use crate::console::pl011::IdleFlags;
 use crate::domain::blueprint::Blueprint;
 use crate::domain::devices::Devices;
 use crate::domain::life::Life;
@@ -33,9 +34,9 @@ use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
 use crate::memory::pool::Pool;
 use crate::rtc::pl031::Pl031;
-use crate::stage2::Stage2;
+use crate::stage2::{Changes, Stage2};
 use crate::sync::Mutex;
-use crate::vgic::Vgic;
+use crate::vgic::{self, Vgic};
 
 /// A domain's guest-physical memory.
 #[derive(Debug)]
@@ -75,8 +76,14 @@ pub struct Domain {
     pub clock: Option<DomainClock>,
     /// Where the hypervisor answers itself.
     pub devices: Devices,
+    /// What its interrupt controller is made of.
+    pub controller: vgic::Config,
+    /// Whether its memory's map has changed.
+    pub map_changes: Changes,
     /// Its place on the console.
     pub console: Option<PortId>,
+    /// Its UART's flag register, while nothing is to be shown.
+    pub console_flags: Option<IdleFlags>,
     /// Its UART's interrupt.
     pub console_interrupt: Option<IntId>,
     /// An access that nobody answers aborts; else it reads as ones.

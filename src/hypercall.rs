@@ -175,12 +175,41 @@ impl Hypercall {
                 count: x1 as u32,
                 pointer: x2,
             },
-            // No type of assistance is offered; Linux asks and goes on without.
-            number::VM_ASSIST => Self::Refused(HypercallError::Invalid),
-            number::SYSCTL => Self::Refused(HypercallError::NotPermitted),
-            number::ARGO_OP => Self::Refused(HypercallError::NotSupported),
-            _ => Self::Refused(HypercallError::NotImplemented),
+            other => Self::Refused(refusal(other)),
         }
+    }
+}
+
+/// The numbers that [`Hypercall::decode`] gives a name.
+const OFFERED: u64 = 1 << number::MEMORY_OP
+    | 1 << number::MULTICALL
+    | 1 << number::XEN_VERSION
+    | 1 << number::CONSOLE_IO
+    | 1 << number::VCPU_OP
+    | 1 << number::SCHED_OP
+    | 1 << number::EVENT_CHANNEL_OP
+    | 1 << number::HVM_OP
+    | 1 << number::DOMCTL
+    | 1 << number::CONTROL
+    | 1 << number::DM_OP;
+
+/// The error of a call that is refused by its number alone; `None`: it depends.
+#[inline]
+pub const fn refused(call: u64) -> Option<HypercallError> {
+    if call < 64 && OFFERED >> call & 1 != 0 {
+        None
+    } else {
+        Some(refusal(call))
+    }
+}
+
+const fn refusal(call: u64) -> HypercallError {
+    match call {
+        // No type of assistance is offered; Linux asks and goes on without.
+        number::VM_ASSIST => HypercallError::Invalid,
+        number::SYSCTL => HypercallError::NotPermitted,
+        number::ARGO_OP => HypercallError::NotSupported,
+        _ => HypercallError::NotImplemented,
     }
 }
 

@@ -101,6 +101,10 @@ pub struct VcpuState {
     physical_timer_line: bool,
     /// Its list registers do not show what its vGIC holds.
     flush_due: bool,
+    /// Where it found nothing last.
+    hole: quick::Hole,
+    /// Before the page at whose start it accessed something last.
+    hole_before: quick::Hole,
     /// It sleeps in SCHEDOP_poll.
     polls: bool,
     /// It was powered on, and has not turned off since.
@@ -134,6 +138,8 @@ impl VcpuState {
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,
+            hole: quick::Hole::default(),
+            hole_before: quick::Hole::default(),
             polls: false,
             is_on: false,
             restarts: 0,

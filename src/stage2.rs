@@ -23,6 +23,9 @@ pub use anew::{Region, TableCursor, Taken};
 pub use descriptor::{Attributes, MemoryType, PageUse, hardware_attributes};
 pub use geometry::{Geometry, GeometryError, physical_bits};
 
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
 use crate::ids::{Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
@@ -101,6 +104,31 @@ pub struct Stage2 {
     geometry: Geometry,
     /// Pages mapped that are another domain's.
     foreign: u64,
+    changes: Changes,
+}
+
+/// A number that is another one after any change of what a domain's stage 2 maps, and from before that change on: while
+/// it stays, what was not mapped is not, and its fault is none of a change on its way. Who has it needs no lock.
+#[derive(Clone, Debug)]
+pub struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
+    /// The number; never 0.
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// A descriptor is about to change. Under the lock of the tables.
+    fn begin(&self) {
+        self.0.store(self.count() + 1, Ordering::Relaxed);
+        // Whoever faults on the descriptor finds the new number.
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// Where a walk ended.
@@ -128,6 +156,7 @@ impl Stage2 {
             vmid,
             geometry,
             foreign: 0,
+            changes: Changes::new(),
         })
     }
 
@@ -149,6 +178,11 @@ impl Stage2 {
     /// How many pages of other domains are mapped.
     pub fn foreign_pages(&self) -> u64 {
         self.foreign
+    }
+
+    /// What tells whether something has changed.
+    pub fn changes(&self) -> Changes {
+        self.changes.clone()
     }
 
     /// VTTBR_EL2 while a vCPU of the domain runs.
@@ -472,6 +506,7 @@ impl Stage2 {
                 leaf(level, Pa(pa.0 + index * span(level)), page_use, self.geometry.caching()),
             );
         }
+        self.changes.begin();
         machine.store_u64(place.at, 0);
         machine.publish_tables();
         // A TLB may hold a block in pieces of any size, so dropping one page's translations would not do.
@@ -483,6 +518,7 @@ impl Stage2 {
 
     /// Makes an invalid descriptor a leaf.
     fn write_leaf(&mut self, machine: &impl Machine, at: Pa, level: u8, frame: Pa, page_use: PageUse) {
+        self.changes.begin();
         machine.store_u64(at, leaf(level, frame, page_use, self.geometry.caching()));
         self.count_foreign(level, page_use, true);
     }
@@ -503,6 +539,7 @@ impl Stage2 {
         let Entry::Leaf(frame, page_use) = place.entry else {
             return None;
         };
+        self.changes.begin();
         machine.store_u64(place.at, 0);
         self.count_foreign(place.level, page_use, false);
         broken.count += 1;

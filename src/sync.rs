@@ -21,6 +21,7 @@ pub fn set_hint(hint: fn()) {
 }
 
 /// What a pCPU does each time that it has looked in vain for something that another is about to do.
+#[inline(never)]
 pub fn pause() {
     match HINT.get() {
         Some(hint) => hint(),

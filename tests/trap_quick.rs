@@ -1,8 +1,10 @@
 //! Calls that are answered at the vector: the same answers as the core's, and nothing else is touched.
 
-use portunus::abi::hypercall::XEN_VERSION;
+use portunus::abi::HypercallError;
+use portunus::abi::hypercall::{SCHED_OP, SYSCTL, VM_ASSIST, XEN_VERSION};
 use portunus::abi::version;
 use portunus::counters::Exit;
+use portunus::hypercall::{Call, Hypercall, refused};
 use portunus::psci;
 use portunus::trace::exception;
 use portunus::trap::quick::{Answered, answer};
@@ -35,6 +37,29 @@ fn what_is_answered_changes_x0_alone() {
             XEN_VERSION,
             xen,
         ),
+        (
+            "a hypercall that does not exist",
+            HYPERCALL,
+            5,
+            0x1234,
+            HypercallError::NotImplemented.register(),
+        ),
+        (
+            "a hypercall's number is 64 bits",
+            HYPERCALL,
+            version::VERSION,
+            1 << 32 | XEN_VERSION,
+            HypercallError::NotImplemented.register(),
+        ),
+        (
+            "a number beyond those that exist",
+            HYPERCALL,
+            5,
+            64 + XEN_VERSION,
+            HypercallError::NotImplemented.register(),
+        ),
+        ("vm_assist", HYPERCALL, 5, VM_ASSIST, HypercallError::Invalid.register()),
+        ("sysctl", HYPERCALL, 5, SYSCTL, HypercallError::NotPermitted.register()),
         ("PSCI_VERSION", FIRMWARE_CALL, 0x8400_0000, 5, psci::PSCI_1_1),
         (
             "a function is 32 bits",
@@ -63,13 +88,7 @@ fn what_is_answered_changes_x0_alone() {
 fn everything_else_is_left_to_the_core() {
     for (what, esr, x0, x16) in [
         ("another operation", HYPERCALL, 1, XEN_VERSION),
-        ("another hypercall", HYPERCALL, version::VERSION, 63),
-        (
-            "a hypercall's number is 64 bits",
-            HYPERCALL,
-            version::VERSION,
-            1 << 32 | XEN_VERSION,
-        ),
+        ("a hypercall that exists", HYPERCALL, version::VERSION, SCHED_OP),
         ("another immediate", HYPERCALL + 1, version::VERSION, XEN_VERSION),
         ("CPU_OFF", FIRMWARE_CALL, 0x8400_0002, 5),
         ("a function that does not exist", FIRMWARE_CALL, 0, 5),
@@ -80,5 +99,20 @@ fn everything_else_is_left_to_the_core() {
         let mut unchanged = frame(x0, x16);
         assert_eq!(answer(esr, &mut unchanged), None, "{what}");
         assert_eq!(unchanged, frame(x0, x16), "{what}");
+    }
+}
+
+#[test]
+fn what_a_number_alone_refuses_is_what_the_core_refuses() {
+    for number in (0..200).chain([1 << 32, 1 << 32 | XEN_VERSION, 1 << 63, u64::MAX]) {
+        let call = Call {
+            number,
+            arguments: [0; 5],
+        };
+        let by_core = match Hypercall::decode(&call) {
+            Hypercall::Refused(error) => Some(error),
+            _ => None,
+        };
+        assert_eq!(refused(number), by_core, "{number:#x}");
     }
 }

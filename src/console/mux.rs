@@ -20,7 +20,7 @@ use heapless::Vec as Array;
 use thiserror::Error;
 
 use super::keys::{self, Topic};
-use super::pl011::Pl011;
+use super::pl011::{IdleFlags, Pl011};
 use super::port::{Port, Source};
 use super::ring::ByteRing;
 use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
@@ -191,11 +191,10 @@ impl Console {
         })
     }
 
-    /// What a load reads that changes nothing while nothing waits to be shown; `None`: only [`Self::access`] can tell.
-    #[inline]
-    pub fn read_idle(&self, port: PortId, offset: u64, width: AccessWidth) -> Option<u64> {
+    /// The flag register of a domain's UART, for readers without a lock.
+    pub fn idle_flags(&self, port: PortId) -> Option<IdleFlags> {
         match &self.ports.get(usize::from(port.0))?.source {
-            Source::Uart { uart, .. } => uart.read_idle(offset, width),
+            Source::Uart { uart, .. } => Some(uart.idle_flags()),
             Source::Messages(_) => None,
         }
     }

@@ -8,6 +8,9 @@
 //! RTRIS stands while anything is unread. CR is reset to "all enabled", because an SBSA UART has none, and gates only
 //! the loopback; baud rate and parity are stored and have no effect.
 
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU16, Ordering};
+
 use super::ring::ByteRing;
 use crate::primecell::{self, BadAccess, PERIPH_ID0};
 use crate::trap::access::{AccessWidth, Direction};
@@ -60,8 +63,28 @@ const IFLS_RESET: u16 = 0x12;
 /// What RX trigger levels count in: a FIFO of 32.
 const FIFO_DEPTH: usize = 32;
 
-/// The register machine.
+/// The flag register as its guest may read it while nothing that it sent waits: drivers read it before every character,
+/// and need no lock for it.
 #[derive(Clone, Debug)]
+pub struct IdleFlags(Arc<AtomicU16>);
+
+impl IdleFlags {
+    /// Something waits to be taken. CTS, DSR and DCD are always set, so this is no value of the register.
+    const BUSY: u16 = 0;
+
+    /// What a load reads; `None`: another register, or something waits.
+    #[inline]
+    pub fn read(&self, offset: u64, width: AccessWidth) -> Option<u64> {
+        if offset != FR || width == AccessWidth::Doubleword {
+            return None;
+        }
+        let flags = self.0.load(Ordering::Relaxed);
+        (flags != Self::BUSY).then(|| u64::from(flags) & width.mask())
+    }
+}
+
+/// The register machine.
+#[derive(Debug)]
 pub struct Pl011 {
     transmit: ByteRing,
     receive: ByteRing,
@@ -77,11 +100,12 @@ pub struct Pl011 {
     dma_control: u16,
     /// The last character that it sent ended no line.
     inside_line: bool,
+    idle_flags: IdleFlags,
 }
 
 impl Default for Pl011 {
     fn default() -> Self {
-        Self {
+        let uart = Self {
             transmit: ByteRing::new(TRANSMIT_CAPACITY),
             receive: ByteRing::new(RECEIVE_CAPACITY),
             raw_interrupts: 0,
@@ -95,7 +119,10 @@ impl Default for Pl011 {
             low_power: 0,
             dma_control: 0,
             inside_line: false,
-        }
+            idle_flags: IdleFlags(Arc::default()),
+        };
+        uart.publish();
+        uart
     }
 }
 
@@ -117,6 +144,22 @@ impl Pl011 {
         if core::mem::take(&mut self.inside_line) {
             self.transmit.push(b'\n');
         }
+        self.publish();
+    }
+
+    /// The flag register for readers without a lock.
+    pub fn idle_flags(&self) -> IdleFlags {
+        self.idle_flags.clone()
+    }
+
+    /// To be called after every change of what the flag register shows.
+    fn publish(&self) {
+        let flags = if self.transmit.is_empty() {
+            self.flags()
+        } else {
+            IdleFlags::BUSY
+        };
+        self.idle_flags.0.store(flags, Ordering::Relaxed);
     }
 
     /// Performs one access of the guest; a store returns 0. The interrupt line may change.
@@ -125,7 +168,7 @@ impl Pl011 {
     /// [`BadAccess`]; nothing changes.
     pub fn access(&mut self, offset: u64, width: AccessWidth, direction: Direction) -> Result<u64, BadAccess> {
         let (register, lane) = primecell::register_and_lane(offset, width)?;
-        Ok(match direction {
+        let value = match direction {
             // The upper bytes of a register can be read by themselves, but only a read of its first byte has effects.
             Direction::Read if lane == 0 => u64::from(self.read(register)) & width.mask(),
             Direction::Read if register == DR => 0,
@@ -135,15 +178,9 @@ impl Pl011 {
                 0
             }
             Direction::Write(_) => 0,
-        })
-    }
-
-    /// What a load of the flag register reads while nothing that the guest sent waits; `None`: another register, or
-    /// something waits.
-    #[inline]
-    pub(super) fn read_idle(&self, offset: u64, width: AccessWidth) -> Option<u64> {
-        let idle = offset == FR && width != AccessWidth::Doubleword && self.transmit.is_empty();
-        idle.then(|| u64::from(self.flags()) & width.mask())
+        };
+        self.publish();
+        Ok(value)
     }
 
     /// The level of the interrupt line.
@@ -156,18 +193,23 @@ impl Pl011 {
         if !self.receive.push(byte) {
             self.receive_status |= RSR_OE;
             self.raw_interrupts |= INT_OE;
+            self.publish();
             return false;
         }
         self.raw_interrupts |= INT_RT;
         if self.receive.len() >= self.receive_trigger() {
             self.raw_interrupts |= INT_RX;
         }
+        self.publish();
         true
     }
 
     /// Takes the oldest character that the guest sent.
     pub fn take(&mut self) -> Option<u8> {
         let byte = self.transmit.pop()?;
+        if self.transmit.is_empty() {
+            self.publish();
+        }
         if self.transmit.len() == self.transmit_trigger() {
             self.raw_interrupts |= INT_TX;
         }

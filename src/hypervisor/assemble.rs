@@ -257,6 +257,8 @@ fn assemble_domain<M: Machine>(
     let uart = config.layout.uart.filter(|_| config.vpl011);
     let port = uart.map(|_| console.add(config.id, &config.name)).transpose()?;
     let geometry = built.stage2.geometry();
+    let vgic = interrupt_controller(config, facts)?;
+    let controller = vgic.config();
     let servers = Servers::new(count, devices?, fallback(frequency), ServerLimits::default());
     Ok(Domain {
         id: config.id,
@@ -266,14 +268,17 @@ fn assemble_domain<M: Machine>(
         shadows: shadows(config, &built.uncached)?,
         servers: Mutex::new(servers),
         events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
-        vgic: Mutex::new(interrupt_controller(config, facts)?),
+        vgic: Mutex::new(vgic),
         watchdogs: Mutex::default(),
         clock: config.layout.rtc.map(|clock| DomainClock {
             registers: Mutex::new(Pl031::new(0)),
             interrupt: clock.interrupt,
         }),
         devices: windows(config)?,
+        controller,
+        map_changes: built.stage2.changes(),
         console: port,
+        console_flags: port.and_then(|port| console.idle_flags(port)),
         console_interrupt: uart.map(|uart| uart.interrupt),
         abort_unmapped: config.unmapped == UnmappedAccess::Abort,
         gic_system_registers: matches!(config.layout.gic, VirtualGic::V3 { .. }),
@@ -387,6 +392,7 @@ fn windows(config: &DomainConfig) -> Result<Devices, AssemblyError> {
     if let Some(clock) = config.layout.rtc {
         add(clock.registers, Device::Clock)?;
     }
+    devices.set_served(config.devices.iter().map(|device| device.range));
     Ok(devices)
 }
 

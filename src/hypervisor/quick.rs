@@ -19,10 +19,12 @@ use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
+use crate::trace::{Denial, Kind};
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
+use crate::trap::exception::{GuestException, inject};
 use crate::trap::registers::Saved;
 use crate::trap::syndrome::{Hpfar, Syndrome};
-use crate::vgic::SgiRegister;
+use crate::vgic::{Frame, SgiRegister};
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -38,6 +40,25 @@ pub enum Quick {
     No,
     /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.
     Registers,
+}
+
+/// A page of a domain's where nothing was mapped, and the state of its map then: while that stays, nothing is.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Hole {
+    page: Ipa,
+    /// [`Changes::count`](crate::stage2::Changes::count), which never is 0.
+    changes: u64,
+}
+
+impl Hole {
+    /// As if nothing were mapped at `ipa` now.
+    #[inline(always)]
+    fn at(domain: &Domain, ipa: Ipa) -> Self {
+        Self {
+            page: ipa.page(),
+            changes: domain.map_changes.count(),
+        }
+    }
 }
 
 /// ESR_EL2 of a load or store of one register (EC 0x24, ISV) by a 4-byte instruction (IL) whose own address (no
@@ -128,9 +149,7 @@ impl<M: Machine> Hypervisor<M> {
         syndrome: &Syndrome,
         saved: Saved,
     ) -> Quick {
-        let Located { domain, vcpu } = at;
         let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
-        let register = (esr >> 16 & 31) as u8;
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
         if esr & PLAIN_ACCESS_MASK != PLAIN_ACCESS
@@ -138,77 +157,180 @@ impl<M: Machine> Hypervisor<M> {
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
-            return self.quick_store(at, cpu, state, syndrome, saved);
+            return self.quick_store(at, cpu, state, esr, syndrome.far, saved);
         }
-        if !saved.has(register) {
+        if !saved.has(register_of(esr)) {
             return Quick::Registers;
         }
-        let at_start = offset == 0 && width != AccessWidth::Byte;
-        if at_start {
-            self.left_guest(vcpu.pcpu);
-            if self.may_begin_before(cpu, domain, syndrome.far) {
-                return Quick::No;
+        let ipa = Ipa(syndrome.hpfar_page().0 | offset);
+        if offset == 0 && width != AccessWidth::Byte && !begins_here(at.domain, cpu, state, syndrome.far) {
+            return self.quick_at_start(at, cpu, state, esr, syndrome.far, ipa);
+        }
+        self.quick_plain(at, cpu, state, esr, syndrome.far, ipa)
+    }
+
+    /// An access to the first bytes of a page, which may have begun in the page before if there is memory.
+    #[inline(never)]
+    fn quick_at_start<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        ipa: Ipa,
+    ) -> Quick {
+        if let Ok(before) = cpu.translate(far.wrapping_sub(1), Access::Read) {
+            match self.look_for_hole(at.domain, before) {
+                Some(hole) => state.hole_before = hole,
+                None => return Quick::No,
             }
         }
+        self.quick_plain(at, cpu, state, esr, far, ipa)
+    }
+
+    /// Nothing is mapped at `ipa`; `None`: something is, or it is not known.
+    fn look_for_hole(&self, domain: &Domain, ipa: Ipa) -> Option<Hole> {
+        // Who waits for this lock may hold one that others need to leave their guests for.
+        let memory = domain.memory.try_lock()?;
+        let mapped = memory.stage2.lookup(&self.machine, ipa).is_some();
+        (!mapped).then(|| Hole::at(domain, ipa))
+    }
+
+    /// An access that the syndrome describes, to whom it concerns. Nothing is decoded here that not all of them need.
+    #[inline(always)]
+    fn quick_plain<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        ipa: Ipa,
+    ) -> Quick {
+        let Located { domain, vcpu } = at;
+        let access = MmioAccess {
+            ipa,
+            width: AccessWidth::from_sas(esr >> 22),
+            direction: Direction::Read,
+        };
+        match domain.devices.find(&access) {
+            Some((Device::Interrupts(frame), offset)) if esr & WRITE == 0 => {
+                quick_setting(domain, vcpu.id.index, state, esr, frame, offset)
+            }
+            Some((Device::Interrupts(frame), offset)) => {
+                self.quick_controller_write(at, cpu, state, esr, frame, offset)
+            }
+            Some((Device::Console, offset)) if esr & WRITE == 0 => quick_console_read(domain, state, esr, offset),
+            Some(_) => Quick::No,
+            None if domain.devices.may_be_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
+            None => self.quick_nobody(domain, cpu, state, esr, far, ipa),
+        }
+    }
+
+    #[inline(never)]
+    fn quick_controller_write<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        frame: Frame,
+        offset: u64,
+    ) -> Quick {
+        let Located { domain, vcpu } = at;
+        let width = AccessWidth::from_sas(esr >> 22);
+        let access = MmioAccess {
+            // It is known by its offset.
+            ipa: Ipa(offset),
+            width,
+            direction: Direction::Write(state.frame.read(register_of(esr)) & width.mask()),
+        };
+        let live = !state.flush_due;
+        let done = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access);
+        if done.is_some() {
+            state.count(Exit::InterruptController);
+            state.frame.advance_a64();
+        }
+        Quick::Due
+    }
+
+    /// An access to what the manifest gives a server.
+    #[inline(never)]
+    fn quick_served<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        ipa: Ipa,
+    ) -> Quick {
+        let Located { domain, vcpu } = at;
+        let width = AccessWidth::from_sas(esr >> 22);
+        let register = register_of(esr);
         let direction = if esr & WRITE != 0 {
             Direction::Write(state.frame.read(register) & width.mask())
         } else {
             Direction::Read
         };
-        let access = MmioAccess {
-            ipa: Ipa(syndrome.hpfar_page().0 | offset),
-            width,
-            direction,
+        let plain = PlainAccess {
+            access: MmioAccess { ipa, width, direction },
+            register,
+            extension: extension(esr),
+            virtual_address: far,
         };
-        let extension = match (esr & SIGNED, esr & SIXTY_FOUR) {
-            (0, _) => Extension::Zero,
-            (_, 0) => Extension::SignTo32,
-            _ => Extension::SignTo64,
-        };
-        let (exit, value, done) = match (domain.devices.find(&access), direction) {
-            (Some((Device::Interrupts(frame), offset)), Direction::Read) => {
-                let value = domain.vgic.lock().read_setting(vcpu.id.index, frame, offset, width);
-                (Exit::InterruptController, value, Quick::Done)
+        let slot = domain.shadows.find(ipa);
+        if let Some(slot) = slot {
+            self.left_guest(vcpu.pcpu);
+            if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &plain.access)) {
+                return Quick::Due;
             }
-            (Some((Device::Interrupts(frame), offset)), Direction::Write(_)) => {
-                let live = !state.flush_due;
-                match self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access) {
-                    Some(value) => (Exit::InterruptController, Some(value), Quick::Due),
-                    None => return Quick::Due,
-                }
-            }
-            (Some((Device::Console, offset)), Direction::Read) => {
-                (Exit::Uart, self.read_console(domain, offset, width), Quick::Done)
-            }
-            (None, _) => {
-                let plain = PlainAccess {
-                    access,
-                    register,
-                    extension,
-                    virtual_address: syndrome.far,
-                };
-                let slot = domain.shadows.find(access.ipa);
-                if let Some(slot) = slot {
-                    self.left_guest(vcpu.pcpu);
-                    if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &access)) {
-                        return Quick::Due;
-                    }
-                }
-                return match self.quick_post(cpu, domain, vcpu, state, plain) {
-                    // The guest was left: it is to be entered again.
-                    Quick::Done if at_start || slot.is_some() => Quick::Due,
-                    quick => quick,
-                };
-            }
-            _ => return Quick::No,
-        };
-        let Some(value) = value else { return Quick::No };
-        state.count(exit);
-        if direction == Direction::Read {
-            state.frame.write(register, load_value(width, extension, value));
         }
-        state.frame.advance_a64();
-        if at_start { Quick::Due } else { done }
+        match self.quick_post(cpu, domain, vcpu, state, plain) {
+            // The guest was left: it is to be entered again.
+            Quick::Done if slot.is_some() => Quick::Due,
+            quick => quick,
+        }
+    }
+
+    /// An access to what nobody has, and nobody may have.
+    #[inline(never)]
+    fn quick_nobody<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        ipa: Ipa,
+    ) -> Quick {
+        if state.hole != Hole::at(domain, ipa) {
+            // The guest may have come by while its memory was being changed: then it is to try again.
+            match self.look_for_hole(domain, ipa) {
+                Some(hole) => state.hole = hole,
+                None => return Quick::No,
+            }
+        }
+        state.count(Exit::Unclaimed);
+        if !domain.abort_unmapped {
+            if esr & WRITE == 0 {
+                finish_read(state, esr, u64::MAX);
+            } else {
+                state.frame.advance_a64();
+            }
+            return Quick::Done;
+        }
+        let exception = GuestException::DataAbort {
+            virtual_address: Some(far),
+            write: esr & WRITE != 0,
+            cache_maintenance: false,
+        };
+        self.machine
+            .trace(Kind::Denied, state.id, Denial::Refused.argument(None));
+        // No SError: it is entered.
+        let _ = inject(cpu, &mut state.frame, exception, self.ids.pstate_features());
+        Quick::Done
     }
 
     fn quick_sgi<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, register: u8) -> Quick {
@@ -256,14 +378,6 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Whether an access at the first byte of a page may have begun in the page before: only if there is memory there.
-    fn may_begin_before<C: Cpu>(&self, cpu: &C, domain: &Domain, virtual_address: u64) -> bool {
-        match cpu.translate(virtual_address.wrapping_sub(1), Access::Read) {
-            Ok(ipa) => domain.memory.lock().stage2.lookup(&self.machine, ipa).is_some(),
-            Err(_) => false,
-        }
-    }
-
     /// An access to what no device of the hypervisor has.
     #[inline(never)]
     fn leave_for<C: Cpu>(
@@ -283,9 +397,79 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.begin_plain(cpu, domain, vcpu, state, plain)
     }
+}
 
-    /// A register of the domain's UART, if reading it changes nothing.
-    fn read_console(&self, domain: &Domain, offset: u64, width: AccessWidth) -> Option<u64> {
-        self.console.lock().read_idle(domain.console?, offset, width)
+/// Whether an access at the first byte of a page is known not to have begun in the page before.
+#[inline(always)]
+fn begins_here<C: Cpu>(domain: &Domain, cpu: &C, state: &VcpuState, virtual_address: u64) -> bool {
+    match cpu.translate(virtual_address.wrapping_sub(1), Access::Read) {
+        Ok(before) => state.hole_before == Hole::at(domain, before),
+        Err(_) => true,
     }
+}
+
+/// The register that an access loads or stores (SRT).
+#[inline(always)]
+const fn register_of(esr: u64) -> u8 {
+    (esr >> 16 & 31) as u8
+}
+
+#[inline(always)]
+const fn extension(esr: u64) -> Extension {
+    match (esr & SIGNED, esr & SIXTY_FOUR) {
+        (0, _) => Extension::Zero,
+        (_, 0) => Extension::SignTo32,
+        _ => Extension::SignTo64,
+    }
+}
+
+/// A register of the interrupt controller, if the distributor alone knows it.
+#[inline(always)]
+fn quick_setting(domain: &Domain, vcpu: u8, state: &mut VcpuState, esr: u64, frame: Frame, offset: u64) -> Quick {
+    let width = AccessWidth::from_sas(esr >> 22);
+    let Some(value) = domain.controller.constant(frame, offset, width) else {
+        return quick_variable_setting(domain, vcpu, state, esr, frame, offset);
+    };
+    state.count(Exit::InterruptController);
+    finish_read(state, esr, value);
+    Quick::Done
+}
+
+/// A register of the domain's UART, if that has nothing to show.
+#[inline(never)]
+fn quick_console_read(domain: &Domain, state: &mut VcpuState, esr: u64, offset: u64) -> Quick {
+    let width = AccessWidth::from_sas(esr >> 22);
+    let flags = domain.console_flags.as_ref();
+    let Some(value) = flags.and_then(|flags| flags.read(offset, width)) else {
+        return Quick::No;
+    };
+    state.count(Exit::Uart);
+    finish_read(state, esr, value);
+    Quick::Done
+}
+
+#[inline(never)]
+fn quick_variable_setting(
+    domain: &Domain,
+    vcpu: u8,
+    state: &mut VcpuState,
+    esr: u64,
+    frame: Frame,
+    offset: u64,
+) -> Quick {
+    let width = AccessWidth::from_sas(esr >> 22);
+    let Some(value) = domain.vgic.lock().read_setting(vcpu, frame, offset, width) else {
+        return Quick::No;
+    };
+    state.count(Exit::InterruptController);
+    finish_read(state, esr, value);
+    Quick::Done
+}
+
+/// The load is answered with `value`, of which bits beyond its width are ignored.
+#[inline(always)]
+fn finish_read(state: &mut VcpuState, esr: u64, value: u64) {
+    let value = load_value(AccessWidth::from_sas(esr >> 22), extension(esr), value);
+    state.frame.write(register_of(esr), value);
+    state.frame.advance_a64();
 }

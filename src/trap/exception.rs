@@ -169,6 +169,7 @@ const PSTATE_DAIF: u64 = 0b1111 << 6;
 const PSTATE_EL1H: u64 = 0b0101;
 
 /// Enters EL1 for a synchronous exception; `None` for an SError, which hardware enters.
+#[inline(always)]
 pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry) -> Option<SynchronousEntry> {
     let mode = frame.mode();
     let same_level = matches!(mode, GuestMode::El1t | GuestMode::El1h);
@@ -220,6 +221,7 @@ pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry
 
 /// PSTATE in the handler: condition flags, DIT and PAN carry over (DIT, PAN have the same bits in an AArch32 SPSR),
 /// everything else has its value of exception entry.
+#[inline(always)]
 fn entered_pstate(old: u64, entry: &El1Entry) -> u64 {
     let mut new = old & (PSTATE_FLAGS | PSTATE_DIT | PSTATE_PAN) | PSTATE_DAIF | PSTATE_EL1H;
     if entry.features.pan && entry.sctlr & SCTLR_SPAN == 0 {
@@ -239,6 +241,7 @@ fn entered_pstate(old: u64, entry: &El1Entry) -> u64 {
 
 /// Makes the loaded vCPU take `exception` at the instruction that its frame's PC names. For an HVC, whose PC is already
 /// behind it, call [`GuestFrame::rewind`] first.
+#[inline(always)]
 pub fn inject<C: Cpu>(
     cpu: &mut C,
     frame: &mut GuestFrame,

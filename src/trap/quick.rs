@@ -7,6 +7,7 @@ use super::registers::GuestFrame;
 use crate::abi::hypercall::{HVC_IMMEDIATE, XEN_VERSION};
 use crate::abi::version;
 use crate::counters::Exit;
+use crate::hypercall::refused;
 use crate::psci;
 use crate::trace::{self, Kind};
 
@@ -36,6 +37,11 @@ pub fn answer(esr: u64, frame: &mut GuestFrame) -> Option<Answered> {
             let value = version::MAJOR << 16 | version::MINOR;
             let argument = trace::call(XEN_VERSION, version::VERSION);
             (value, Exit::Hypercall, Kind::Hypercall, argument)
+        }
+        HYPERCALL => {
+            let number = frame.read(16);
+            let argument = trace::call(number, frame.read(0));
+            (refused(number)?.register(), Exit::Hypercall, Kind::Hypercall, argument)
         }
         FIRMWARE_CALL => {
             let function = frame.read(0) as u32;

@@ -8,7 +8,7 @@ use super::bank::Bank;
 use super::distributor_regs as regs;
 use super::irq::{NOBODY, Slot};
 use super::list_register::VirtualInterface;
-use super::{GroupEnables, Version, Vgic};
+use super::{Config, GroupEnables, Version, Vgic};
 use crate::ids::{IntId, VcpuSet};
 use crate::trap::access::{AccessWidth, Direction};
 
@@ -215,6 +215,28 @@ static GICR_SGI: Rows = Rows::new(&[
     row(regs::PIDR2, 4, WORD, Register::Constant(regs::PIDR2_V3)),
 ]);
 
+impl Config {
+    /// What a load reads from a register that never changes, for callers without a lock; `None`: any other.
+    #[inline(always)]
+    pub const fn constant(&self, frame: Frame, offset: u64, width: AccessWidth) -> Option<u64> {
+        match (frame, offset, width) {
+            (Frame::Distributor, regs::GICD_TYPER, AccessWidth::Word) => Some(self.type_register() as u64),
+            (Frame::Distributor, regs::GICD_IIDR, AccessWidth::Word) => Some(regs::IIDR as u64),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    const fn type_register(&self) -> u32 {
+        let lines = (IntId::FIRST_SPI + self.spis as u32).div_ceil(32) - 1;
+        match self.version {
+            Version::V2 => lines | (self.vcpus as u32 - 1) << 5,
+            // Ten INTID bits; no LPIs, no messages, no range selector.
+            Version::V3 => lines | 9 << regs::TYPER_ID_BITS_SHIFT | regs::TYPER_NO1N,
+        }
+    }
+}
+
 impl Vgic {
     /// Bytes of the distributor's frame.
     pub const fn distributor_size(&self) -> u64 {
@@ -353,7 +375,7 @@ impl Vgic {
     fn read_register(&self, register: Register, scope: Scope) -> u64 {
         match register {
             Register::Control => u64::from(self.read_control()),
-            Register::Type => u64::from(self.read_type()),
+            Register::Type => u64::from(self.config.type_register()),
             Register::Constant(value) => u64::from(value),
             Register::RedistributorType => match scope {
                 Scope::Private(vcpu) | Scope::Banked(vcpu) => self.read_redistributor_type(vcpu),
@@ -406,15 +428,6 @@ impl Vgic {
             for vcpu in 0..self.config.vcpus {
                 self.attend(vcpu);
             }
-        }
-    }
-
-    fn read_type(&self) -> u32 {
-        let lines = (IntId::FIRST_SPI + u32::from(self.config.spis)).div_ceil(32) - 1;
-        match self.config.version {
-            Version::V2 => lines | u32::from(self.config.vcpus - 1) << 5,
-            // Ten INTID bits; no LPIs, no messages, no range selector.
-            Version::V3 => lines | 9 << regs::TYPER_ID_BITS_SHIFT | regs::TYPER_NO1N,
         }
     }
 

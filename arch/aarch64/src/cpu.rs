@@ -14,6 +14,7 @@ const PAR_FAULT: u64 = 1;
 const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// The executing pCPU. Made by a handler for its own time; the hardware's registers are the state.
+#[derive(Debug)]
 pub(crate) struct El2Cpu {
     interface: ListRegisters,
 }
@@ -34,6 +35,7 @@ impl El2Cpu {
 }
 
 /// The virtual CPU interface of the executing pCPU.
+#[derive(Debug)]
 pub(crate) struct ListRegisters(&'static Gic);
 
 macro_rules! either {
@@ -104,6 +106,7 @@ impl Cpu for El2Cpu {
     }
 
     /// Stage 1 alone: the combined AT S12E1* ends an emulator that finds a stage-2 permission fault.
+    #[inline]
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault> {
         let kept = read_sysreg!("par_el1");
         // SAFETY: an address translation changes PAR_EL1 alone, which is put back.

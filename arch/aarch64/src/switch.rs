@@ -7,6 +7,7 @@
 //! write makes it whole before an AT or a TLBI, and the ERET covers the guest. TCR_EL1 and VTTBR_EL2 are compared before
 //! they are written: under emulation a write flushes translations, the same value or not.
 
+use crate::cpu::El2Cpu;
 use crate::features::Features;
 use crate::fp::FpState;
 use crate::gic::{Gic, VirtualState};
@@ -26,6 +27,8 @@ const VTCR_RES1: u64 = 1 << 31;
 pub(crate) struct VcpuContext {
     /// The core's part; its frame is where the vectors save the general registers.
     pub(crate) state: VcpuState,
+    /// The core's view of the pCPU, for handlers.
+    pub(crate) cpu: El2Cpu,
     /// What the core and the interrupt controller are, and where in the core the vCPU is.
     pub(crate) links: Links,
     /// What never changes.
@@ -208,6 +211,7 @@ impl VcpuContext {
     pub(crate) fn new(state: VcpuState, constants: VcpuConstants, links: Links) -> Self {
         Self {
             state,
+            cpu: El2Cpu::with(links.gic),
             links,
             constants,
             el1: El1State::at_reset(),

@@ -122,34 +122,25 @@ fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
         hpfar: fault_page(esr),
     };
     let Links {
-        hypervisor,
-        gic,
-        located,
+        hypervisor, located, ..
     } = context.links;
-    let mut cpu = El2Cpu::with(gic);
-    Next::of(hypervisor.on_quick_access(located, &mut cpu, &mut context.state, &syndrome, saved))
+    Next::of(hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, &syndrome, saved))
 }
 
 #[inline(never)]
 fn system_register(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
     let Links {
-        hypervisor,
-        gic,
-        located,
+        hypervisor, located, ..
     } = context.links;
-    let mut cpu = El2Cpu::with(gic);
-    Next::of(hypervisor.on_quick_system_register(located, &mut cpu, &mut context.state, esr, saved))
+    Next::of(hypervisor.on_quick_system_register(located, &mut context.cpu, &mut context.state, esr, saved))
 }
 
 #[inline(never)]
 fn call(context: &mut VcpuContext, esr: u64) -> Next {
     let Links {
-        hypervisor,
-        gic,
-        located,
+        hypervisor, located, ..
     } = context.links;
-    let mut cpu = El2Cpu::with(gic);
-    Next::of(hypervisor.on_quick_call(located, &mut cpu, &mut context.state, esr))
+    Next::of(hypervisor.on_quick_call(located, &mut context.cpu, &mut context.state, esr))
 }
 
 #[inline(never)]

@@ -15,7 +15,6 @@ use crate::ioreq::ShadowSlot;
 use crate::machine::Machine;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess};
 use crate::trap::registers::Saved;
-use crate::trap::syndrome::Syndrome;
 
 /// As [`super::PLAIN_ACCESS`], of a store without the right (WnR, DFSC 0b0011xx).
 const PLAIN_STORE_REFUSED: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | WRITE | 0b0011 << 2;
@@ -23,16 +22,17 @@ const PLAIN_STORE_REFUSED: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | WRITE | 0b0011
 impl<M: Machine> Hypervisor<M> {
     /// A store to a page that the guest may only read: in a shadow page, one to a register that something is behind. Where
     /// it went is for stage 1 to say, as HPFAR_EL2 does not.
-    #[inline]
+    #[inline(never)]
     pub(super) fn quick_store<C: Cpu>(
         &self,
         Located { domain, vcpu }: Located<'_>,
         cpu: &mut C,
         state: &mut VcpuState,
-        syndrome: &Syndrome,
+        esr: u64,
+        far: u64,
         saved: Saved,
     ) -> Quick {
-        let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
+        let offset = far % PAGE_SIZE;
         let width = AccessWidth::from_sas(esr >> 22);
         let is_store = esr & (PLAIN_ACCESS_MASK | WRITE) == PLAIN_STORE_REFUSED;
         // One at the start of the page, not aligned, may have begun in the page before.
@@ -44,7 +44,7 @@ impl<M: Machine> Hypervisor<M> {
         if !saved.has(register) {
             return Quick::Registers;
         }
-        let Ok(ipa) = cpu.translate(syndrome.far, Access::Read) else {
+        let Ok(ipa) = cpu.translate(far, Access::Read) else {
             // The guest changed its tables meanwhile: it faults there, or not at all.
             return Quick::Done;
         };
@@ -75,7 +75,7 @@ impl<M: Machine> Hypervisor<M> {
             access,
             register,
             extension: Extension::Zero,
-            virtual_address: syndrome.far,
+            virtual_address: far,
         };
         if contended {
             // Whoever has the page may wait for this pCPU to leave its guest.
