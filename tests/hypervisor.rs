@@ -32,6 +32,8 @@ mod shadow;
 mod shadow_errors;
 #[path = "hypervisor_support/shadow_life.rs"]
 mod shadow_life;
+#[path = "hypervisor_support/shadow_model.rs"]
+mod shadow_model;
 #[path = "hypervisor_support/shadow_server.rs"]
 mod shadow_server;
 #[path = "hypervisor_support/sim.rs"]
