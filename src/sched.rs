@@ -10,7 +10,7 @@
 //! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
 //!
 //! The usual handoff, from one vCPU to a server that waits or can run, and back, is one step each ([`RunQueue::call`],
-//! [`RunQueue::answer`]). They say no wherever something else has to be looked at, and the steps one by one decide.
+//! [`RunQueue::answer`]), and so is a wait while others can run ([`RunQueue::wait`]). They say no wherever something else has to be looked at, and the steps one by one decide.
 //!
 //! Nothing here depends on how many vCPUs there are by more than their number's logarithm, but holding and yielding.
 //!
@@ -483,6 +483,37 @@ impl RunQueue {
         }
         self.ready.put(from.0, own);
         Some(self.decided(to.0, vcpu, youngest, None, now))
+    }
+
+    /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs: [`Self::block`] and
+    /// [`Self::pick`] in one step. `None`: it is not as simple as that, or nobody else can run; nothing has changed.
+    pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
+        let until = deadline.map_or(NEVER, |deadline| deadline.0);
+        if self.current != Some(slot.0) || self.visits || self.timers.first_key().min(until) <= now.0 {
+            return None;
+        }
+        let (youngest, next) = self.ready.first()?;
+        let [waiter, runner] = self.entries.get_disjoint_mut([slot.0, next]).ok()?;
+        let usual = waiter.is_runnable() && waiter.charged.is_none() && self.handoff.is_none();
+        if !usual || runner.deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        waiter.ran = waiter.ran.saturating_add(elapsed);
+        waiter.age = waiter.age.saturating_add(aged(elapsed, waiter.share));
+        if !self.contended {
+            self.floor = self.floor.max(waiter.age.saturating_sub(self.slice));
+        }
+        waiter.account(now);
+        waiter.waits = Some(Wait::Event);
+        waiter.deadline = deadline;
+        let (vcpu, own) = (runner.vcpu, runner.deadline);
+        if deadline.is_some() {
+            self.timers.put(slot.0, until);
+        }
+        self.ready.remove(next);
+        Some(self.decided(next, vcpu, youngest, own, now))
     }
 
     /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.

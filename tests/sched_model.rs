@@ -164,6 +164,22 @@ impl Pair {
                 self.model.block(current, what, deadline, now);
                 self.pick();
             }
+            (11, Some(current)) => {
+                let deadline = self.deadline(dice);
+                self.model.block(current, Wait::Event, deadline, now);
+                match self.queue.wait(current, deadline, now) {
+                    Some(pick) => {
+                        self.short += 1;
+                        let expected = self.model.pick(now);
+                        self.check(pick, expected);
+                    }
+                    None => {
+                        self.long += 1;
+                        self.queue.block(current, Wait::Event, deadline, now);
+                        self.pick();
+                    }
+                }
+            }
             (3..=6, Some(current)) => {
                 let deadline = self.deadline(dice);
                 self.call(current, slot, deadline);

@@ -3,7 +3,8 @@
 //! The request finds its server, is written into the slot, makes the event pending in the server's shared page, and the
 //! pCPU goes over to the vCPU that the event is for, on the time of the one that waits. The answer's event finishes the
 //! request, and the pCPU goes back at once: what the server's vCPU has left to do waits for its next turn. Each is one
-//! decision of the run queue ([`crate::sched::RunQueue::call`], [`answer`](crate::sched::RunQueue::answer)).
+//! decision of the run queue ([`crate::sched::RunQueue::call`], [`answer`](crate::sched::RunQueue::answer)). So is a WFI while
+//! others can run ([`wait`](crate::sched::RunQueue::wait)).
 //!
 //! Whatever is not as usual (several vCPUs of higher urgency, vCPUs that are held or visited, timers that are due, a server
 //! that is late or elsewhere) goes the way of all other requests and events, which decides the same.
@@ -17,13 +18,13 @@ use crate::domain::vcpu::{Attention, Vcpu};
 use crate::evtchn::{Consumer, Received, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
-use crate::hypervisor::run::Pcpu;
+use crate::hypervisor::run::{NOBODY, Pcpu};
 use crate::hypervisor::{Hypervisor, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::{Handed, Surroundings};
 use crate::machine::Machine;
 use crate::routing;
-use crate::sched::{Pick, Wait};
+use crate::sched::{Pick, Slot, Wait};
 use crate::trace::{Kind, served};
 use crate::trap::access::MmioAccess;
 
@@ -192,6 +193,19 @@ impl<M: Machine> Hypervisor<M> {
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
         let pick = pcpu.queue.lock().answer(vcpu.slot, to.slot, now)?;
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        Some(schedule(pick, limit))
+    }
+
+    /// The loaded vCPU waits for an event: who runs, if somebody else can.
+    #[inline]
+    pub(crate) fn switch_from_waiter(&self, vcpu: &Vcpu, deadline: Option<Ticks>, now: Ticks) -> Option<Schedule> {
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
+        let mut queue = pcpu.queue.lock();
+        let pick = queue.wait(vcpu.slot, deadline, now)?;
+        let running = queue.running().map_or(NOBODY, Slot::index);
+        drop(queue);
+        pcpu.running.store(running, Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
 

@@ -1,9 +1,10 @@
 //! Between a domain's vGIC and everything that makes or takes interrupts.
 
+use crate::abi::vcpu::RUNSTATE_BLOCKED;
 use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::hypervisor::{Claim, Hypervisor, VcpuState};
+use crate::hypervisor::{Claim, Hypervisor, Quick, VcpuState};
 use crate::ids::{IntId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
@@ -161,28 +162,73 @@ impl<M: Machine> Hypervisor<M> {
         limit: Option<Ticks>,
     ) {
         let now = self.machine.now();
-        let deadline = [
-            self.virtual_deadline(cpu),
-            state.registers.physical_timer.deadline(now),
-            limit,
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return;
+        if let Some(deadline) = self.wait_until(cpu, state, limit, now) {
+            self.block(vcpu, Wait::Event, deadline);
+            self.recheck_wait(cpu, domain, vcpu, state);
         }
-        self.block(vcpu, Wait::Event, deadline);
+    }
+
+    /// As [`Self::wait_for_event`], for WFI: if others can run, who does is decided at once.
+    #[inline]
+    pub(crate) fn wait_for_interrupt<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+    ) -> Quick {
+        let now = self.machine.now();
+        let Some(deadline) = self.wait_until(cpu, state, None, now) else {
+            return Quick::Due;
+        };
+        let over = self.switch_from_waiter(vcpu, deadline, now);
+        if over.is_none() {
+            self.block(vcpu, Wait::Event, deadline);
+        }
+        let woken = self.recheck_wait(cpu, domain, vcpu, state);
+        match over {
+            Some(schedule) if !woken => {
+                state.over = schedule;
+                state.leaves_as = Some(RUNSTATE_BLOCKED);
+                Quick::Over
+            }
+            _ => Quick::Due,
+        }
+    }
+
+    /// Until when the loaded vCPU may wait, if it may: a timer of its own ends it. `None`: one has come already.
+    #[inline]
+    fn wait_until<C: Cpu>(
+        &self,
+        cpu: &C,
+        state: &VcpuState,
+        limit: Option<Ticks>,
+        now: Ticks,
+    ) -> Option<Option<Ticks>> {
+        let physical = state.registers.physical_timer.deadline(now);
+        let deadline = [self.virtual_deadline(cpu), physical, limit]
+            .into_iter()
+            .flatten()
+            .min();
+        deadline.is_none_or(|deadline| deadline > now).then_some(deadline)
+    }
+
+    /// The loaded vCPU is marked as waiting: what came before woke nobody, and ends its wait now. Whether something did.
+    fn recheck_wait<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
         let mut vgic = domain.vgic.lock();
         let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
         let deliverable = vgic.has_deliverable(vcpu.id.index);
         drop(vgic);
         state.flush_due = true;
-        self.interrupt_vcpus(domain, kick);
-        // An event for SCHEDOP_poll that came before the vCPU was marked as waiting woke nobody.
-        if deliverable || vcpu.has_note(Attention::Poll) {
+        if !kick.is_empty() {
+            self.interrupt_vcpus(domain, kick);
+        }
+        // The note is an event's for SCHEDOP_poll.
+        let wakes = deliverable || vcpu.has_note(Attention::Poll);
+        if wakes {
             self.wake(vcpu, Wait::Event);
         }
+        wakes
     }
 
     /// The pCPU has nothing to run and keeps the vCPU loaded: what its list registers say is taken into the vGIC, so that

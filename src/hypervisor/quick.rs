@@ -76,6 +76,9 @@ const READ_ID: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 1;
 const ID_MASK: u64 = 0x3f << 26 | 1 << 25 | 3 << 20 | 7 << 14 | 15 << 10 | 1;
 /// ESR_EL2 of a hypercall.
 const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
+/// ESR_EL2 of WFI (EC 0x01, IL; TI 0b00).
+const WAIT_FOR_INTERRUPT: u64 = 0x01 << 26 | 1 << 25;
+const WAIT_MASK: u64 = 0x3f << 26 | 1 << 25 | 0b11;
 /// WnR.
 const WRITE: u64 = 1 << 6;
 /// PSTATE of AArch32 (M\[4\]).
@@ -93,6 +96,7 @@ impl<M: Machine> Hypervisor<M> {
         saved: Saved,
     ) -> Quick {
         match syndrome.esr >> 26 & 0x3f {
+            0x01 => self.on_quick_wait(at, cpu, state, syndrome.esr),
             0x16 => self.on_quick_call(at, cpu, state, syndrome.esr),
             0x18 => self.on_quick_system_register(at, cpu, state, syndrome.esr, saved),
             0x24 => self.on_quick_access(at, cpu, state, syndrome, saved),
@@ -107,6 +111,19 @@ impl<M: Machine> Hypervisor<M> {
             return self.quick_send(at, cpu, state);
         }
         Quick::No
+    }
+
+    /// WFI and the like.
+    #[inline]
+    pub fn on_quick_wait<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
+        if esr & WAIT_MASK != WAIT_FOR_INTERRUPT || state.frame.pstate & AARCH32 != 0 {
+            return Quick::No;
+        }
+        let Located { domain, vcpu } = at;
+        self.left_guest(vcpu.pcpu);
+        state.count(Exit::Wait);
+        state.frame.advance_a64();
+        self.wait_for_interrupt(cpu, domain, vcpu, state)
     }
 
     /// A trapped MSR, MRS or system instruction.

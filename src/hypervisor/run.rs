@@ -25,7 +25,7 @@ pub(crate) struct Pcpu {
 }
 
 /// No slot of a run queue.
-const NOBODY: usize = usize::MAX;
+pub(crate) const NOBODY: usize = usize::MAX;
 
 impl Pcpu {
     /// A pCPU with its vCPUs.

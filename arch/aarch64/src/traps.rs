@@ -17,6 +17,8 @@ use portunus::trap::registers::GuestFrame;
 
 /// ESR_EL2.EC of an FP or SIMD instruction that trapped.
 const FP_CLASS: u64 = 0x07;
+/// Of WFI and WFE.
+const WAIT_CLASS: u64 = 0x01;
 /// Of HVC from AArch64.
 const CALL_CLASS: u64 = 0x16;
 /// Of MSR, MRS or a system instruction.
@@ -99,6 +101,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     trace::record_loaded(pcpu, kind, argument);
     match class {
         CALL_CLASS => call(context, esr),
+        WAIT_CLASS => wait(context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
@@ -141,6 +144,17 @@ fn call(context: &mut VcpuContext, esr: u64) -> Next {
         hypervisor, located, ..
     } = context.links;
     Next::of(hypervisor.on_quick_call(located, &mut context.cpu, &mut context.state, esr))
+}
+
+#[inline(never)]
+fn wait(context: &mut VcpuContext, esr: u64) -> Next {
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let mut cpu = El2Cpu::with(gic);
+    Next::of(hypervisor.on_quick_wait(located, &mut cpu, &mut context.state, esr))
 }
 
 #[inline(never)]
