@@ -99,7 +99,10 @@ impl<M: Machine> Hypervisor<M> {
             0x01 => self.on_quick_wait(at, cpu, state, syndrome.esr),
             0x16 => self.on_quick_call(at, cpu, state, syndrome.esr),
             0x18 => self.on_quick_system_register(at, cpu, state, syndrome.esr, saved),
-            0x24 => self.on_quick_access(at, cpu, state, syndrome, saved),
+            0x24 => {
+                let registers = (syndrome.esr, syndrome.far, || syndrome.hpfar);
+                self.on_quick_access(at, cpu, state, registers, saved)
+            }
             _ => Quick::No,
         }
     }
@@ -156,17 +159,17 @@ impl<M: Machine> Hypervisor<M> {
         Quick::No
     }
 
-    /// A data abort.
+    /// A data abort, by ESR_EL2, FAR_EL2 and HPFAR_EL2, which is read only for a fault that it is defined for.
     #[inline]
     pub fn on_quick_access<C: Cpu>(
         &self,
         at: Located<'_>,
         cpu: &mut C,
         state: &mut VcpuState,
-        syndrome: &Syndrome,
+        (esr, far, hpfar): (u64, u64, impl FnOnce() -> u64),
         saved: Saved,
     ) -> Quick {
-        let (esr, offset) = (syndrome.esr, syndrome.far % PAGE_SIZE);
+        let offset = far % PAGE_SIZE;
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
         if esr & PLAIN_ACCESS_MASK != PLAIN_ACCESS
@@ -174,16 +177,21 @@ impl<M: Machine> Hypervisor<M> {
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
-            return self.quick_store(at, cpu, state, esr, syndrome.far, saved);
+            return self.quick_store(at, cpu, state, esr, far, saved);
         }
         if !saved.has(register_of(esr)) {
             return Quick::Registers;
         }
+        let syndrome = Syndrome {
+            esr,
+            far,
+            hpfar: hpfar(),
+        };
         let ipa = Ipa(syndrome.hpfar_page().0 | offset);
-        if offset == 0 && width != AccessWidth::Byte && !begins_here(at.domain, cpu, state, syndrome.far) {
-            return self.quick_at_start(at, cpu, state, esr, syndrome.far, ipa);
+        if offset == 0 && width != AccessWidth::Byte && !begins_here(at.domain, cpu, state, far) {
+            return self.quick_at_start(at, cpu, state, esr, far, ipa);
         }
-        self.quick_plain(at, cpu, state, esr, syndrome.far, ipa)
+        self.quick_plain(at, cpu, state, esr, far, ipa)
     }
 
     /// An access to the first bytes of a page, which may have begun in the page before if there is memory.
@@ -241,7 +249,8 @@ impl<M: Machine> Hypervisor<M> {
             Some((Device::Console, offset)) if esr & WRITE == 0 => quick_console_read(domain, state, esr, offset),
             Some(_) => Quick::No,
             None if domain.devices.may_be_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
-            None => self.quick_nobody(domain, cpu, state, esr, far, ipa),
+            None if state.hole == Hole::at(domain, ipa) => self.quick_nobody(domain, cpu, state, esr, far),
+            None => self.quick_hole(domain, cpu, state, esr, far, ipa),
         }
     }
 
@@ -311,9 +320,10 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// An access to what nobody has, and nobody may have.
+    /// An access to what nobody may have, and where something may be mapped: the guest may have come by while its memory was
+    /// being changed, and then it is to try again.
     #[inline(never)]
-    fn quick_nobody<C: Cpu>(
+    fn quick_hole<C: Cpu>(
         &self,
         domain: &Domain,
         cpu: &mut C,
@@ -322,13 +332,18 @@ impl<M: Machine> Hypervisor<M> {
         far: u64,
         ipa: Ipa,
     ) -> Quick {
-        if state.hole != Hole::at(domain, ipa) {
-            // The guest may have come by while its memory was being changed: then it is to try again.
-            match self.look_for_hole(domain, ipa) {
-                Some(hole) => state.hole = hole,
-                None => return Quick::No,
+        match self.look_for_hole(domain, ipa) {
+            Some(hole) => {
+                state.hole = hole;
+                self.quick_nobody(domain, cpu, state, esr, far)
             }
+            None => Quick::No,
         }
+    }
+
+    /// An access to what nobody has.
+    #[inline(never)]
+    fn quick_nobody<C: Cpu>(&self, domain: &Domain, cpu: &mut C, state: &mut VcpuState, esr: u64, far: u64) -> Quick {
         state.count(Exit::Unclaimed);
         if !domain.abort_unmapped {
             if esr & WRITE == 0 {

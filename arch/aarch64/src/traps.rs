@@ -53,20 +53,23 @@ pub(crate) static INTERRUPTS: Interrupts = Interrupts {
 #[repr(u64)]
 pub(crate) enum Next {
     /// The vCPU goes on at once.
-    Guest = 0,
+    Guest = Quick::Done as u64,
     /// The trap is done with; what is due before any vCPU goes on is to be looked at.
-    Due,
+    Due = Quick::Due as u64,
+    /// It is decided who runs: the loaded vCPU's state has it.
+    Over = Quick::Over as u64,
     /// Nothing is done: it is more than a quick look.
-    Core,
+    Core = Quick::No as u64,
     /// Nothing is done: the handler needs a register that was not saved.
-    Registers,
+    Registers = Quick::Registers as u64,
     /// It is to be decided who runs.
     Decide,
-    /// It is decided who runs: the loaded vCPU's state has it.
-    Over,
 }
 
+const _: () = assert!(Next::Guest as u64 == 0);
+
 impl Next {
+    /// The numbers are the same, so this costs nothing.
     #[inline]
     const fn of(quick: Quick) -> Self {
         match quick {
@@ -119,15 +122,12 @@ fn fault_page(esr: u64) -> u64 {
 
 #[inline(never)]
 fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
-    let syndrome = Syndrome {
-        esr,
-        far: read_sysreg!("far_el2"),
-        hpfar: fault_page(esr),
-    };
+    let far = read_sysreg!("far_el2");
+    let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
         hypervisor, located, ..
     } = context.links;
-    Next::of(hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, &syndrome, saved))
+    Next::of(hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, (esr, far, hpfar), saved))
 }
 
 #[inline(never)]
