@@ -10,6 +10,7 @@ use crate::failure::{Doing, Result, failed};
 use crate::scenario::Scenario;
 use crate::timeline::Said;
 
+mod growth;
 mod journal;
 mod stops;
 
@@ -41,6 +42,9 @@ pub(crate) fn check<'a>(
     stops.iter().try_for_each(|stops| stops.check(&journals))?;
     for expression in &scenario.same {
         findings.push(same(expression, lines)?);
+    }
+    for growth in &scenario.growth {
+        findings.push(growth::check(growth, lines)?);
     }
     Ok(())
 }

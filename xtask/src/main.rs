@@ -23,6 +23,7 @@ mod gzip;
 mod image;
 mod initramfs;
 mod manifest;
+mod monitor;
 mod profile;
 mod qemu;
 mod run;

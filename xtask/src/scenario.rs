@@ -14,7 +14,7 @@ pub(crate) mod evidence;
 pub(crate) mod machine;
 pub(crate) mod series;
 
-use evidence::{Journal, RECORD_GROUPS, Stops};
+use evidence::{Growth, Journal, RECORD_GROUPS, Stops};
 pub(crate) use machine::{Machine, MachineChoice, Matrix};
 use series::{Copies, Series};
 
@@ -59,6 +59,9 @@ pub(crate) struct Scenario {
     /// Regular expressions whose matches must all be equal.
     #[serde(default)]
     pub(crate) same: Vec<String>,
+    /// Figures that must grow as others do.
+    #[serde(default)]
+    pub(crate) growth: Vec<Growth>,
     /// Moments at which somebody must wait.
     #[serde(default)]
     pub(crate) stops: Vec<Stops>,
@@ -226,6 +229,9 @@ pub(crate) struct Step {
     /// What is typed then. `\u0001` is Ctrl-a; a line is sent with the newline that is in it.
     #[serde(default)]
     pub(crate) send: String,
+    /// A command for QEMU's monitor, done before anything is typed.
+    #[serde(default)]
+    pub(crate) monitor: String,
 }
 
 /// Lines that must appear: one sequence, or several by name that are independent of each other.

@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Doing, Result};
+use crate::failure::{Doing, Result, failed};
+use crate::monitor::Monitor;
 use crate::scenario::Ends;
 use crate::terminal::RawTerminal;
 use crate::timeline::{Said, Timeline};
@@ -37,6 +38,8 @@ pub(crate) struct Conduct {
     pub(crate) interactive: bool,
     /// Whether what the machine prints is shown.
     pub(crate) show: bool,
+    /// The machine's monitor, if the script uses it.
+    pub(crate) monitor: Option<Monitor>,
     /// Where everything that the machine prints is kept.
     pub(crate) log: PathBuf,
 }
@@ -158,6 +161,8 @@ enum Verdict {
     Quit,
     TimedOut(Duration),
     Forbidden(String),
+    /// A command of the script could not be done.
+    Refused(String),
 }
 
 struct Session {
@@ -213,6 +218,16 @@ impl Session {
         for reaction in self.conduct.transcript.take(bytes) {
             match reaction {
                 Reaction::Send(text) => self.send(text.as_bytes()),
+                Reaction::Command(text) => {
+                    let done = match &mut self.conduct.monitor {
+                        Some(monitor) => monitor.run(&text),
+                        None => failed(format!("there is no monitor for {text:?}")),
+                    };
+                    if let Err(refused) = done {
+                        self.verdict.get_or_insert(Verdict::Refused(refused.to_string()));
+                        self.hurry(LAST_WORDS);
+                    }
+                }
                 Reaction::Forbidden(_) if self.conduct.interactive => {}
                 Reaction::Forbidden(line) => {
                     if self.verdict.is_none() {
@@ -261,6 +276,7 @@ impl Session {
     fn judge(&self, status: Option<ExitStatus>) -> Option<String> {
         match &self.verdict {
             Some(Verdict::Complete | Verdict::Quit) => return None,
+            Some(Verdict::Refused(reason)) => return Some(reason.clone()),
             Some(Verdict::Forbidden(line)) => return Some(format!("it printed {:?}", line.trim())),
             Some(Verdict::TimedOut(time)) => {
                 let missing = self

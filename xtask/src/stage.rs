@@ -13,6 +13,7 @@ use crate::comparison::Comparison;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
 use crate::manifest::{self, Loaded};
+use crate::monitor::Monitor;
 use crate::profile::{self, Reader};
 use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
 use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
@@ -175,7 +176,7 @@ impl<'a> Stage<'a> {
             folder: &folder,
         };
         let disks = preparation.disks()?;
-        let command = if choices.plain {
+        let mut command = if choices.plain {
             let plain = scenario.plain.as_ref();
             let plain = plain.ok_or_else(|| Failure::Failed("this scenario says nothing of a plain run".into()))?;
             preparation.plain(plain, machine, &disks)?
@@ -187,7 +188,10 @@ impl<'a> Stage<'a> {
             // One that an earlier run left behind is not this machine's.
             let _ = fs::remove_file(file);
         }
-        let conduct = preparation.conduct()?;
+        let mut conduct = preparation.conduct()?;
+        if conduct.transcript.uses_monitor() {
+            conduct.monitor = Some(Monitor::attach(&mut command));
+        }
         let users = usize::from(choices.disk.is_some());
         let own = |(index, disk): (usize, MachineDisk)| (index >= users).then_some(disk.file);
         let disks = disks.into_iter().enumerate().map(own).collect();
@@ -497,6 +501,7 @@ impl Preparation<'_> {
             steps.push(Step {
                 expect: fill(&step.expect)?,
                 send: fill(&step.send)?,
+                monitor: fill(&step.monitor)?,
             });
         }
         let timeout = choices
@@ -512,6 +517,7 @@ impl Preparation<'_> {
             timeout: timeout.map(Duration::from_secs),
             interactive: choices.interactive,
             show: choices.show,
+            monitor: None,
             log: self.folder.join("console.log"),
         })
     }

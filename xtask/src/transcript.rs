@@ -13,17 +13,26 @@ const NEVER: [&str; 3] = ["EPITAPH", "panicked at", "Kernel panic"];
 /// What has to be done because of what was printed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Reaction {
+    /// Have QEMU's monitor do this.
+    Command(String),
     /// Type this.
     Send(String),
     /// This line must not appear: the run has failed.
     Forbidden(String),
 }
 
+impl Reaction {
+    fn is_something(&self) -> bool {
+        let (Self::Command(text) | Self::Send(text) | Self::Forbidden(text)) = self;
+        !text.is_empty()
+    }
+}
+
 /// The state of a run's conversation.
 #[derive(Debug)]
 pub(crate) struct Transcript {
     expected: Vec<VecDeque<Regex>>,
-    script: VecDeque<(Regex, String)>,
+    script: VecDeque<(Regex, [Reaction; 2])>,
     forbidden: Vec<Regex>,
     line: Line,
     /// How much of the current line the script has used already.
@@ -40,7 +49,13 @@ impl Transcript {
     ) -> Result<Self> {
         let regex = |text: &str| Regex::new(text).doing(format!("the regular expression {text:?}"));
         let sequence = |lines: &Vec<String>| lines.iter().map(|line| regex(line)).collect();
-        let step = |step: &Step| Ok((regex(&step.expect)?, step.send.clone()));
+        let step = |step: &Step| {
+            let reactions = [
+                Reaction::Command(step.monitor.clone()),
+                Reaction::Send(step.send.clone()),
+            ];
+            Ok((regex(&step.expect)?, reactions))
+        };
         let never = NEVER
             .into_iter()
             .filter(|line| !allowed.iter().any(|allowed| allowed == line));
@@ -76,6 +91,12 @@ impl Transcript {
         self.script.is_empty() && self.expected.iter().all(VecDeque::is_empty)
     }
 
+    /// Whether the script has commands for QEMU's monitor.
+    pub(crate) fn uses_monitor(&self) -> bool {
+        let mut reactions = self.script.iter().flat_map(|(_, reactions)| reactions);
+        reactions.any(|reaction| matches!(reaction, Reaction::Command(text) if !text.is_empty()))
+    }
+
     /// What is still waited for, as a phrase.
     pub(crate) fn missing(&self) -> Option<String> {
         let next = self
@@ -108,9 +129,8 @@ impl Transcript {
                 return;
             };
             self.used += found.end();
-            if let Some((_, send)) = self.script.pop_front().filter(|(_, send)| !send.is_empty()) {
-                reactions.push(Reaction::Send(send));
-            }
+            let due = self.script.pop_front().map(|(_, reactions)| reactions);
+            reactions.extend(due.into_iter().flatten().filter(Reaction::is_something));
             if found.is_empty() {
                 return;
             }
@@ -173,6 +193,7 @@ mod tests {
         let step = |(expect, send): &(&str, &str)| Step {
             expect: (*expect).into(),
             send: (*send).into(),
+            monitor: String::new(),
         };
         let script: Vec<Step> = script.iter().map(step).collect();
         Transcript::new(&expected, &script, &strings(forbidden), &[]).unwrap()
@@ -217,6 +238,18 @@ mod tests {
         assert_eq!(transcript.take(b"/ # "), [send("exit\n")]);
         transcript.take(b"exit\nbye\n");
         assert!(transcript.complete());
+    }
+
+    #[test]
+    fn the_monitor_is_asked_before_anything_is_typed() {
+        let step = Step {
+            expect: "# $".into(),
+            send: "ls\n".into(),
+            monitor: "block_resize disk0 96M".into(),
+        };
+        let mut transcript = Transcript::new(&[], &[step], &[], &[]).unwrap();
+        let command = Reaction::Command("block_resize disk0 96M".into());
+        assert_eq!(transcript.take(b"/ # "), [command, send("ls\n")]);
     }
 
     #[test]

@@ -50,6 +50,25 @@ pub(crate) struct Stops {
     pub(crate) under_load: bool,
 }
 
+/// How much one figure grows with another.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Growth {
+    /// What it is called.
+    pub(crate) name: String,
+    /// A regular expression whose first group is the figure.
+    pub(crate) of: String,
+    /// One for the figure that it grows with.
+    pub(crate) per: String,
+    /// By how much that one must grow at least.
+    #[serde(default)]
+    pub(crate) least_per: u64,
+    /// The least and the most that the figure may grow for each of the other.
+    pub(crate) least: f64,
+    /// The most.
+    pub(crate) most: f64,
+}
+
 /// What a guest says that it has written and flushed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
