@@ -10,7 +10,8 @@
 //! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
 //!
 //! The usual handoff, from one vCPU to a server that waits or can run, and back, is one step each ([`RunQueue::call`],
-//! [`RunQueue::answer`]), and so is a wait while others can run ([`RunQueue::wait`]). They say no wherever something else has to be looked at, and the steps one by one decide.
+//! [`RunQueue::answer`]), and so are a wait while others can run ([`RunQueue::wait`]) and an event
+//! for one that waits ([`RunQueue::preempt`]). They say no wherever something else has to be looked at, and the steps one by one decide.
 //!
 //! Nothing here depends on how many vCPUs there are by more than their number's logarithm, but holding and yielding.
 //!
@@ -514,6 +515,45 @@ impl RunQueue {
         }
         self.ready.remove(next);
         Some(self.decided(next, vcpu, youngest, own, now))
+    }
+
+    /// An event came for `to`, which waits for one, and it runs before the current vCPU, which can run: [`Self::wake`] and
+    /// [`Self::pick`] in one step. `None`: it is not as simple as that, or somebody else runs; nothing has changed.
+    pub fn preempt(&mut self, to: Slot, now: Ticks) -> Option<Pick> {
+        let from = self.current?;
+        if self.visits || self.handoff.is_some() || self.timers.first_key() <= now.0 {
+            return None;
+        }
+        let [runner, waiter] = self.entries.get_disjoint_mut([from, to.0]).ok()?;
+        let usual = runner.is_runnable() && runner.charged.is_none() && waiter.held.is_none();
+        if !usual || waiter.waits != Some(Wait::Event) || runner.deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        let age = runner.age.saturating_add(aged(elapsed, runner.share));
+        let mut floor = self.floor;
+        if !self.contended {
+            floor = floor.max(age.saturating_sub(self.slice));
+        }
+        let own = waiter.age.max(floor);
+        // One that had the pCPU to itself decides anew in any case.
+        let (first, second) = ((own, to.0), (age, from));
+        if first > second || (own == age && self.contended) || self.ready.first().is_some_and(|other| other < first) {
+            return None;
+        }
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        self.floor = floor;
+        runner.ran = runner.ran.saturating_add(elapsed);
+        runner.age = age;
+        waiter.account(now);
+        waiter.waits = None;
+        waiter.age = own;
+        let vcpu = waiter.vcpu;
+        if waiter.deadline.take().is_some() {
+            self.timers.remove(to.0);
+        }
+        self.ready.put(from, age);
+        Some(self.decided(to.0, vcpu, own, None, now))
     }
 
     /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.

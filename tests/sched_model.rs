@@ -157,7 +157,22 @@ impl Pair {
         let now = self.now;
         let current = self.current();
         match (dice.roll(if rare { 16 } else { 12 }), current) {
-            (0 | 1, _) => self.wake(slot, what),
+            (0, _) => self.wake(slot, what),
+            (1, _) => {
+                let decides = self.model.wake(slot, Wait::Event, now);
+                match self.queue.preempt(slot, now) {
+                    Some(pick) => {
+                        assert!(decides, "the steps one by one decide too");
+                        self.short += 1;
+                        let expected = self.model.pick(now);
+                        self.check(pick, expected);
+                    }
+                    None => {
+                        self.long += 1;
+                        assert_eq!(self.queue.wake(slot, Wait::Event, now), decides);
+                    }
+                }
+            }
             (2, Some(current)) => {
                 let deadline = self.deadline(dice);
                 self.queue.block(current, what, deadline, now);

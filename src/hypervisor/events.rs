@@ -86,7 +86,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The loaded vCPU waits for `server`: if one of its vCPUs is ready on the same pCPU, that one runs next.
     pub(crate) fn hand_off_to_domain(&self, waiting: &Vcpu, server: &Domain) {
-        for vcpu in &server.vcpus {
+        for vcpu in server.vcpus.iter().filter(|vcpu| vcpu.pcpu == waiting.pcpu) {
             self.hand_off(waiting, vcpu);
         }
     }

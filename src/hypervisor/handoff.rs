@@ -15,7 +15,7 @@ use crate::abi::HypercallError;
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::evtchn::{Consumer, Received, Sent, UPCALL};
+use crate::evtchn::{Consumer, Delivery, Received, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
@@ -33,7 +33,7 @@ use crate::trap::access::MmioAccess;
 pub(crate) enum Called {
     /// Nothing: it is not a usual one.
     Not,
-    /// A server has it, and the vCPU is to wait for the answer.
+    /// A server has it, and the vCPU waits for the answer.
     Posted,
     /// A server has it, the vCPU waits, and who runs is in its state.
     Over,
@@ -65,7 +65,22 @@ impl<M: Machine> Hypervisor<M> {
                 state.leaves_as = Some(RUNSTATE_BLOCKED);
                 Called::Over
             }
-            None => Called::Posted,
+            None => {
+                self.wait_for_server(vcpu, &handed);
+                Called::Posted
+            }
+        }
+    }
+
+    /// The loaded vCPU waits for a server that works elsewhere, or that somebody else runs before.
+    fn wait_for_server(&self, vcpu: &Vcpu, handed: &Handed) {
+        self.block(vcpu, Wait::Request, handed.deadline);
+        if let Some(server) = self.domain(handed.owner) {
+            self.hand_off_to_domain(vcpu, server);
+        }
+        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
+        if vcpu.has_note(Attention::Request) {
+            self.wake(vcpu, Wait::Request);
         }
     }
 
@@ -88,14 +103,15 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(upcall) = delivery.upcall {
             told = server.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
         }
-        let over = self.switch_to_server(vcpu, server, listener.map(|(_, vcpu)| vcpu), handed.deadline, now);
-        if over.is_some()
-            && let Some((_, listener)) = listener
-        {
+        let (_, listener) = listener?;
+        let over = self.switch_to_server(vcpu, server, (listener, told), handed.deadline, now);
+        if over.is_some() {
             // It looks before it runs.
             told.remove(listener);
         }
-        self.interrupt_vcpus(server, told);
+        if !told.is_empty() {
+            self.interrupt_vcpus(server, told);
+        }
         if !delivery.wake.is_empty() {
             self.wake_pollers(server, delivery.wake);
         }
@@ -107,17 +123,23 @@ impl<M: Machine> Hypervisor<M> {
         &self,
         vcpu: &Vcpu,
         server: &Domain,
-        listener: Option<u8>,
+        (listener, told): (u8, VcpuSet),
         deadline: Option<Ticks>,
         now: Ticks,
     ) -> Option<Schedule> {
-        let to = server.vcpus.get(usize::from(listener?))?;
+        let to = server.vcpus.get(usize::from(listener))?;
         if to.pcpu != vcpu.pcpu {
             return None;
         }
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let pick = pcpu.queue.lock().call(vcpu.slot, to.slot, deadline, now)?;
+        let mut queue = pcpu.queue.lock();
+        // An event that it has already, or does not want to hear of, does not wake it.
+        if !told.contains(listener) && queue.waits(to.slot).is_some() {
+            return None;
+        }
+        let pick = queue.call(vcpu.slot, to.slot, deadline, now)?;
+        drop(queue);
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
         if vcpu.has_note(Attention::Request) {
@@ -145,16 +167,72 @@ impl<M: Machine> Hypervisor<M> {
         if let Sent::Peer(sender, remote, peer) = sent
             && let Some(target) = self.domain(remote)
         {
-            let listener = target.events.lock().listener(peer, sender);
-            if let Some((Some(Consumer::Request { server, vcpu: waiter }), _)) = listener
-                && let Some(heard) = self.hear_answer(vcpu, state, target, server, waiter)
-            {
-                return Ok(heard);
+            let mut events = target.events.lock();
+            match events.listener(peer, sender) {
+                Some((Some(Consumer::Request { server, vcpu: waiter }), _)) => {
+                    drop(events);
+                    if let Some(heard) = self.hear_answer(vcpu, state, target, server, waiter) {
+                        return Ok(heard);
+                    }
+                }
+                Some((None, listener)) => {
+                    let received = self.with_words(|words| events.receive(peer, sender, words));
+                    drop(events);
+                    return Ok(match received {
+                        Received::Delivered(delivery) => self.tell_guest(vcpu, state, target, listener, delivery),
+                        _ => Quick::Due,
+                    });
+                }
+                _ => {}
             }
         }
         let mut domains = self;
         routing::carry(&mut domains, domain.id, sent);
         Ok(Quick::Due)
+    }
+
+    /// The loaded vCPU has sent an event to `target`, which notifies `listener`.
+    #[inline]
+    fn tell_guest(
+        &self,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        target: &Domain,
+        listener: u8,
+        delivery: Delivery,
+    ) -> Quick {
+        let Some(upcall) = delivery.upcall else {
+            if !delivery.wake.is_empty() {
+                self.wake_pollers(target, delivery.wake);
+            }
+            return Quick::Due;
+        };
+        let told = target.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
+        let alone = told == VcpuSet::only(listener) && delivery.wake.is_empty();
+        if alone && let Some(schedule) = self.switch_to_listener(vcpu, target, listener) {
+            state.over = schedule;
+            state.leaves_as = Some(RUNSTATE_RUNNABLE);
+            return Quick::Over;
+        }
+        self.interrupt_vcpus(target, told);
+        if !delivery.wake.is_empty() {
+            self.wake_pollers(target, delivery.wake);
+        }
+        Quick::Due
+    }
+
+    #[inline]
+    fn switch_to_listener(&self, vcpu: &Vcpu, target: &Domain, listener: u8) -> Option<Schedule> {
+        let to = target.vcpus.get(usize::from(listener))?;
+        if to.pcpu != vcpu.pcpu {
+            return None;
+        }
+        let now = self.machine.now();
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
+        let pick = pcpu.queue.lock().preempt(to.slot, now)?;
+        pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        Some(schedule(pick, limit))
     }
 
     /// The server `id` has sent its event for a vCPU of `target`. `None`: it is no usual answer, and nothing was done.

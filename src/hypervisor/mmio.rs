@@ -392,10 +392,6 @@ impl<M: Machine> Hypervisor<M> {
                 if called == Called::Over {
                     return Quick::Over;
                 }
-                if let Some(answer) = self.await_answer(domain, vcpu) {
-                    state.plain = None;
-                    self.finish_plain(cpu, state, &plain, answer);
-                }
                 return Quick::Due;
             }
         }
@@ -431,16 +427,29 @@ impl<M: Machine> Hypervisor<M> {
     /// The answer to the access of the loaded vCPU, if it waits for a plain one: it is finished. Whether there is no other.
     #[inline]
     pub(crate) fn take_plain<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
-        let Some(plain) = state.plain else {
+        let Some(plain) = &state.plain else {
             return state.access.is_none();
         };
+        let (register, extension) = (plain.register, plain.extension);
+        let (width, is_read) = (plain.access.width, plain.access.direction == Direction::Read);
         let answer = domain.servers.lock().take(vcpu.id.index);
-        let Some(answer) = self.taken(vcpu, answer) else {
-            return false;
-        };
-        state.plain = None;
-        self.finish_plain(cpu, state, &plain, answer);
-        true
+        match self.taken(vcpu, answer) {
+            Some(Answer::Value(value)) => {
+                state.plain = None;
+                if is_read {
+                    state.frame.write(register, load_value(width, extension, value));
+                }
+                state.frame.advance_a64();
+                true
+            }
+            Some(answer) => {
+                if let Some(plain) = state.plain.take() {
+                    self.finish_plain(cpu, state, &plain, answer);
+                }
+                true
+            }
+            None => false,
+        }
     }
 
     fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &PlainAccess, answer: Answer) {
