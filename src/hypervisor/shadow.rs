@@ -11,7 +11,7 @@ use crate::domain::{Domain, DomainMemory};
 use crate::hypercall::Shadowing;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::{Caller, address, own_error};
-use crate::ids::{DomainId, Ipa, Pa, ServerId, VcpuSet};
+use crate::ids::{DomainId, IntId, Ipa, Pa, ServerId, VcpuSet};
 use crate::ioreq::shadow::{FailureMark, LineChange, Shadow, ShadowSlot, State};
 use crate::ioreq::{Ack, Line, Range, Servers, Standing};
 use crate::machine::Machine;
@@ -206,16 +206,22 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Option<bool> {
         let (interrupt, line) = shadow.acknowledge(&self.machine, register, bits)?;
         let told = line == Line::Low
-            && self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
-                let kick = if live {
-                    vgic.lower_own_spi(vcpu.id.index, interrupt, interface)
-                } else {
-                    vgic.lower_spi(interrupt)
-                };
-                kick.unwrap_or_default()
-            });
+            && !(live
+                && domain
+                    .vgic
+                    .lock()
+                    .lower_in_place(vcpu.id.index, interrupt, cpu.virtual_interface()))
+            && self.lower_line(cpu, (domain, vcpu, live), interrupt);
         self.machine.trace(Kind::Acknowledged, vcpu.id, interrupt.0);
         Some(told)
+    }
+
+    /// The line of an interrupt that is not simply in one of the loaded vCPU's list registers. Whether others were told.
+    #[inline(never)]
+    fn lower_line<C: Cpu>(&self, cpu: &mut C, (domain, vcpu, live): (&Domain, &Vcpu, bool), interrupt: IntId) -> bool {
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| {
+            vgic.lower_spi(interrupt).unwrap_or_default()
+        })
     }
 
     /// An access of the loaded vCPU to `slot`'s device, if it is the page's business. The guest was left.

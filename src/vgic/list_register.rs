@@ -89,6 +89,40 @@ impl ListRegister {
         },
     };
 
+    /// The same, active alone, and without a maintenance interrupt at its end; software is behind it.
+    const fn lowered(self) -> Self {
+        let source = match self.backing {
+            Backing::Software { source, .. } => source,
+            Backing::Physical(_) => 0,
+        };
+        Self {
+            state: LrState::Active,
+            backing: Backing::Software {
+                maintenance: false,
+                source,
+            },
+            ..self
+        }
+    }
+
+    /// [`VirtualInterface::lower`] of a value of ICH_LR<n>_EL2 with HW = 0; 0: it is free.
+    pub const fn lower_ich(word: u64) -> u64 {
+        if word >> 63 != 0 {
+            word & !(1 << 62 | 1 << 41)
+        } else {
+            0
+        }
+    }
+
+    /// [`VirtualInterface::lower`] of a value of GICH_LR<n> with HW = 0; 0: it is free.
+    pub const fn lower_gich(word: u32) -> u32 {
+        if word >> 29 & 1 != 0 {
+            word & !(1 << 28 | 1 << 19)
+        } else {
+            0
+        }
+    }
+
     /// It asks for a maintenance interrupt at its end.
     pub(crate) const fn asks_for_maintenance(&self) -> bool {
         matches!(self.backing, Backing::Software { maintenance: true, .. })
@@ -193,6 +227,13 @@ pub trait VirtualInterface {
     fn read(&self, index: usize) -> Option<ListRegister>;
     /// Writes list register `index`; `None` frees it.
     fn write(&mut self, index: usize, value: Option<ListRegister>);
+    /// What list register `index` holds, with software behind it, is not pending any more and asks for no maintenance: it is
+    /// active, or the register is free from now on. Which of the two.
+    fn lower(&mut self, index: usize) -> LrState {
+        let active = self.read(index).filter(|register| register.state.is_active());
+        self.write(index, active.map(ListRegister::lowered));
+        active.map_or(LrState::Inactive, |_| LrState::Active)
+    }
     /// One bit for each list register that is free (ICH_ELRSR_EL2, GICH_ELRSR).
     fn free(&self) -> u16;
     /// Asks for a maintenance interrupt while no list register is in state [`LrState::Pending`] (ICH_HCR_EL2.NPIE,

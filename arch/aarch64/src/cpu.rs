@@ -6,7 +6,7 @@ use crate::{pcpu, trace};
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::ids::{IntId, Ipa};
 use portunus::trace::Kind;
-use portunus::vgic::list_register::{ListRegister, PriorityMask, VirtualInterface};
+use portunus::vgic::list_register::{ListRegister, LrState, PriorityMask, VirtualInterface};
 
 /// PAR_EL1.F: the translation failed.
 const PAR_FAULT: u64 = 1;
@@ -56,6 +56,10 @@ impl VirtualInterface for ListRegisters {
     }
     fn write(&mut self, index: usize, value: Option<ListRegister>) {
         either!(self, gic => gic.write(index, value))
+    }
+    #[inline]
+    fn lower(&mut self, index: usize) -> LrState {
+        either!(self, gic => gic.lower(index))
     }
     fn free(&self) -> u16 {
         either!(self, gic => gic.free())

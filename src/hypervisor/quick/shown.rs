@@ -10,7 +10,7 @@ use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::posted::Rang;
 use crate::hypervisor::shadow::Met;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
-use crate::ids::PAGE_SIZE;
+use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::ShadowSlot;
 use crate::machine::Machine;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess};
@@ -51,31 +51,41 @@ impl<M: Machine> Hypervisor<M> {
         let Some(slot) = domain.shadows.find(ipa) else {
             return Quick::No;
         };
-        let value = state.frame.read(register) & width.mask();
-        let mut contended = false;
         if width == AccessWidth::Word {
-            match slot.shadow.try_lock() {
-                Some(mut shadow) => {
-                    let here = (domain, vcpu, !state.flush_due);
-                    if let Some(told) = self.acknowledge(cpu, here, &mut shadow, (ipa, value as u32)) {
-                        state.count(Exit::Server);
-                        state.frame.advance_a64();
-                        return if told { Quick::Due } else { Quick::Done };
-                    }
-                }
-                None => contended = true,
+            let Some(mut shadow) = slot.shadow.try_lock() else {
+                return self.store_beside(cpu, (domain, vcpu), state, (slot, true), (esr, far, ipa));
+            };
+            let (here, bits) = ((domain, vcpu, !state.flush_due), state.frame.read(register) as u32);
+            if let Some(told) = self.acknowledge(cpu, here, &mut shadow, (ipa, bits)) {
+                state.count(Exit::Server);
+                state.frame.advance_a64();
+                return if told { Quick::Due } else { Quick::Done };
             }
         }
+        self.store_beside(cpu, (domain, vcpu), state, (slot, false), (esr, far, ipa))
+    }
+
+    /// A store of `esr` to `slot`'s page that did not acknowledge at once; `contended`: as somebody else had the page.
+    #[inline(never)]
+    fn store_beside<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        (domain, vcpu): (&Domain, &Vcpu),
+        state: &mut VcpuState,
+        (slot, contended): (&ShadowSlot, bool),
+        (esr, virtual_address, ipa): (u64, u64, Ipa),
+    ) -> Quick {
+        let (register, width) = ((esr >> 16 & 31) as u8, AccessWidth::from_sas(esr >> 22));
         let access = MmioAccess {
             ipa,
             width,
-            direction: Direction::Write(value),
+            direction: Direction::Write(state.frame.read(register) & width.mask()),
         };
         let plain = PlainAccess {
             access,
             register,
             extension: Extension::Zero,
-            virtual_address: far,
+            virtual_address,
         };
         if contended {
             // Whoever has the page may wait for this pCPU to leave its guest.
@@ -83,6 +93,10 @@ impl<M: Machine> Hypervisor<M> {
             if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &access)) {
                 return Quick::Due;
             }
+            return match self.quick_post(cpu, domain, vcpu, state, plain) {
+                Quick::Done => Quick::Due,
+                quick => quick,
+            };
         }
         self.quick_post(cpu, domain, vcpu, state, plain)
     }

@@ -7,7 +7,7 @@
 use super::{LrState, at};
 use crate::ids::{IntId, VcpuSet};
 use crate::vgic::irq::{Place, Slot};
-use crate::vgic::list_register::{Backing, ListRegister, VirtualInterface};
+use crate::vgic::list_register::{Backing, VirtualInterface};
 use crate::vgic::{Vgic, VgicError};
 
 impl Vgic {
@@ -56,22 +56,19 @@ impl Vgic {
     ///
     /// # Errors
     /// [`VgicError::NotSpi`].
-    #[inline]
     pub fn lower_own_spi<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
         interrupt: IntId,
         interface: &mut V,
     ) -> Result<VcpuSet, VgicError> {
-        let slot = self.spi(interrupt)?;
-        if self.drop_line(slot) && !self.lower_in_place(vcpu, slot, interface) {
-            self.update(slot);
+        if self.lower_in_place(vcpu, interrupt, interface) {
+            return Ok(VcpuSet::EMPTY);
         }
-        Ok(self.take_kick())
+        self.lower_spi(interrupt)
     }
 
     /// Whether that changed anything.
-    #[inline]
     fn drop_line(&mut self, slot: Slot) -> bool {
         let irq = &mut self.irqs[slot];
         let was_high = core::mem::take(&mut irq.line);
@@ -82,10 +79,13 @@ impl Vgic {
         was_high
     }
 
-    /// The list register of an interrupt whose line is low now says no more than that. `false`: it is in none of this vCPU's,
-    /// or it is not as simple as that, and nothing was done.
+    /// As [`Self::lower_spi`], by `vcpu`, which is loaded with its list registers in use, if one of them holds the interrupt and
+    /// nothing else is to be done than to change that one. `false`: nothing was done.
     #[inline]
-    fn lower_in_place<V: VirtualInterface>(&mut self, vcpu: u8, slot: Slot, interface: &mut V) -> bool {
+    pub fn lower_in_place<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        let Some(slot) = self.spi_slot(interrupt.0) else {
+            return false;
+        };
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return false;
         };
@@ -94,49 +94,32 @@ impl Vgic {
         if irq.place != (Place::Resident { cpu: vcpu }) {
             return false;
         }
-        let simple = irq.physical.is_none() && irq.set_active.is_none() && irq.latch == 0 && cpu.active.is_empty();
-        if !simple || !own.runs_ahead() || own.overflow || own.reorder {
+        // The line's own pulse; one that is not is none of the line's.
+        let pulse = u8::from(irq.edge);
+        let others = (irq.latch | irq.latch_in_lr & !irq.drop_latch) & !pulse;
+        if others != 0 || irq.physical.is_some() || irq.set_active.is_some() {
             return false;
         }
+        if !cpu.active.is_empty() || !own.runs_ahead() || own.overflow || own.reorder {
+            return false;
+        }
+        irq.line = false;
+        irq.latch = 0;
+        irq.latch_in_lr = 0;
+        irq.drop_latch = 0;
         let index = at(irq.lr.into());
-        let bit = 1 << index;
-        let now = interface.read(index);
-        let untaken = irq.latch_in_lr & !irq.drop_latch != 0;
-        let state = match now.map(|register| register.state) {
-            // A pulse that the guest has not taken is none of the line's.
-            Some(LrState::Pending | LrState::PendingAndActive) if untaken => return false,
-            Some(LrState::Active | LrState::PendingAndActive) => LrState::Active,
-            Some(LrState::Pending | LrState::Inactive) | None => LrState::Inactive,
-        };
-        own.news &= !bit;
-        match now {
-            Some(register) if state == LrState::Active => {
-                irq.latch_in_lr = 0;
-                irq.drop_latch = 0;
-                let source = match register.backing {
-                    Backing::Software { source, .. } => source,
-                    Backing::Physical(_) => 0,
-                };
-                let wanted = ListRegister {
-                    state,
-                    backing: Backing::Software {
-                        maintenance: false,
-                        source,
-                    },
-                    ..register
-                };
-                if wanted != register {
-                    interface.write(index, Some(wanted));
-                }
-                own.contents[index] = wanted;
+        own.news &= !(1 << index);
+        let content = &mut own.contents[index];
+        // Of one that is not acknowledged yet, or has ended, nothing is left.
+        if interface.lower(index) == LrState::Active {
+            content.state = LrState::Active;
+            if let Backing::Software { maintenance, .. } = &mut content.backing {
+                *maintenance = false;
             }
-            // Not acknowledged yet, or ended already: that asks for maintenance until it is written.
-            _ => {
-                interface.write(index, None);
-                own.used &= !bit;
-                irq.end(own.contents[index].backing);
-                irq.place = Place::Idle;
-            }
+        } else {
+            own.used &= !(1 << index);
+            irq.end(own.contents[index].backing);
+            irq.place = Place::Idle;
         }
         true
     }

@@ -6,7 +6,7 @@ use crate::mmio::Registers;
 use core::sync::atomic::{AtomicU8, Ordering};
 use portunus::ids::{IntId, MAX_PCPUS, PcpuId};
 use portunus::manifest::host;
-use portunus::vgic::list_register::{ListRegister, PriorityMask};
+use portunus::vgic::list_register::{ListRegister, LrState, PriorityMask};
 
 const GICD_CTLR: usize = 0x000;
 const GICD_TYPER: usize = 0x004;
@@ -160,6 +160,11 @@ impl GicV2 {
     }
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         self.hypervisor.write(GICH_LR + index * 4, ListRegister::to_gich(value));
+    }
+    pub(crate) fn lower(&self, index: usize) -> LrState {
+        let word = ListRegister::lower_gich(self.hypervisor.read(GICH_LR + index * 4));
+        self.hypervisor.write(GICH_LR + index * 4, word);
+        if word == 0 { LrState::Inactive } else { LrState::Active }
     }
     pub(crate) fn free(&self) -> u16 {
         self.hypervisor.read(GICH_ELRSR) as u16

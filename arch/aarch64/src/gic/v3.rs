@@ -7,7 +7,7 @@ use crate::sysreg::{AFFINITY, dsb_ishst, isb, read_sysreg, write_sysreg};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use portunus::ids::{IntId, MAX_PCPUS, PcpuId};
 use portunus::manifest::host::{self, REDISTRIBUTOR_SIZE};
-use portunus::vgic::list_register::{ListRegister, PriorityMask};
+use portunus::vgic::list_register::{ListRegister, LrState, PriorityMask};
 
 const GICD_CTLR: usize = 0x0000;
 const GICD_TYPER: usize = 0x0004;
@@ -247,6 +247,12 @@ impl GicV3 {
     }
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         write_list_register(index, ListRegister::to_ich(value));
+    }
+    #[inline]
+    pub(crate) fn lower(&self, index: usize) -> LrState {
+        let word = ListRegister::lower_ich(read_list_register(index));
+        write_list_register(index, word);
+        if word == 0 { LrState::Inactive } else { LrState::Active }
     }
     pub(crate) fn free(&self) -> u16 {
         read_sysreg!("ich_elrsr_el2") as u16
