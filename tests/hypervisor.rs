@@ -52,6 +52,8 @@ mod time;
 mod trace;
 #[path = "hypervisor_support/traps.rs"]
 mod traps;
+#[path = "hypervisor_support/two_ways.rs"]
+mod two_ways;
 #[path = "hypervisor_support/wakeups.rs"]
 mod wakeups;
 #[path = "hypervisor_support/world.rs"]

@@ -96,7 +96,7 @@ impl<M: Machine> Hypervisor<M> {
         self.interrupt_vcpus(domain, kick);
     }
 
-    /// GICD or GICR; `None`: the guest is to make the access again.
+    /// GICD or GICR; `None`: the guest is to make the access again. And whether others were told.
     pub(crate) fn access_interrupt_controller<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -105,9 +105,9 @@ impl<M: Machine> Hypervisor<M> {
         live: bool,
         (frame, offset): (Frame, u64),
         access: &MmioAccess,
-    ) -> Option<u64> {
+    ) -> (Option<u64>, bool) {
         let (mut answer, mut physical) = (Answer::Again, None);
-        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
+        let told = self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
             let index = vcpu.id.index;
             let result = vgic.mmio(interface, index, frame, offset, access.width, access.direction);
             (answer, physical) = (result.answer, result.physical);
@@ -116,11 +116,12 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(changes) = physical {
             self.configure_physical(domain, changes);
         }
-        match answer {
+        let value = match answer {
             Answer::Value(value) => Some(value),
             Answer::Written => Some(0),
             Answer::Again => None,
-        }
+        };
+        (value, told)
     }
 
     fn configure_physical(&self, domain: &Domain, changes: PhysicalChanges) {

@@ -275,7 +275,7 @@ impl<M: Machine> Hypervisor<M> {
     ) -> (Exit, Routed) {
         match domain.devices.find(access) {
             Some((Device::Interrupts(frame), offset)) => {
-                let value = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), access);
+                let (value, _) = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), access);
                 (Exit::InterruptController, value.map_or(Routed::Again, Routed::Done))
             }
             Some((Device::Console, offset)) => {

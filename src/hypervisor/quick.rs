@@ -71,9 +71,9 @@ const SIXTY_FOUR: u64 = 1 << 15;
 /// ESR_EL2 of MSR ICC_SGI1R_EL1 (EC 0x18; S3_0_C12_C11_5), without its register.
 const SEND_SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 const SYSTEM_REGISTER_RT: u64 = 31 << 5;
-/// ESR_EL2 of MRS of a register of the ID space (S3_0_C0_Cm_n), without its register, m and n.
+/// ESR_EL2 of MRS of a register of the ID space (S3_0_C0_Cm_n, m up to 7), without its register, m and n.
 const READ_ID: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 1;
-const ID_MASK: u64 = 0x3f << 26 | 1 << 25 | 3 << 20 | 7 << 14 | 15 << 10 | 1;
+const ID_MASK: u64 = 0x3f << 26 | 1 << 25 | 3 << 20 | 7 << 14 | 15 << 10 | 1 << 4 | 1;
 /// ESR_EL2 of a hypercall.
 const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
 /// ESR_EL2 of WFI (EC 0x01, IL; TI 0b00).
@@ -144,7 +144,7 @@ impl<M: Machine> Hypervisor<M> {
             return Quick::Registers;
         }
         if esr & ID_MASK == READ_ID {
-            let (crm, op2) = ((esr >> 1 & 15) as u8, (esr >> 17 & 7) as u8);
+            let (crm, op2) = ((esr >> 1 & 7) as u8, (esr >> 17 & 7) as u8);
             if crm == 0 {
                 return Quick::No;
             }
@@ -249,8 +249,7 @@ impl<M: Machine> Hypervisor<M> {
             Some((Device::Console, offset)) if esr & WRITE == 0 => quick_console_read(domain, state, esr, offset),
             Some(_) => Quick::No,
             None if domain.devices.may_be_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
-            None if state.hole == Hole::at(domain, ipa) => self.quick_nobody(domain, cpu, state, esr, far),
-            None => self.quick_hole(domain, cpu, state, esr, far, ipa),
+            None => self.quick_nobody(domain, cpu, state, esr, far, ipa),
         }
     }
 
@@ -273,12 +272,13 @@ impl<M: Machine> Hypervisor<M> {
             direction: Direction::Write(state.frame.read(register_of(esr)) & width.mask()),
         };
         let live = !state.flush_due;
-        let done = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access);
+        let (done, told) = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access);
         if done.is_some() {
             state.count(Exit::InterruptController);
             state.frame.advance_a64();
         }
-        Quick::Due
+        // Whoever was told may be to run here.
+        if told { Quick::Due } else { Quick::Done }
     }
 
     /// An access to what the manifest gives a server.
@@ -320,8 +320,25 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// An access to what nobody may have, and where something may be mapped: the guest may have come by while its memory was
-    /// being changed, and then it is to try again.
+    /// An access to what no device and no server may have.
+    #[inline(never)]
+    fn quick_nobody<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        ipa: Ipa,
+    ) -> Quick {
+        if state.hole != Hole::at(domain, ipa) {
+            return self.quick_hole(domain, cpu, state, esr, far, ipa);
+        }
+        self.answer_nobody(domain, cpu, state, esr, far)
+    }
+
+    /// As [`Self::quick_nobody`], where something may be mapped: the guest may have come by while its memory was being
+    /// changed, and then it is to try again.
     #[inline(never)]
     fn quick_hole<C: Cpu>(
         &self,
@@ -335,15 +352,15 @@ impl<M: Machine> Hypervisor<M> {
         match self.look_for_hole(domain, ipa) {
             Some(hole) => {
                 state.hole = hole;
-                self.quick_nobody(domain, cpu, state, esr, far)
+                self.answer_nobody(domain, cpu, state, esr, far)
             }
             None => Quick::No,
         }
     }
 
     /// An access to what nobody has.
-    #[inline(never)]
-    fn quick_nobody<C: Cpu>(&self, domain: &Domain, cpu: &mut C, state: &mut VcpuState, esr: u64, far: u64) -> Quick {
+    #[inline(always)]
+    fn answer_nobody<C: Cpu>(&self, domain: &Domain, cpu: &mut C, state: &mut VcpuState, esr: u64, far: u64) -> Quick {
         state.count(Exit::Unclaimed);
         if !domain.abort_unmapped {
             if esr & WRITE == 0 {

@@ -369,6 +369,12 @@ impl Sim {
 
     /// The vCPU, which runs, takes an exception to EL2. Nobody who is kicked notices before [`Self::settle`].
     pub(crate) fn trap_only(&self, vcpu: VcpuId, syndrome: Syndrome) {
+        self.trap_by(vcpu, syndrome, &[Saved::CALLER, Saved::ALL]);
+    }
+
+    /// The vCPU, which runs, takes an exception to EL2. It is answered by a quick look with these registers saved, or the
+    /// next, if there is one, and otherwise by the core's way for everything.
+    pub(crate) fn trap_by(&self, vcpu: VcpuId, syndrome: Syndrome, looks: &[Saved]) {
         assert!(self.runs(vcpu), "{vcpu:?} does not run");
         let pcpu = self.pcpu_of(vcpu);
         self.exit(pcpu, |sim| {
@@ -376,11 +382,13 @@ impl Sim {
                 let Context { cpu, state, .. } = context;
                 sim.on(pcpu, |hypervisor| {
                     let at = hypervisor.locate(vcpu).expect("it exists");
-                    let mut quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, Saved::CALLER);
-                    if quick == Quick::Registers {
-                        quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, Saved::ALL);
+                    let mut quick = Quick::Registers;
+                    for saved in looks {
+                        if quick == Quick::Registers {
+                            quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, *saved);
+                        }
                     }
-                    if quick == Quick::No {
+                    if matches!(quick, Quick::No | Quick::Registers) {
                         hypervisor.on_trap(cpu, state, syndrome);
                     }
                     (quick == Quick::Over).then_some(state.over)
