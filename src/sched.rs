@@ -10,7 +10,7 @@
 //! when the waiter has grown older than the others by a slice; so a guest can give away only time that is its own.
 //!
 //! The usual handoff, from one vCPU to a server that waits or can run, and back, is one step each ([`RunQueue::call`],
-//! [`RunQueue::answer`]), and so are a wait while others can run ([`RunQueue::wait`]) and an event
+//! [`RunQueue::answer`]), and so are a wait for an event ([`RunQueue::wait`]) and an event
 //! for one that waits ([`RunQueue::preempt`]). They say no wherever something else has to be looked at, and the steps one by one decide.
 //!
 //! Nothing here depends on how many vCPUs there are by more than their number's logarithm, but holding and yielding.
@@ -486,17 +486,20 @@ impl RunQueue {
         Some(self.decided(to.0, vcpu, youngest, None, now))
     }
 
-    /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs: [`Self::block`] and
-    /// [`Self::pick`] in one step. `None`: it is not as simple as that, or nobody else can run; nothing has changed.
+    /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs, or none: [`Self::block`]
+    /// and [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
     pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
         let until = deadline.map_or(NEVER, |deadline| deadline.0);
         if self.current != Some(slot.0) || self.visits || self.timers.first_key().min(until) <= now.0 {
             return None;
         }
-        let (youngest, next) = self.ready.first()?;
-        let [waiter, runner] = self.entries.get_disjoint_mut([slot.0, next]).ok()?;
-        let usual = waiter.is_runnable() && waiter.charged.is_none() && self.handoff.is_none();
-        if !usual || runner.deadline.is_some_and(|deadline| deadline <= now) {
+        let next = self.ready.first();
+        let late = |entry: &Entry| entry.deadline.is_some_and(|deadline| deadline <= now);
+        if self.handoff.is_some() || next.is_some_and(|(_, next)| self.entries.get(next).is_none_or(late)) {
+            return None;
+        }
+        let waiter = self.entries.get_mut(slot.0)?;
+        if !waiter.is_runnable() || waiter.charged.is_some() {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
@@ -509,11 +512,20 @@ impl RunQueue {
         waiter.account(now);
         waiter.waits = Some(Wait::Event);
         waiter.deadline = deadline;
-        let (vcpu, own) = (runner.vcpu, runner.deadline);
         if deadline.is_some() {
             self.timers.put(slot.0, until);
         }
+        let Some((youngest, next)) = next else {
+            self.current = None;
+            self.contended = false;
+            return Some(Pick {
+                run: None,
+                until: self.until(None, now),
+            });
+        };
         self.ready.remove(next);
+        let runner = self.entries.get(next)?;
+        let (vcpu, own) = (runner.vcpu, runner.deadline);
         Some(self.decided(next, vcpu, youngest, own, now))
     }
 

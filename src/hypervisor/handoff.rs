@@ -3,8 +3,8 @@
 //! The request finds its server, is written into the slot, makes the event pending in the server's shared page, and the
 //! pCPU goes over to the vCPU that the event is for, on the time of the one that waits. The answer's event finishes the
 //! request, and the pCPU goes back at once: what the server's vCPU has left to do waits for its next turn. Each is one
-//! decision of the run queue ([`crate::sched::RunQueue::call`], [`answer`](crate::sched::RunQueue::answer)). So is a WFI while
-//! others can run ([`wait`](crate::sched::RunQueue::wait)).
+//! decision of the run queue ([`crate::sched::RunQueue::call`], [`answer`](crate::sched::RunQueue::answer)). So is a WFI
+//! ([`wait`](crate::sched::RunQueue::wait)).
 //!
 //! Whatever is not as usual (several vCPUs of higher urgency, vCPUs that are held or visited, timers that are due, a server
 //! that is late or elsewhere) goes the way of all other requests and events, which decides the same.
@@ -274,7 +274,7 @@ impl<M: Machine> Hypervisor<M> {
         Some(schedule(pick, limit))
     }
 
-    /// The loaded vCPU waits for an event: who runs, if somebody else can.
+    /// The loaded vCPU waits for an event: who runs.
     #[inline]
     pub(crate) fn switch_from_waiter(&self, vcpu: &Vcpu, deadline: Option<Ticks>, now: Ticks) -> Option<Schedule> {
         let pcpu = self.pcpu(vcpu.pcpu)?;

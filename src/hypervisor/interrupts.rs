@@ -169,7 +169,7 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// As [`Self::wait_for_event`], for WFI: if others can run, who does is decided at once.
+    /// As [`Self::wait_for_event`], for WFI: who runs is decided at once.
     #[inline]
     pub(crate) fn wait_for_interrupt<C: Cpu>(
         &self,
@@ -190,7 +190,7 @@ impl<M: Machine> Hypervisor<M> {
         match over {
             Some(schedule) if !woken => {
                 state.over = schedule;
-                state.leaves_as = Some(RUNSTATE_BLOCKED);
+                state.leaves_as = schedule.run.map(|_| RUNSTATE_BLOCKED);
                 Quick::Over
             }
             _ => Quick::Due,

@@ -394,13 +394,14 @@ impl Sim {
                     (quick == Quick::Over).then_some(state.over)
                 })
             });
-            if let Some(Schedule {
-                run: Some(next),
-                deadline,
-            }) = over
-            {
-                sim.update(pcpu, |state| state.deadline = deadline);
-                sim.load(pcpu, next);
+            if let Some(Schedule { run, deadline }) = over {
+                sim.update(pcpu, |state| {
+                    state.deadline = deadline;
+                    state.reschedule = run.is_none();
+                });
+                if let Some(next) = run {
+                    sim.load(pcpu, next);
+                }
             }
         });
     }

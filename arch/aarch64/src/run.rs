@@ -93,7 +93,7 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
     decide(pcpu, local)
 }
 
-/// Goes over to the vCPU that the core has decided on; returns the frame of who runs, loaded.
+/// Goes over to the vCPU that the core has decided on, or sleeps if that is none; returns the frame of who runs, loaded.
 #[inline(never)]
 pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
     if let Some(context) = local.loaded() {
@@ -101,14 +101,23 @@ pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame
         timer::set(schedule.deadline);
         if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
             local.reschedule = true;
+            return decide_after(pcpu, local, !context.links.hypervisor.must_schedule(pcpu.id()));
         }
     }
     resume(pcpu, local)
 }
 
 /// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
-#[inline(never)]
 pub(crate) fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    decide_after(pcpu, local, false)
+}
+
+/// As [`decide`], after a sleep if the core has said so already.
+#[inline(never)]
+fn decide_after(pcpu: &'static Pcpu, local: &mut Local, sleep: bool) -> *mut GuestFrame {
+    if sleep {
+        wait(pcpu, local);
+    }
     loop {
         let (Some(hypervisor), Some(mut cpu)) = (hypervisor(), El2Cpu::new()) else {
             wait(pcpu, local);
