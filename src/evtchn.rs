@@ -294,7 +294,7 @@ impl EventChannels {
     ) -> Result<Sent, HypercallError> {
         match self.guest_port(port)?.channel {
             Channel::Interdomain { .. } => Ok(self.outgoing(port)),
-            Channel::Ipi => Ok(Sent::Own(self.set_pending(port, words))),
+            Channel::Ipi => Ok(Sent::Own(self.set_port_pending(port, words))),
             Channel::Unbound { .. } => Ok(Sent::Nobody),
             Channel::Virq { .. } | Channel::Free => Err(HypercallError::Invalid),
         }
@@ -337,7 +337,10 @@ impl EventChannels {
         match self.port(port) {
             Some(entry) if entry.channel == connected => match entry.consumer {
                 Some(consumer) => Received::Consumed(consumer),
-                None => Received::Delivered(self.set_pending(port, words)),
+                None => {
+                    let vcpu = entry.vcpu;
+                    Received::Delivered(self.set_pending(port, vcpu, words))
+                }
             },
             _ => Received::Nothing,
         }

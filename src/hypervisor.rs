@@ -342,6 +342,7 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.account_running(vcpu, state);
+        vcpu.set_may_wait(false);
         self.gate.enter(vcpu.pcpu);
         true
     }
@@ -386,6 +387,7 @@ impl<M: Machine> Hypervisor<M> {
             self.flush_interrupts(cpu, domain, vcpu);
         }
         self.account_running(vcpu, state);
+        vcpu.set_may_wait(false);
         self.gate.enter(vcpu.pcpu);
         Entry::Run
     }

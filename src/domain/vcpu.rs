@@ -63,6 +63,8 @@ pub struct Vcpu {
     /// What its pCPU counts; its register file points here too.
     pub counters: Arc<VcpuCounters>,
     attention: AtomicU32,
+    /// For its own pCPU's eyes: it may have blocked since it last ran its guest.
+    may_wait: AtomicBool,
 }
 
 impl Vcpu {
@@ -77,7 +79,20 @@ impl Vcpu {
             publishes: AtomicBool::new(false),
             counters: Arc::default(),
             attention: AtomicU32::new(0),
+            may_wait: AtomicBool::new(true),
         }
+    }
+
+    /// Notes that it blocks, or that it goes to its guest; by its own pCPU.
+    #[inline]
+    pub fn set_may_wait(&self, may_wait: bool) {
+        self.may_wait.store(may_wait, Ordering::Relaxed);
+    }
+
+    /// Whether it may wait for something; asked by its own pCPU, which alone makes it wait.
+    #[inline]
+    pub fn may_wait(&self) -> bool {
+        self.may_wait.load(Ordering::Relaxed)
     }
 
     /// Whether it is on, or about to be.

@@ -59,66 +59,59 @@ impl EventChannels {
         (is_set(self.pending_word(index)), is_set(self.mask_word(index)))
     }
 
-    /// Makes `port` pending. A word that can't be changed in bounded time loses the event: only the domain itself can
-    /// cause that, and only it is harmed.
-    #[inline]
-    pub(super) fn set_pending<M: PhysicalMemory + ?Sized>(
+    /// Makes `port` pending.
+    pub(super) fn set_port_pending<M: PhysicalMemory + ?Sized>(
         &mut self,
         port: EventPort,
         words: &SharedWords<'_, M>,
     ) -> Delivery {
         let vcpu = self.port(port).map_or(0, |entry| entry.vcpu);
-        match self.raise(port, vcpu, words) {
-            Ok(Some(upcall)) => Delivery {
-                upcall,
-                wake: self.wake_pollers(port),
-            },
-            Ok(None) | Err(Starved(_)) => Delivery::default(),
-        }
+        self.set_pending(port, vcpu, words)
     }
 
-    /// `None`: it was pending already.
+    /// Makes `port` pending, which notifies `vcpu`. A word that can't be changed in bounded time loses the event: only the
+    /// domain itself can cause that, and only it is harmed.
     #[inline]
-    fn raise<M: PhysicalMemory + ?Sized>(
-        &self,
+    pub(super) fn set_pending<M: PhysicalMemory + ?Sized>(
+        &mut self,
         port: EventPort,
         vcpu: u8,
         words: &SharedWords<'_, M>,
-    ) -> Result<Option<Option<u8>>, Starved> {
+    ) -> Delivery {
         let (index, bit) = bit(port);
-        if words.set_bits(self.pending_word(index), bit)? & bit != 0 {
-            return Ok(None);
+        match words.set_bits(self.pending_word(index), bit) {
+            Ok(before) if before & bit == 0 => {}
+            _ => return Delivery::default(),
         }
-        if words.memory.load_u64(self.mask_word(index)) & bit != 0 {
-            return Ok(Some(None));
-        }
-        self.select(index, vcpu, words).map(Some)
+        let masked = words.memory.load_u64(self.mask_word(index)) & bit != 0;
+        let upcall = if masked { None } else { self.select(index, vcpu, words) };
+        let wake = if self.polls {
+            self.wake_pollers(port)
+        } else {
+            VcpuSet::EMPTY
+        };
+        Delivery { upcall, wake }
     }
 
     /// Tells `vcpu` that word `index` has news.
     #[inline]
-    fn select<M: PhysicalMemory + ?Sized>(
-        &self,
-        index: u64,
-        vcpu: u8,
-        words: &SharedWords<'_, M>,
-    ) -> Result<Option<u8>, Starved> {
-        let Some(info) = self.vcpu_info.get(usize::from(vcpu)).copied().flatten() else {
-            return Ok(None);
-        };
+    fn select<M: PhysicalMemory + ?Sized>(&self, index: u64, vcpu: u8, words: &SharedWords<'_, M>) -> Option<u8> {
+        let info = (*self.vcpu_info.get(usize::from(vcpu))?)?;
         let selector = 1 << index;
-        if words.set_bits(Pa(info.0 + VcpuInfo::PENDING_SEL_OFFSET), selector)? & selector != 0 {
-            return Ok(None);
+        let selected = words
+            .set_bits(Pa(info.0 + VcpuInfo::PENDING_SEL_OFFSET), selector)
+            .ok()?;
+        if selected & selector != 0 {
+            return None;
         }
-        let upcall = words.set_bits(Pa(info.0 + VcpuInfo::UPCALL_PENDING_OFFSET), 1)?;
-        Ok((upcall & 1 == 0).then_some(vcpu))
+        let upcall = words.set_bits(Pa(info.0 + VcpuInfo::UPCALL_PENDING_OFFSET), 1).ok()?;
+        (upcall & 1 == 0).then_some(vcpu)
     }
 
+    #[cold]
+    #[inline(never)]
     fn wake_pollers(&mut self, port: EventPort) -> VcpuSet {
         let mut wake = VcpuSet::EMPTY;
-        if !self.polls {
-            return wake;
-        }
         self.polls = false;
         for (index, poller) in self.pollers.iter_mut().enumerate() {
             if *poller == Poller::Any || *poller == Poller::One(port) {
@@ -144,7 +137,7 @@ impl EventChannels {
         let unmasked = || -> Result<Option<u8>, Starved> {
             let was_masked = words.clear_bits(self.mask_word(index), bit)? & bit != 0;
             if was_masked && words.memory.load_u64(self.pending_word(index)) & bit != 0 {
-                return self.select(index, vcpu, words);
+                return Ok(self.select(index, vcpu, words));
             }
             Ok(None)
         };

@@ -134,7 +134,7 @@ impl Tables<'_> {
             port: remote_port,
         };
         self.local().set(port, Port::new(connected, 0));
-        let delivery = self.local().set_pending(port, words);
+        let delivery = self.local().set_port_pending(port, words);
         Ok(Bound {
             port,
             delivery,

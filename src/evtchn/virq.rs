@@ -47,7 +47,7 @@ impl EventChannels {
         words: &SharedWords<'_, M>,
     ) -> Delivery {
         match self.virq_port(virq, vcpu) {
-            Some(port) => self.set_pending(port, words),
+            Some(port) => self.set_port_pending(port, words),
             None => Delivery::default(),
         }
     }

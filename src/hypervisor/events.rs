@@ -38,22 +38,24 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// As [`Self::announce`], by a vCPU of `pcpu`. The upcall of a vCPU that is there, does not run and could is only noted:
-    /// it finds it when it is loaded.
+    /// As [`Self::announce`], by a vCPU of `pcpu`. The upcall of a vCPU that is there too and could run is only noted: it finds
+    /// it when it is loaded. Whether the pCPU may have to decide anew.
     #[inline]
-    pub(crate) fn announce_from(&self, pcpu: PcpuId, domain: &Domain, delivery: Delivery) {
+    pub(crate) fn announce_from(&self, pcpu: PcpuId, domain: &Domain, delivery: Delivery) -> bool {
         if let Some(index) = delivery.upcall
             && let Some(vcpu) = domain.vcpus.get(usize::from(index))
         {
-            if vcpu.pcpu == pcpu && self.is_ready(vcpu) {
-                vcpu.note(Attention::Upcall);
-            } else {
-                self.with_vgic(domain, |vgic| vgic.pulse_private(index, UPCALL).unwrap_or_default());
+            if vcpu.pcpu != pcpu || vcpu.may_wait() {
+                self.announce(domain, delivery);
+                return true;
             }
+            vcpu.note(Attention::Upcall);
         }
         if !delivery.wake.is_empty() {
             self.wake_pollers(domain, delivery.wake);
+            return true;
         }
+        false
     }
 
     /// The loaded vCPU has [`Attention::Upcall`].

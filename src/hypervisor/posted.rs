@@ -4,7 +4,6 @@ use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
 use crate::evtchn::{Received, Sender};
 use crate::hypervisor::Hypervisor;
-use crate::ioreq::Ring;
 use crate::machine::Machine;
 use crate::routing;
 use crate::trace::{Kind, rung};
@@ -17,6 +16,8 @@ pub(crate) enum Rang {
     No,
     /// It is done.
     Yes,
+    /// It is done, and whether this vCPU goes on is to be looked at.
+    Told,
     /// Somebody has what it needs: [`Hypervisor::ring`] waits for it.
     Busy,
 }
@@ -29,7 +30,12 @@ impl<M: Machine> Hypervisor<M> {
         };
         let mut domains = self;
         let rang = routing::ring(&mut domains, domain.id, &ring);
-        self.rang(domain, vcpu, &ring, rang)
+        if rang {
+            self.machine.trace(Kind::Doorbell, vcpu.id, rung(ring.owner, ring.peer));
+        } else {
+            domain.doorbells.missed(&ring);
+        }
+        rang
     }
 
     /// As [`Self::ring`], but its guest is only interrupted: waits for no event channels, as whoever has them may wait for
@@ -42,37 +48,26 @@ impl<M: Machine> Hypervisor<M> {
         let Some(owner) = self.domain(ring.owner) else {
             return Rang::No;
         };
-        let Some(mut events) = owner.events.try_lock() else {
-            domain.doorbells.missed(&ring);
-            return Rang::Busy;
-        };
         let sender = Sender {
             domain: domain.id,
             port: ring.port,
         };
-        let received = self.with_words(|words| events.receive(ring.peer, sender, words));
-        drop(events);
-        let rang = match received {
-            Received::Delivered(delivery) => {
-                self.announce_from(vcpu.pcpu, owner, delivery);
-                true
-            }
-            Received::Consumed(_) | Received::Nothing => false,
+        let received = {
+            let Some(mut events) = owner.events.try_lock() else {
+                domain.doorbells.missed(&ring);
+                return Rang::Busy;
+            };
+            self.with_words(|words| events.receive(ring.peer, sender, words))
         };
-        if self.rang(domain, vcpu, &ring, rang) {
+        let Received::Delivered(delivery) = received else {
+            domain.doorbells.missed(&ring);
+            return Rang::No;
+        };
+        self.machine.trace(Kind::Doorbell, vcpu.id, rung(ring.owner, ring.peer));
+        if self.announce_from(vcpu.pcpu, owner, delivery) {
+            Rang::Told
+        } else {
             Rang::Yes
-        } else {
-            Rang::No
         }
-    }
-
-    #[inline]
-    fn rang(&self, domain: &Domain, vcpu: &Vcpu, ring: &Ring, rang: bool) -> bool {
-        if rang {
-            self.machine.trace(Kind::Doorbell, vcpu.id, rung(ring.owner, ring.peer));
-        } else {
-            domain.doorbells.missed(ring);
-        }
-        rang
     }
 }

@@ -70,13 +70,6 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Whether `vcpu`, of this pCPU, only needs the pCPU to run.
-    #[inline]
-    pub(crate) fn is_ready(&self, vcpu: &Vcpu) -> bool {
-        self.pcpu(vcpu.pcpu)
-            .is_some_and(|pcpu| pcpu.queue.lock().waits(vcpu.slot).is_none())
-    }
-
     /// Changes the place of `vcpu` in its run queue; if that says so, its pCPU decides anew.
     pub(crate) fn reconsider(&self, vcpu: &Vcpu, change: impl FnOnce(&mut RunQueue, Slot, Ticks) -> bool) {
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
@@ -129,6 +122,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
             pcpu.running.store(NOBODY, Ordering::Relaxed);
+            vcpu.set_may_wait(true);
             pcpu.queue.lock().block(vcpu.slot, wait, deadline, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }

@@ -45,24 +45,25 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     /// [`Starved`] when the bounded attempts are used up; nothing was changed.
     #[inline]
     pub fn set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
-        self.update(at, |word| word | bits)
+        try_update(self.memory, at, |word| word | bits).or_else(|_| self.alone(at, bits, u64::MAX))
     }
 
     /// Clears `bits` in the word at `at` and returns what it was.
     ///
     /// # Errors
     /// As [`Self::set_bits`].
+    #[inline]
     pub fn clear_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
-        self.update(at, |word| word & !bits)
+        try_update(self.memory, at, |word| word & !bits).or_else(|_| self.alone(at, 0, !bits))
     }
 
-    #[inline]
-    fn update(&self, at: Pa, change: impl Fn(u64) -> u64) -> Result<u64, Starved> {
-        let attempt = || try_update(self.memory, at, &change);
-        let mut decided = attempt();
-        if decided.is_err() {
-            self.others.while_stopped(&mut || decided = attempt());
-        }
+    /// Sets and keeps bits while others are stopped.
+    #[cold]
+    #[inline(never)]
+    fn alone(&self, at: Pa, set: u64, keep: u64) -> Result<u64, Starved> {
+        let mut decided = Err(Starved(at));
+        self.others
+            .while_stopped(&mut || decided = try_update(self.memory, at, |word| word & keep | set));
         decided
     }
 }

@@ -130,11 +130,10 @@ impl<M: Machine> Hypervisor<M> {
         plain: PlainAccess,
     ) -> Quick {
         let busy = match self.ring_at_once(domain, vcpu, &plain.access) {
-            Rang::Yes => {
+            rang @ (Rang::Yes | Rang::Told) => {
                 state.count(Exit::Server);
                 state.frame.advance_a64();
-                let due = self.must_schedule(vcpu.pcpu);
-                return if due { Quick::Due } else { Quick::Done };
+                return if rang == Rang::Yes { Quick::Done } else { Quick::Due };
             }
             Rang::No => false,
             Rang::Busy => true,
