@@ -342,7 +342,6 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.account_running(vcpu, state);
-        vcpu.set_may_wait(false);
         self.gate.enter(vcpu.pcpu);
         true
     }
@@ -387,7 +386,6 @@ impl<M: Machine> Hypervisor<M> {
             self.flush_interrupts(cpu, domain, vcpu);
         }
         self.account_running(vcpu, state);
-        vcpu.set_may_wait(false);
         self.gate.enter(vcpu.pcpu);
         Entry::Run
     }

@@ -63,7 +63,7 @@ pub struct Vcpu {
     /// What its pCPU counts; its register file points here too.
     pub counters: Arc<VcpuCounters>,
     attention: AtomicU32,
-    /// For its own pCPU's eyes: it may have blocked since it last ran its guest.
+    /// For its own pCPU's eyes, while it is not loaded: it may wait for something.
     may_wait: AtomicBool,
 }
 
@@ -83,13 +83,13 @@ impl Vcpu {
         }
     }
 
-    /// Notes that it blocks, or that it goes to its guest; by its own pCPU.
+    /// Notes, as it is unloaded, whether it may wait: only one that is loaded begins to.
     #[inline]
     pub fn set_may_wait(&self, may_wait: bool) {
         self.may_wait.store(may_wait, Ordering::Relaxed);
     }
 
-    /// Whether it may wait for something; asked by its own pCPU, which alone makes it wait.
+    /// Whether it, which is not loaded, may wait for something; asked by its own pCPU.
     #[inline]
     pub fn may_wait(&self) -> bool {
         self.may_wait.load(Ordering::Relaxed)

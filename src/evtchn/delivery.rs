@@ -94,7 +94,7 @@ impl EventChannels {
     }
 
     /// Tells `vcpu` that word `index` has news.
-    #[inline]
+    #[inline(always)]
     fn select<M: PhysicalMemory + ?Sized>(&self, index: u64, vcpu: u8, words: &SharedWords<'_, M>) -> Option<u8> {
         let info = (*self.vcpu_info.get(usize::from(vcpu))?)?;
         let selector = 1 << index;

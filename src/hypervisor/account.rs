@@ -45,6 +45,7 @@ impl<M: Machine> Hypervisor<M> {
             Some(known) => known,
             None => self.runstate(vcpu),
         };
+        vcpu.set_may_wait(new != RUNSTATE_RUNNABLE);
         // One that was only looked at does what it did before.
         if state.account.state != new {
             self.account(vcpu, &mut state.account, new);

@@ -12,14 +12,12 @@ use crate::trap::access::MmioAccess;
 /// What became of a write.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Rang {
-    /// It is no doorbell's, or nobody listens: it goes on to the other kinds.
+    /// Not now: [`Hypervisor::ring`] says whether it is a doorbell's.
     No,
     /// It is done.
     Yes,
     /// It is done, and whether this vCPU goes on is to be looked at.
     Told,
-    /// Somebody has what it needs: [`Hypervisor::ring`] waits for it.
-    Busy,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -38,11 +36,11 @@ impl<M: Machine> Hypervisor<M> {
         rang
     }
 
-    /// As [`Self::ring`], but its guest is only interrupted: waits for no event channels, as whoever has them may wait for
-    /// this pCPU to leave its guest.
+    /// As [`Self::ring`], where there may be a doorbell, but its guest is only interrupted: waits for no event channels, as
+    /// whoever has them may wait for this pCPU to leave its guest.
     #[inline(never)]
     pub(crate) fn ring_at_once(&self, domain: &Domain, vcpu: &Vcpu, access: &MmioAccess) -> Rang {
-        let Some(ring) = domain.doorbells.ring(access) else {
+        let Some(ring) = domain.doorbells.ring_here(access) else {
             return Rang::No;
         };
         let Some(owner) = self.domain(ring.owner) else {
@@ -55,7 +53,7 @@ impl<M: Machine> Hypervisor<M> {
         let received = {
             let Some(mut events) = owner.events.try_lock() else {
                 domain.doorbells.missed(&ring);
-                return Rang::Busy;
+                return Rang::No;
             };
             self.with_words(|words| events.receive(ring.peer, sender, words))
         };

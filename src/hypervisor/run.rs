@@ -122,7 +122,6 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
             pcpu.running.store(NOBODY, Ordering::Relaxed);
-            vcpu.set_may_wait(true);
             pcpu.queue.lock().block(vcpu.slot, wait, deadline, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }

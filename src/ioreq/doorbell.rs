@@ -9,12 +9,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
-use crate::ids::{DomainId, EventPort, ServerId};
+use crate::ids::{DomainId, EventPort, Ipa, ServerId};
 use crate::sync::Mutex;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
@@ -205,6 +205,12 @@ impl Doorbells {
         self.entries.iter().filter(inside).any(is)
     }
 
+    /// A bit for each entry.
+    fn filter(&self) -> u64 {
+        let bits = self.entries.iter().map(|entry| 1 << filter_bit(entry.address));
+        bits.fold(0, |filter: u64, bit: u64| filter | bit)
+    }
+
     /// Notes what the target's `port` is bound to.
     fn bind(&mut self, port: EventPort, peer: EventPort) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.port == port) {
@@ -231,32 +237,49 @@ impl Doorbells {
     }
 }
 
+/// Registers of 4 bytes that follow each other have different bits.
+const fn filter_bit(address: u64) -> u64 {
+    address >> 2 & 63
+}
+
 /// A target's doorbells, for its servers and for its vCPUs. No other lock is taken under theirs.
 #[derive(Clone, Debug)]
 pub struct SharedDoorbells(Arc<Board>);
 
 #[derive(Debug)]
 struct Board {
-    /// So that a target without doorbells pays one load.
-    used: AtomicBool,
+    /// A bit for some addresses each, set if one of them is a doorbell's: a write elsewhere costs one load.
+    filter: AtomicU64,
     table: Mutex<Doorbells>,
 }
 
 impl SharedDoorbells {
     pub(super) fn new() -> Self {
         Self(Arc::new(Board {
-            used: AtomicBool::new(false),
+            filter: AtomicU64::new(0),
             table: Mutex::new(Doorbells::new()),
         }))
     }
 
     /// Whom this write rings; it is counted.
-    #[inline]
     pub fn ring(&self, access: &MmioAccess) -> Option<Ring> {
-        if !self.0.used.load(Ordering::Acquire) {
-            return None;
+        if self.may_have(access.ipa) {
+            self.ring_here(access)
+        } else {
+            None
         }
+    }
+
+    /// As [`Self::ring`], where there may be a doorbell ([`Self::may_have`]).
+    #[inline]
+    pub fn ring_here(&self, access: &MmioAccess) -> Option<Ring> {
         self.0.table.lock().ring(access)
+    }
+
+    /// Whether there may be a doorbell at `ipa`: one load.
+    #[inline]
+    pub fn may_have(&self, ipa: Ipa) -> bool {
+        self.0.filter.load(Ordering::Acquire) >> filter_bit(ipa.0) & 1 != 0
     }
 
     /// See [`Doorbells::missed`].
@@ -272,7 +295,7 @@ impl SharedDoorbells {
     pub(super) fn insert(&self, doorbell: Doorbell) -> Result<(), HypercallError> {
         let mut table = self.0.table.lock();
         table.insert(doorbell)?;
-        self.0.used.store(true, Ordering::Release);
+        self.0.filter.store(table.filter(), Ordering::Release);
         Ok(())
     }
 
@@ -284,7 +307,7 @@ impl SharedDoorbells {
                 ports.push(entry.port);
             }
         });
-        self.0.used.store(!table.entries.is_empty(), Ordering::Release);
+        self.0.filter.store(table.filter(), Ordering::Release);
     }
 
     pub(super) fn bind(&self, port: EventPort, peer: EventPort) {

@@ -312,7 +312,8 @@ fn a_newer_server_gets_the_range_and_not_what_was_attached_to_it() {
 
 #[test]
 fn a_dead_server_takes_its_attachments_along_and_leaks_no_port() {
-    let ways: [(&str, fn(&mut World, ServerId)); 4] = [
+    type Way = (&'static str, fn(&mut World, ServerId));
+    let ways: [Way; 4] = [
         ("destroyed", |world, id| {
             let (servers, around, mut resources) = world.parts();
             let _ = servers.destroy(BACKEND, id, &around, &mut resources).unwrap();

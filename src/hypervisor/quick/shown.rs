@@ -51,6 +51,16 @@ impl<M: Machine> Hypervisor<M> {
         let Some(slot) = domain.shadows.find(ipa) else {
             return Quick::No;
         };
+        if domain.doorbells.may_have(ipa) {
+            let access = MmioAccess {
+                ipa,
+                width,
+                direction: Direction::Write(state.frame.read(register) & width.mask()),
+            };
+            if let Some(quick) = self.quick_ring(domain, vcpu, state, &access) {
+                return quick;
+            }
+        }
         if width == AccessWidth::Word {
             let Some(mut shadow) = slot.shadow.try_lock() else {
                 return self.store_beside(cpu, (domain, vcpu), state, (slot, true), (esr, far, ipa));
@@ -129,15 +139,23 @@ impl<M: Machine> Hypervisor<M> {
         state: &mut VcpuState,
         plain: PlainAccess,
     ) -> Quick {
-        let busy = match self.ring_at_once(domain, vcpu, &plain.access) {
-            rang @ (Rang::Yes | Rang::Told) => {
-                state.count(Exit::Server);
-                state.frame.advance_a64();
-                return if rang == Rang::Yes { Quick::Done } else { Quick::Due };
-            }
-            Rang::No => false,
-            Rang::Busy => true,
+        let may_ring = domain.doorbells.may_have(plain.access.ipa);
+        if may_ring && let Some(quick) = self.quick_ring(domain, vcpu, state, &plain.access) {
+            return quick;
+        }
+        self.leave_for(cpu, domain, vcpu, state, plain, may_ring)
+    }
+
+    /// A write to what may be a doorbell; `None`: nobody listens, or somebody has what it needs.
+    #[inline]
+    fn quick_ring(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState, access: &MmioAccess) -> Option<Quick> {
+        let quick = match self.ring_at_once(domain, vcpu, access) {
+            Rang::Yes => Quick::Done,
+            Rang::Told => Quick::Due,
+            Rang::No => return None,
         };
-        self.leave_for(cpu, domain, vcpu, state, plain, busy)
+        state.count(Exit::Server);
+        state.frame.advance_a64();
+        Some(quick)
     }
 }
