@@ -196,7 +196,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The loaded vCPU writes `bits` to `register` of a shadow page: if it acknowledges, whether others were told.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn acknowledge<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -242,8 +242,13 @@ impl<M: Machine> Hypervisor<M> {
                 (shown && self.is_transient(domain, access.ipa, false)).then_some(Met::Changing)
             }
             Direction::Write(bits) if access.width == AccessWidth::Word => {
-                let acknowledged = self.acknowledge(cpu, here, &mut shadow, (access.ipa, bits as u32));
-                acknowledged.map(|_| Met::Acknowledged)
+                let (interrupt, line) = shadow.acknowledge(&self.machine, access.ipa, bits as u32)?;
+                if line == Line::Low {
+                    self.lower_line(cpu, here, interrupt);
+                }
+                let (_, vcpu, _) = here;
+                self.machine.trace(Kind::Acknowledged, vcpu.id, interrupt.0);
+                Some(Met::Acknowledged)
             }
             Direction::Write(_) => None,
         }

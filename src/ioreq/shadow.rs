@@ -221,7 +221,7 @@ impl Shadow {
     }
 
     /// The guest writes `bits` to `register`; `None`: that register does not acknowledge now.
-    #[inline]
+    #[inline(always)]
     pub fn acknowledge(&mut self, machine: &impl Machine, register: Ipa, bits: u32) -> Option<LineChange> {
         if !self.shown {
             return None;
@@ -229,7 +229,7 @@ impl Shadow {
         self.change(machine, register, bits, 0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn change(&mut self, machine: &impl Machine, register: Ipa, clear: u32, set: u32) -> Option<LineChange> {
         let (frame, _) = self.current();
         let ack = self.acks.iter_mut().find(|ack| ack.register == register)?;
@@ -327,9 +327,16 @@ impl Shadows {
     /// The one of the device that has this address.
     #[inline]
     pub fn find(&self, at: Ipa) -> Option<&ShadowSlot> {
-        let after = self.0.partition_point(|slot| slot.device.start() <= at.0);
-        let slot = self.0.get(after.checked_sub(1)?)?;
-        (at.0 <= slot.device.end()).then_some(slot)
+        let slot = match self.0.as_slice() {
+            // As most guests have it.
+            [only] => only,
+            slots => {
+                let after = slots.partition_point(|slot| slot.device.start() <= at.0);
+                slots.get(after.checked_sub(1)?)?
+            }
+        };
+        let device = slot.device;
+        (device.start() <= at.0 && at.0 <= device.end()).then_some(slot)
     }
 
     /// The one of a device's frame, and which of the two frames it is.

@@ -81,7 +81,7 @@ impl Vgic {
 
     /// As [`Self::lower_spi`], by `vcpu`, which is loaded with its list registers in use, if one of them holds the interrupt and
     /// nothing else is to be done than to change that one. `false`: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub fn lower_in_place<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
         let Some(slot) = self.spi_slot(interrupt.0) else {
             return false;
@@ -91,7 +91,7 @@ impl Vgic {
         };
         let own = &mut cpu.interface;
         let irq = &mut self.irqs[slot];
-        if irq.place != (Place::Resident { cpu: vcpu }) {
+        if !matches!(irq.place, Place::Resident { cpu } if cpu == vcpu) {
             return false;
         }
         // The line's own pulse; one that is not is none of the line's.

@@ -250,9 +250,11 @@ impl GicV3 {
     }
     #[inline]
     pub(crate) fn lower(&self, index: usize) -> LrState {
-        let word = ListRegister::lower_ich(read_list_register(index));
-        write_list_register(index, word);
-        if word == 0 { LrState::Inactive } else { LrState::Active }
+        if lower_list_register(index) == 0 {
+            LrState::Inactive
+        } else {
+            LrState::Active
+        }
     }
     pub(crate) fn free(&self) -> u16 {
         read_sysreg!("ich_elrsr_el2") as u16
@@ -292,6 +294,17 @@ macro_rules! list_registers {
         fn read_list_register(index: usize) -> u64 {
             match index {
                 $($index => read_sysreg!($name),)*
+                _ => 0,
+            }
+        }
+        /// [`ListRegister::lower_ich`] of one; its value then.
+        fn lower_list_register(index: usize) -> u64 {
+            match index {
+                $($index => {
+                    let word = ListRegister::lower_ich(read_sysreg!($name));
+                    write_sysreg!($name, word);
+                    word
+                })*
                 _ => 0,
             }
         }
