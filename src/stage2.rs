@@ -117,10 +117,11 @@ impl Changes {
         Self(Arc::new(AtomicU64::new(1)))
     }
 
-    /// The number; never 0.
+    /// The number; never 0. Taking an exception orders this after the walk that faulted (Arm ARM, context synchronization
+    /// events).
     #[inline]
     pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Relaxed)
     }
 
     /// A descriptor is about to change. Under the lock of the tables.

@@ -248,7 +248,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Some((Device::Console, offset)) if esr & WRITE == 0 => quick_console_read(domain, state, esr, offset),
             Some(_) => Quick::No,
-            None if domain.devices.may_be_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
+            None if domain.devices.may_be_near_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
             None => self.quick_nobody(domain, cpu, state, esr, far, ipa),
         }
     }
@@ -281,7 +281,7 @@ impl<M: Machine> Hypervisor<M> {
         if told { Quick::Due } else { Quick::Done }
     }
 
-    /// An access to what the manifest gives a server.
+    /// An access to what the manifest gives a server, or near it.
     #[inline(never)]
     fn quick_served<C: Cpu>(
         &self,
@@ -293,6 +293,9 @@ impl<M: Machine> Hypervisor<M> {
         ipa: Ipa,
     ) -> Quick {
         let Located { domain, vcpu } = at;
+        if !domain.devices.may_be_served(ipa) {
+            return self.quick_nobody(domain, cpu, state, esr, far, ipa);
+        }
         let width = AccessWidth::from_sas(esr >> 22);
         let register = register_of(esr);
         let direction = if esr & WRITE != 0 {

@@ -186,8 +186,8 @@ pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry
             write,
             cache_maintenance,
         } => {
-            let wnr = if write || cache_maintenance { ISS_WNR } else { 0 };
-            let cm = if cache_maintenance { ISS_CM } else { 0 };
+            let wnr = u64::from(write || cache_maintenance) * ISS_WNR;
+            let cm = u64::from(cache_maintenance) * ISS_CM;
             let esr = abort_class(EC_DATA_ABORT) | wnr | cm | external(virtual_address);
             (esr, virtual_address)
         }
@@ -203,11 +203,10 @@ pub fn enter_el1(exception: GuestException, frame: &GuestFrame, entry: &El1Entry
         }
         GuestException::SystemError { .. } => return None,
     };
+    // Of two vectors a level has, the second is for SP_EL1 and for AArch32.
     let vector = match mode {
-        GuestMode::El1t => 0x000,
-        GuestMode::El1h => 0x200,
-        GuestMode::El0 => 0x400,
-        GuestMode::El0Aarch32 => 0x600,
+        GuestMode::El1t | GuestMode::El1h => (frame.pstate & 1) << 9,
+        GuestMode::El0 | GuestMode::El0Aarch32 => 0x400 | (frame.pstate >> 4 & 1) << 9,
     };
     Some(SynchronousEntry {
         elr: frame.pc,

@@ -83,6 +83,7 @@ impl GuestFrame {
     }
 
     /// Level and state by PSTATE.M. EL1 is always AArch64, and hardware never reports a level that is not there.
+    #[inline]
     pub const fn mode(&self) -> GuestMode {
         match (self.pstate >> 4 & 1, self.pstate & 0xf) {
             (1, _) => GuestMode::El0Aarch32,
