@@ -1,0 +1,91 @@
+//! Holding vCPUs, and what is told of those that do not run.
+
+use super::{RunQueue, Slot, SlotReport, Wait};
+use crate::ids::Ticks;
+
+impl RunQueue {
+    /// Keeps `slot`'s vCPU from running, whatever it waits for or will wait for; what wakes it meanwhile is not lost. Returns
+    /// whether this pCPU must decide anew.
+    pub fn hold(&mut self, slot: Slot, now: Ticks) -> bool {
+        self.charge(now);
+        let floor = self.floor;
+        let Some(entry) = self.entries.get_mut(slot.0).filter(|entry| entry.held.is_none()) else {
+            return false;
+        };
+        if entry.waits.is_none() {
+            entry.account(now);
+        }
+        entry.held = Some(now);
+        if self.return_loan(slot.0)
+            && let Some(entry) = self.entries.get_mut(slot.0)
+        {
+            entry.age = entry.age.max(floor);
+        }
+        self.ready.remove(slot.0);
+        self.timers.remove(slot.0);
+        // Whoever serves it goes on, on its own time.
+        self.end_loans_to(slot.0);
+        self.is_current(slot)
+    }
+
+    /// Lets `slot`'s vCPU run again, if it can. Returns whether this pCPU must decide anew.
+    pub fn release(&mut self, slot: Slot, now: Ticks) -> bool {
+        self.charge(now);
+        let floor = self.floor;
+        let Some(entry) = self.entries.get_mut(slot.0) else {
+            return false;
+        };
+        let Some(held) = entry.held.take() else {
+            return false;
+        };
+        // To whoever has a limit on it, it got no time.
+        entry.ready = entry.ready.saturating_add(now.0.saturating_sub(held.0));
+        if entry.waits.is_none() {
+            entry.since = now;
+            entry.age = entry.age.max(floor);
+            self.contended = true;
+            if self.current != Some(slot.0) {
+                self.rank(slot.0);
+            }
+        }
+        // Its deadlines were not looked at.
+        self.watch(slot.0);
+        true
+    }
+
+    /// What is known of `slot`'s vCPU.
+    pub fn report(&mut self, slot: Slot, now: Ticks) -> Option<SlotReport> {
+        self.charge(now);
+        let entry = self.entries.get(slot.0)?;
+        let since = now.0.saturating_sub(entry.since.0);
+        let open = if entry.waits == Some(Wait::Request) { since } else { 0 };
+        Some(SlotReport {
+            is_current: self.is_current(slot),
+            waits: entry.waits,
+            held: entry.held.is_some(),
+            deadline: entry.deadline,
+            since: Ticks(since),
+            ran: Ticks(entry.ran),
+            waited: Ticks(entry.waited.saturating_add(open)),
+        })
+    }
+
+    /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. All the
+    /// time that it is held counts as such. `None` while it is off.
+    pub fn starved(&self, slot: Slot, now: Ticks) -> Option<Ticks> {
+        let entry = self.entries.get(slot.0)?;
+        let open = match (entry.waits, entry.held) {
+            (Some(Wait::Power), _) => return None,
+            (_, Some(held)) => now.0.saturating_sub(held.0),
+            (Some(_), None) => 0,
+            (None, None) => now.0.saturating_sub(entry.since.0),
+        };
+        let running = if self.is_current(slot) {
+            now.0.saturating_sub(self.charged_until.0)
+        } else {
+            0
+        };
+        let ran = entry.ran.saturating_add(running);
+        Some(Ticks(entry.ready.saturating_add(open).saturating_sub(ran)))
+    }
+}
