@@ -22,6 +22,7 @@
 //!
 //! Sources: GIC architecture versions 3 and 4 (IHI 0069), version 2 (IHI 0048).
 
+mod at_once;
 mod bank;
 mod distributor;
 mod distributor_regs;
@@ -172,6 +173,12 @@ impl Cpu {
     fn queue(&mut self, group1: bool) -> &mut PriorityQueue {
         let [group0_queue, group1_queue] = &mut self.pending;
         if group1 { group1_queue } else { group0_queue }
+    }
+
+    /// Its list registers are in use and show everything, and nothing waits for one.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.interface.shows_everything() && self.active.is_empty() && !self.has_pending()
     }
 
     /// Something is pending, of whatever group.

@@ -25,8 +25,12 @@ impl<M: Machine> Hypervisor<M> {
         let Some((domain, vcpu)) = self.vcpu(state.id) else {
             return;
         };
-        self.with_own_vgic(cpu, domain, vcpu, !state.flush_due, |vgic, _| {
-            vgic.physical_private(vcpu.id.index, VIRTUAL_TIMER).unwrap_or_default()
+        let index = vcpu.id.index;
+        let at_once = |vgic: &mut Vgic, interface: &mut C::VirtualInterface| {
+            vgic.physical_private_at_once(index, VIRTUAL_TIMER, interface)
+        };
+        self.inject_interrupt(cpu, domain, vcpu, !state.flush_due, at_once, |vgic| {
+            vgic.physical_private(index, VIRTUAL_TIMER).unwrap_or_default()
         });
     }
 
@@ -90,6 +94,24 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
+    /// Makes an interrupt pending by `operation`: for the loaded vCPU alone `at_once` does the same if it can. Whether others
+    /// were told.
+    #[inline]
+    fn inject_interrupt<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        at_once: impl FnOnce(&mut Vgic, &mut C::VirtualInterface) -> bool,
+        operation: impl FnOnce(&mut Vgic) -> VcpuSet,
+    ) -> bool {
+        if live && at_once(&mut domain.vgic.lock(), cpu.virtual_interface()) {
+            return false;
+        }
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| operation(vgic))
+    }
+
     /// Does something to a domain's vGIC and tells whom it concerns.
     pub(crate) fn with_vgic(&self, domain: &Domain, operation: impl FnOnce(&mut Vgic) -> VcpuSet) {
         let kick = operation(&mut domain.vgic.lock());
@@ -148,7 +170,10 @@ impl<M: Machine> Hypervisor<M> {
         live: bool,
         (register, value): (SgiRegister, u64),
     ) -> bool {
-        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| {
+        let at_once = |vgic: &mut Vgic, interface: &mut C::VirtualInterface| {
+            vgic.send_sgi_at_once(vcpu.id.index, register, value, interface)
+        };
+        self.inject_interrupt(cpu, domain, vcpu, live, at_once, |vgic| {
             vgic.send_sgi(vcpu.id.index, register, value)
         })
     }

@@ -64,6 +64,12 @@ fn bits(mut set: u16) -> impl Iterator<Item = u32> {
     })
 }
 
+/// The list registers that there are, a bit each.
+#[inline]
+fn existing<V: VirtualInterface>(interface: &V) -> u16 {
+    (u32::MAX >> (32 - interface.list_registers().clamp(1, MAX_LIST_REGISTERS))) as u16
+}
+
 impl VcpuInterface {
     pub(super) const fn new() -> Self {
         Self {
@@ -92,6 +98,46 @@ impl VcpuInterface {
     /// The list registers are as the last flush left them, and something did not fit.
     pub(super) const fn overflows(&self) -> bool {
         self.loaded && self.overflow && !self.dirty
+    }
+
+    /// The list registers are in use as the last flush left them, and nothing is asked of the end of what they hold.
+    #[inline]
+    pub(super) const fn shows_everything(&self) -> bool {
+        self.runs_ahead() && !self.dirty && !self.reorder && !self.overflow && !self.no_pending
+    }
+
+    /// A list register that was not in use.
+    #[inline]
+    pub(super) fn unused<V: VirtualInterface>(&self, interface: &V) -> Option<u8> {
+        let free = existing(interface) & !self.used;
+        (free != 0).then(|| free.trailing_zeros() as u8)
+    }
+
+    /// That list register, if the guest has ended what it held and it may be written at once.
+    #[inline]
+    pub(super) fn ended<V: VirtualInterface>(&self, index: u8, interface: &V) -> Option<u8> {
+        let free = interface.free() >> (index % 16) & 1 != 0;
+        (free && !self.contents[at(index.into())].asks_for_maintenance()).then_some(index)
+    }
+
+    /// Writes a list register that the hardware has free.
+    #[inline]
+    pub(super) fn hold<V: VirtualInterface>(
+        &mut self,
+        index: u8,
+        slot: Slot,
+        register: ListRegister,
+        interface: &mut V,
+    ) {
+        let index = at(index.into());
+        interface.write(index, Some(register));
+        if register.state.is_pending() {
+            interface.trace(Kind::Injected, register.interrupt);
+            self.injected += 1;
+        }
+        self.slots[index] = slot;
+        self.contents[index] = register;
+        self.used |= 1 << index;
     }
 
     /// The hardware knows more than the queues.
@@ -249,9 +295,8 @@ impl Vgic {
         let Some((_, slot)) = cpu.first_pending(groups) else {
             return false;
         };
-        let existing = (u32::MAX >> (32 - interface.list_registers().clamp(1, MAX_LIST_REGISTERS))) as u16;
         let used = cpu.interface.used;
-        let mut room = existing & !used;
+        let mut room = existing(interface) & !used;
         if room == 0 {
             room = interface.free() & used;
             if room == 0 || !self.take_ended(vcpu, room.trailing_zeros(), interface) {
@@ -269,16 +314,8 @@ impl Vgic {
     #[inline]
     fn put<V: VirtualInterface>(&mut self, vcpu: u8, index: u32, slot: Slot, interface: &mut V) {
         let register = self.compose(vcpu, slot, false);
-        interface.write(at(index), Some(register));
-        if register.state.is_pending() {
-            interface.trace(Kind::Injected, register.interrupt);
-        }
         if let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) {
-            let own = &mut cpu.interface;
-            own.slots[at(index)] = slot;
-            own.contents[at(index)] = register;
-            own.used |= 1 << at(index);
-            own.injected += u64::from(register.state.is_pending());
+            cpu.interface.hold(index as u8, slot, register, interface);
         }
     }
 

@@ -1,0 +1,124 @@
+//! An interrupt of the running vCPU goes straight into a list register, past the queues.
+//!
+//! That is so when the vCPU's list registers show everything, nothing waits for one, and this interrupt is in none: it was
+//! in no queue either, so it goes first whatever its priority. Then the outcome is that of queueing it and a
+//! [flush](Vgic::flush). In any other case nothing is done, and the caller goes that way.
+
+use super::irq::{Place, Slot};
+use super::list_register::{Backing, ListRegister, LrState, VirtualInterface};
+use super::{SgiRegister, Version, Vgic};
+use crate::ids::IntId;
+
+/// Nothing is behind it, and nobody need know of its end.
+const SOFTWARE: Backing = Backing::Software {
+    maintenance: false,
+    source: 0,
+};
+/// ICC_SGI1R_EL1.INTID; all else but TargetList is 0 for a vCPU of the first sixteen.
+const SGI_INTID: u64 = 0xf << 24;
+
+impl Vgic {
+    /// [`Self::physical_private`] of the running vCPU, and its flush, at once. `false`: nothing was done.
+    #[inline]
+    pub fn physical_private_at_once<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        interrupt: IntId,
+        interface: &mut V,
+    ) -> bool {
+        if interrupt.is_sgi() {
+            return false;
+        }
+        let Some(slot) = self.private_slot(vcpu, interrupt.0) else {
+            return false;
+        };
+        let Some(physical) = self.irqs[slot].physical else {
+            return false;
+        };
+        let done = self.inject(vcpu, (slot, interrupt), Backing::Physical(physical), interface);
+        if done {
+            let irq = &mut self.irqs[slot];
+            irq.physical_active = true;
+            irq.physical_again = false;
+        }
+        done
+    }
+
+    /// [`Self::pulse_private`] for the running vCPU, and its flush, at once. `false`: nothing was done.
+    #[inline]
+    pub fn pulse_private_at_once<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        interrupt: IntId,
+        interface: &mut V,
+    ) -> bool {
+        match self.private_slot(vcpu, interrupt.0) {
+            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), SOFTWARE, interface),
+            _ => false,
+        }
+    }
+
+    /// [`Self::send_sgi`] of the running vCPU to itself alone, and its flush, at once. `false`: nothing was done.
+    #[inline]
+    pub fn send_sgi_at_once<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        register: SgiRegister,
+        value: u64,
+        interface: &mut V,
+    ) -> bool {
+        let to_itself = value & !SGI_INTID == 1 << (vcpu & 7);
+        if !to_itself || register != SgiRegister::Sgi1r || self.config.version != Version::V3 {
+            return false;
+        }
+        let interrupt = IntId((value >> 24 & 0xf) as u32);
+        match self.private_slot(vcpu, interrupt.0) {
+            Some(slot) => self.inject(vcpu, (slot, interrupt), SOFTWARE, interface),
+            None => false,
+        }
+    }
+
+    /// Puts a private interrupt of `vcpu`, pending from one source, into a list register.
+    #[inline]
+    fn inject<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        (slot, interrupt): (Slot, IntId),
+        backing: Backing,
+        interface: &mut V,
+    ) -> bool {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let irq = &mut self.irqs[slot];
+        let has_hardware = matches!(backing, Backing::Physical(_));
+        let is_quiet = irq.latch == 0
+            && !irq.active
+            && irq.set_active.is_none()
+            && (irq.edge || !irq.line)
+            && irq.physical.is_some() == has_hardware;
+        let passes = irq.enabled && irq.target == vcpu && self.groups.has(irq.group1);
+        if !cpu.is_settled() || !is_quiet || !passes {
+            return false;
+        }
+        let index = match irq.place {
+            Place::Idle if !irq.physical_active => cpu.interface.unused(interface),
+            Place::Resident { cpu: holder } if holder == vcpu => cpu.interface.ended(irq.lr, interface),
+            _ => None,
+        };
+        let Some(index) = index else { return false };
+        irq.place = Place::Resident { cpu: vcpu };
+        irq.lr = index;
+        irq.latch_in_lr = 1;
+        irq.drop_latch = 0;
+        let register = ListRegister {
+            interrupt,
+            priority: irq.priority,
+            group1: irq.group1,
+            state: LrState::Pending,
+            backing,
+        };
+        cpu.interface.hold(index, slot, register, interface);
+        true
+    }
+}

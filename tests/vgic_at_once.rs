@@ -1,0 +1,152 @@
+//! Interrupts that go straight into a list register end up as they do by way of the queues: the same random history for
+//! two guests, one of which takes the straight way wherever there is one.
+
+#[path = "vgic_support/guest.rs"]
+mod guest;
+#[path = "vgic_support/random.rs"]
+mod random;
+
+use guest::{BOTH, Guest, offsets};
+use portunus::ids::IntId;
+use portunus::vgic::list_register::ListRegister;
+use portunus::vgic::{SgiRegister, Version};
+use random::Random;
+
+const TIMER: IntId = IntId(27);
+const UPCALL: IntId = IntId(31);
+const SGI: IntId = IntId(5);
+const SPI: IntId = IntId(40);
+const OPERATIONS: u32 = 8_000;
+
+/// A guest, what it handles (outermost first), and how many of its interrupts went straight.
+struct Side {
+    guest: Guest,
+    handles: Vec<IntId>,
+    straight: Option<u32>,
+}
+
+impl Side {
+    fn new(version: Version, list_registers: usize, straight: Option<u32>) -> Self {
+        let mut guest = Guest::new(version, 2, list_registers);
+        guest.vgic.bind_physical_ppi(TIMER, TIMER).unwrap();
+        for (interrupt, priority) in [(TIMER, 0x40), (UPCALL, 0x50), (SGI, 0x60), (SPI, 0x70)] {
+            guest.enable(0, interrupt);
+            guest.set_priority(0, interrupt, priority);
+        }
+        let handles = Vec::new();
+        Self {
+            guest,
+            handles,
+            straight,
+        }
+    }
+
+    /// An interrupt comes: 0 the timer's, 1 an upcall, 2 an SGI of vCPU 0 to itself.
+    fn come(&mut self, what: u32) {
+        let sgi = 1 | u64::from(SGI.0) << 24;
+        let Guest { vgic, interfaces, .. } = &mut self.guest;
+        if let Some(straight) = &mut self.straight {
+            let done = match what {
+                0 => vgic.physical_private_at_once(0, TIMER, &mut interfaces[0]),
+                1 => vgic.pulse_private_at_once(0, UPCALL, &mut interfaces[0]),
+                _ => vgic.send_sgi_at_once(0, SgiRegister::Sgi1r, sgi, &mut interfaces[0]),
+            };
+            if done {
+                assert!(!vgic.needs_flush(0));
+                *straight += 1;
+                return;
+            }
+        }
+        match what {
+            0 => self.guest.inject(|vgic| vgic.physical_private(0, TIMER)),
+            1 => self.guest.inject(|vgic| vgic.pulse_private(0, UPCALL)),
+            _ => self.guest.inject(|vgic| Ok(vgic.send_sgi(0, SgiRegister::Sgi1r, sgi))),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(interrupt) = self.handles.pop() {
+            if self.guest.interfaces[0].end(interrupt) == Some(true) || self.guest.interfaces[0].no_pending_fires() {
+                let kick = self.guest.vgic.sync(0, &mut self.guest.interfaces[0]);
+                self.guest.serve(kick);
+                self.guest.flush(0);
+            }
+        }
+    }
+
+    fn step(&mut self, operation: u32, argument: u32) {
+        let interrupt = [TIMER, UPCALL, SGI, SPI][argument as usize % 4];
+        match operation {
+            0..4 => self.come(argument % 3),
+            4..8 => {
+                if let Some(taken) = self.guest.interfaces[0].acknowledge() {
+                    self.handles.push(taken);
+                }
+            }
+            8..14 => self.end(),
+            14 => self.guest.enable(0, interrupt),
+            15 if argument % 8 == 0 => drop(self.guest.set_bit(0, offsets::CLEAR_ENABLE, interrupt)),
+            16 => self.guest.inject(|vgic| vgic.set_spi_level(SPI, argument & 8 != 0)),
+            17 => self.guest.set_edge(0, UPCALL, argument & 8 != 0),
+            18 => self
+                .guest
+                .inject(|vgic| vgic.set_private_level(0, UPCALL, argument & 64 != 0)),
+            19 => drop(self.guest.set_bit(0, offsets::CLEAR_PENDING, interrupt)),
+            20 => drop(self.guest.set_bit(0, offsets::SET_PENDING, interrupt)),
+            21 => {
+                let interface = &mut self.guest.interfaces[0];
+                let kick = self.guest.vgic.unload(0, interface);
+                self.guest.serve(kick);
+                self.guest.flush(0);
+            }
+            22 => drop(self.guest.write(0, offsets::CTLR, u64::from(argument & 1 != 0) * 3)),
+            _ => drop(self.guest.write(0, offsets::CTLR, 3)),
+        }
+    }
+
+    /// What the guest could see.
+    fn shown(&mut self) -> (Vec<ListRegister>, Vec<bool>, Vec<IntId>, u64) {
+        let mut used: Vec<_> = self.guest.interfaces[0].used().copied().collect();
+        used.sort_by_key(|register| register.interrupt.0);
+        let bits = [TIMER, UPCALL, SGI, SPI]
+            .map(|interrupt| [self.guest.pending(0, interrupt), self.guest.active(0, interrupt)]);
+        let deactivated = self.guest.interfaces[0].deactivated.clone();
+        (used, bits.concat(), deactivated, self.guest.vgic.injected(0))
+    }
+}
+
+#[test]
+fn the_straight_way_and_the_queues_lead_to_the_same() {
+    for version in BOTH {
+        for list_registers in [1, 2, 4] {
+            let (mut straight, mut queued) = (
+                Side::new(version, list_registers, Some(0)),
+                Side::new(version, list_registers, None),
+            );
+            let mut random = Random(0x5eed + list_registers as u64);
+            let mut timer_is_active = false;
+            for number in 0..OPERATIONS {
+                let (operation, argument) = (random.below(24), random.below(256));
+                let ended = straight.guest.interfaces[0].deactivated.len();
+                if operation < 4 && argument % 3 == 0 {
+                    // An active physical interrupt does not come again.
+                    if std::mem::replace(&mut timer_is_active, true) {
+                        continue;
+                    }
+                }
+                for side in [&mut straight, &mut queued] {
+                    side.step(operation, argument);
+                }
+                timer_is_active &= straight.guest.interfaces[0].deactivated.len() == ended;
+                let what = format!("{version:?}, {list_registers} list registers, operation {number}: {operation}");
+                // Looking reads list registers back: not every time, or the straight way would never be there.
+                if random.one_in(8) {
+                    assert_eq!(straight.shown(), queued.shown(), "{what}");
+                }
+                assert_eq!(straight.handles, queued.handles, "{what}");
+            }
+            let count = straight.straight.unwrap_or(0);
+            assert!(count > 20, "{version:?}, {list_registers}: {count}");
+        }
+    }
+}
