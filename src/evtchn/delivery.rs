@@ -17,6 +17,14 @@ pub struct Delivery {
     pub wake: VcpuSet,
 }
 
+impl Delivery {
+    /// Nothing is to be done.
+    pub const NOBODY: Self = Self {
+        upcall: None,
+        wake: VcpuSet::EMPTY,
+    };
+}
+
 /// What a vCPU in SCHEDOP_poll waits for.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum Poller {

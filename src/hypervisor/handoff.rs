@@ -13,13 +13,14 @@ use core::sync::atomic::Ordering;
 
 use crate::abi::HypercallError;
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
+use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::evtchn::{Consumer, Delivery, Received, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
-use crate::hypervisor::{Hypervisor, Quick, Schedule, VcpuState};
+use crate::hypervisor::{Hypervisor, Located, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::{Handed, Surroundings};
 use crate::machine::Machine;
@@ -148,18 +149,20 @@ impl<M: Machine> Hypervisor<M> {
         Some(schedule(pick, limit))
     }
 
-    /// EVTCHNOP_send by the loaded vCPU: [`Quick::Due`] or [`Quick::Over`].
+    /// EVTCHNOP_send by the loaded vCPU, which has left its guest. What is left to do then: [`Quick::Done`] says that it is
+    /// back in its guest.
     ///
     /// # Errors
     /// EINVAL.
     #[inline]
-    pub(crate) fn send_event(
+    pub(crate) fn send_event<C: Cpu>(
         &self,
-        domain: &Domain,
-        vcpu: &Vcpu,
+        at: Located<'_>,
+        cpu: &mut C,
         state: &mut VcpuState,
         port: EventPort,
     ) -> Result<Quick, HypercallError> {
+        let Located { domain, vcpu } = at;
         let sent = {
             let mut events = domain.events.lock();
             self.with_words(|words| events.send(port, words))
@@ -179,6 +182,13 @@ impl<M: Machine> Hypervisor<M> {
                     let received = self.with_words(|words| events.receive(peer, sender, words));
                     drop(events);
                     return Ok(match received {
+                        // It has that event already, or does not want to hear of it.
+                        Received::Delivered(Delivery::NOBODY) => self.go_back(vcpu),
+                        Received::Delivered(delivery)
+                            if remote == domain.id && self.tell_itself(at, cpu, state, delivery) =>
+                        {
+                            self.go_back(vcpu)
+                        }
                         Received::Delivered(delivery) => self.tell_guest(vcpu, state, target, listener, delivery),
                         _ => Quick::Due,
                     });
@@ -186,9 +196,35 @@ impl<M: Machine> Hypervisor<M> {
                 _ => {}
             }
         }
+        if let Sent::Own(delivery) = sent
+            && (delivery == Delivery::NOBODY || self.tell_itself(at, cpu, state, delivery))
+        {
+            return Ok(self.go_back(vcpu));
+        }
         let mut domains = self;
         routing::carry(&mut domains, domain.id, sent);
         Ok(Quick::Due)
+    }
+
+    /// Nothing is left to do before the loaded vCPU goes on in its guest.
+    #[inline]
+    fn go_back(&self, vcpu: &Vcpu) -> Quick {
+        self.gate.enter(vcpu.pcpu);
+        Quick::Done
+    }
+
+    /// The loaded vCPU has an event, and nobody else. `false`: it is not as simple as that, and nothing was done.
+    #[inline]
+    fn tell_itself<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState, delivery: Delivery) -> bool {
+        let index = at.vcpu.id.index;
+        delivery.upcall == Some(index)
+            && delivery.wake.is_empty()
+            && !state.flush_due
+            && at
+                .domain
+                .vgic
+                .lock()
+                .pulse_private_at_once(index, UPCALL, cpu.virtual_interface())
     }
 
     /// The loaded vCPU has sent an event to `target`, which notifies `listener`.

@@ -4,7 +4,7 @@ use crate::abi::vcpu::RUNSTATE_BLOCKED;
 use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::hypervisor::{Claim, Hypervisor, Quick, VcpuState};
+use crate::hypervisor::{Claim, Hypervisor, Located, Quick, VcpuState};
 use crate::ids::{IntId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
@@ -25,13 +25,21 @@ impl<M: Machine> Hypervisor<M> {
         let Some((domain, vcpu)) = self.vcpu(state.id) else {
             return;
         };
-        let index = vcpu.id.index;
-        let at_once = |vgic: &mut Vgic, interface: &mut C::VirtualInterface| {
-            vgic.physical_private_at_once(index, VIRTUAL_TIMER, interface)
-        };
-        self.inject_interrupt(cpu, domain, vcpu, !state.flush_due, at_once, |vgic| {
-            vgic.physical_private(index, VIRTUAL_TIMER).unwrap_or_default()
+        self.with_own_vgic(cpu, domain, vcpu, !state.flush_due, |vgic, _| {
+            vgic.physical_private(vcpu.id.index, VIRTUAL_TIMER).unwrap_or_default()
         });
+    }
+
+    /// As [`Self::on_virtual_timer`] if that is all there is to do before the vCPU goes on. `false`: nothing was done.
+    #[inline]
+    pub fn on_virtual_timer_at_once<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+        let index = at.vcpu.id.index;
+        !state.flush_due
+            && at
+                .domain
+                .vgic
+                .lock()
+                .physical_private_at_once(index, VIRTUAL_TIMER, cpu.virtual_interface())
     }
 
     /// The virtual CPU interface asked for maintenance.
@@ -94,24 +102,6 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
-    /// Makes an interrupt pending by `operation`: for the loaded vCPU alone `at_once` does the same if it can. Whether others
-    /// were told.
-    #[inline]
-    fn inject_interrupt<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        live: bool,
-        at_once: impl FnOnce(&mut Vgic, &mut C::VirtualInterface) -> bool,
-        operation: impl FnOnce(&mut Vgic) -> VcpuSet,
-    ) -> bool {
-        if live && at_once(&mut domain.vgic.lock(), cpu.virtual_interface()) {
-            return false;
-        }
-        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| operation(vgic))
-    }
-
     /// Does something to a domain's vGIC and tells whom it concerns.
     pub(crate) fn with_vgic(&self, domain: &Domain, operation: impl FnOnce(&mut Vgic) -> VcpuSet) {
         let kick = operation(&mut domain.vgic.lock());
@@ -170,12 +160,16 @@ impl<M: Machine> Hypervisor<M> {
         live: bool,
         (register, value): (SgiRegister, u64),
     ) -> bool {
-        let at_once = |vgic: &mut Vgic, interface: &mut C::VirtualInterface| {
-            vgic.send_sgi_at_once(vcpu.id.index, register, value, interface)
-        };
-        self.inject_interrupt(cpu, domain, vcpu, live, at_once, |vgic| {
-            vgic.send_sgi(vcpu.id.index, register, value)
-        })
+        let index = vcpu.id.index;
+        if live
+            && domain
+                .vgic
+                .lock()
+                .send_sgi_at_once(index, register, value, cpu.virtual_interface())
+        {
+            return false;
+        }
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| vgic.send_sgi(index, register, value))
     }
 
     /// The loaded vCPU waits for an interrupt or an event (WFI, SCHEDOP_block), unless there is one already.

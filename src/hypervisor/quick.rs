@@ -414,9 +414,10 @@ impl<M: Machine> Hypervisor<M> {
             domain,
             vcpu,
         };
-        let sent = caller.resolve(pointer, Access::Read).and_then(|argument| {
+        let argument = caller.resolve(pointer, Access::Read);
+        let sent = argument.and_then(|argument| {
             let port = EventPort(self.machine.load_u32(argument));
-            self.send_event(domain, vcpu, state, port)
+            self.send_event(at, cpu, state, port)
         });
         match sent {
             Ok(quick) => {

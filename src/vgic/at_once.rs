@@ -9,11 +9,6 @@ use super::list_register::{Backing, ListRegister, LrState, VirtualInterface};
 use super::{SgiRegister, Version, Vgic};
 use crate::ids::IntId;
 
-/// Nothing is behind it, and nobody need know of its end.
-const SOFTWARE: Backing = Backing::Software {
-    maintenance: false,
-    source: 0,
-};
 /// ICC_SGI1R_EL1.INTID; all else but TargetList is 0 for a vCPU of the first sixteen.
 const SGI_INTID: u64 = 0xf << 24;
 
@@ -35,7 +30,7 @@ impl Vgic {
         let Some(physical) = self.irqs[slot].physical else {
             return false;
         };
-        let done = self.inject(vcpu, (slot, interrupt), Backing::Physical(physical), interface);
+        let done = self.inject(vcpu, (slot, interrupt), Some(physical), interface);
         if done {
             let irq = &mut self.irqs[slot];
             irq.physical_active = true;
@@ -53,7 +48,7 @@ impl Vgic {
         interface: &mut V,
     ) -> bool {
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), SOFTWARE, interface),
+            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), None, interface),
             _ => false,
         }
     }
@@ -73,30 +68,29 @@ impl Vgic {
         }
         let interrupt = IntId((value >> 24 & 0xf) as u32);
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) => self.inject(vcpu, (slot, interrupt), SOFTWARE, interface),
+            Some(slot) => self.inject(vcpu, (slot, interrupt), None, interface),
             None => false,
         }
     }
 
     /// Puts a private interrupt of `vcpu`, pending from one source, into a list register.
-    #[inline]
+    #[inline(always)]
     fn inject<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
         (slot, interrupt): (Slot, IntId),
-        backing: Backing,
+        physical: Option<IntId>,
         interface: &mut V,
     ) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return false;
         };
         let irq = &mut self.irqs[slot];
-        let has_hardware = matches!(backing, Backing::Physical(_));
         let is_quiet = irq.latch == 0
             && !irq.active
             && irq.set_active.is_none()
             && (irq.edge || !irq.line)
-            && irq.physical.is_some() == has_hardware;
+            && irq.physical == physical;
         let passes = irq.enabled && irq.target == vcpu && self.groups.has(irq.group1);
         if !cpu.is_settled() || !is_quiet || !passes {
             return false;
@@ -116,7 +110,13 @@ impl Vgic {
             priority: irq.priority,
             group1: irq.group1,
             state: LrState::Pending,
-            backing,
+            backing: match physical {
+                Some(physical) => Backing::Physical(physical),
+                None => Backing::Software {
+                    maintenance: false,
+                    source: 0,
+                },
+            },
         };
         cpu.interface.hold(index, slot, register, interface);
         true

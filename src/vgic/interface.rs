@@ -107,21 +107,21 @@ impl VcpuInterface {
     }
 
     /// A list register that was not in use.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unused<V: VirtualInterface>(&self, interface: &V) -> Option<u8> {
         let free = existing(interface) & !self.used;
         (free != 0).then(|| free.trailing_zeros() as u8)
     }
 
     /// That list register, if the guest has ended what it held and it may be written at once.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ended<V: VirtualInterface>(&self, index: u8, interface: &V) -> Option<u8> {
         let free = interface.free() >> (index % 16) & 1 != 0;
         (free && !self.contents[at(index.into())].asks_for_maintenance()).then_some(index)
     }
 
     /// Writes a list register that the hardware has free.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hold<V: VirtualInterface>(
         &mut self,
         index: u8,

@@ -233,10 +233,20 @@ pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu, context: &'static
         gic,
         located,
     } = context.links;
+    let first = acknowledge(pcpu, gic);
+    if let Some(acknowledged) = first
+        && acknowledged.interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed)
+        && hypervisor.on_virtual_timer_at_once(located, &mut El2Cpu::with(gic), &mut context.state)
+    {
+        return Next::Guest;
+    }
     hypervisor.left_guest(pcpu.id());
     // SAFETY: this is the only handler that runs on this pCPU, and it does not use `context` any more.
     let local = unsafe { pcpu.local() };
-    take_interrupts(pcpu, local);
+    if let Some(acknowledged) = first {
+        take(pcpu, local, gic, acknowledged);
+        take_interrupts(pcpu, local);
+    }
     if !local.reschedule
         && let Some(context) = local.loaded()
         && hypervisor.goes_on(located, &mut El2Cpu::with(gic), &mut context.state)
@@ -263,17 +273,31 @@ pub(crate) unsafe extern "C" fn system_error(pcpu: &'static Pcpu, context: &'sta
 pub(crate) fn take_interrupts(pcpu: &'static Pcpu, local: &mut Local) {
     let Some(gic) = gic::gic() else { return };
     for _ in 0..INTERRUPTS_PER_EXIT {
-        let Some(acknowledged) = gic.acknowledge() else { break };
-        trace::record_loaded(pcpu, Kind::Interrupt, acknowledged.interrupt.0);
-        gic.drop_priority(acknowledged);
-        if !take(pcpu, local, gic, acknowledged) {
-            gic.deactivate(acknowledged);
-        }
+        let Some(acknowledged) = acknowledge(pcpu, gic) else {
+            break;
+        };
+        take(pcpu, local, gic, acknowledged);
     }
 }
 
-/// Handles one interrupt; says whether a guest will deactivate it.
-fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged: Acknowledged) -> bool {
+/// The most urgent pending interrupt, with its priority dropped.
+#[inline]
+fn acknowledge(pcpu: &'static Pcpu, gic: &'static Gic) -> Option<Acknowledged> {
+    let acknowledged = gic.acknowledge()?;
+    trace::record_loaded(pcpu, Kind::Interrupt, acknowledged.interrupt.0);
+    gic.drop_priority(acknowledged);
+    Some(acknowledged)
+}
+
+/// Handles one interrupt.
+fn take(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged: Acknowledged) {
+    if !hand_on(pcpu, local, gic, acknowledged) {
+        gic.deactivate(acknowledged);
+    }
+}
+
+/// Brings an interrupt to whom it is for; says whether a guest will deactivate it.
+fn hand_on(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledged: Acknowledged) -> bool {
     let interrupt = acknowledged.interrupt;
     if interrupt == gic::KICK {
         // What it is about is in the core's own notes.
