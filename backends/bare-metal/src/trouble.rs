@@ -1,10 +1,11 @@
-//! A backend as guests must survive it, for tests: slow, or deaf to a reset. Boot arguments ask for it.
+//! A backend as guests must survive it, for tests: slow, or deaf or slow to hear a reset. Boot arguments ask for it.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
-use guest_runtime::{println, timer};
+use guest_runtime::{device_tree, println, timer};
 use portunus_virtio::disk::{Completion, Disk, Gather, StartError, Tag};
 use portunus_virtio::mmio::{REGION_SIZE, register, status};
 use portunus_virtio::shim::{Access, Operation};
@@ -91,32 +92,49 @@ impl Disk for SlowDisk {
     }
 }
 
-/// Whether this backend listens when a driver resets its device.
+/// Whether this backend listens when a driver resets its running device.
 #[derive(Debug)]
 pub(crate) struct Hearing {
     deaf: bool,
-    /// A driver has its device running.
-    running: bool,
+    /// How long it takes to hear that the first time, in milliseconds.
+    slow: Option<u64>,
+    /// Registers of devices that their drivers have running.
+    running: Vec<u64>,
 }
 
 impl Hearing {
-    /// A deaf one hears no reset of a running device: it neither answers nor stops.
-    pub(crate) const fn new(deaf: bool) -> Self {
-        Self { deaf, running: false }
+    /// A deaf one hears no reset of a running device: it neither answers nor stops. The boot argument `slow-reset-ms=N` makes
+    /// it hear late.
+    pub(crate) fn new(deaf: bool) -> Self {
+        Self {
+            deaf,
+            slow: device_tree::boot_number("slow-reset-ms"),
+            running: Vec::new(),
+        }
     }
 
     /// Whether `access` is not heard.
     pub(crate) fn misses(&mut self, access: &Access) -> bool {
-        if !self.deaf || access.address % REGION_SIZE != register::STATUS {
+        let base = access.address - access.address % REGION_SIZE;
+        if !self.deaf && self.slow.is_none() || access.address - base != register::STATUS {
             return false;
         }
         match access.operation {
-            Operation::Write(0) if self.running => {
-                println!("backend: does not hear the reset");
-                true
+            Operation::Write(0) if self.running.contains(&base) => {
+                if self.deaf {
+                    println!("backend: does not hear the reset");
+                } else if let Some(milliseconds) = self.slow.take() {
+                    println!("backend: hears the reset after {milliseconds} ms");
+                    let end = timer::now() + timer::ticks(milliseconds * 1000);
+                    while timer::now() < end {}
+                }
+                self.deaf
             }
             Operation::Write(value) => {
-                self.running = value & u64::from(status::DRIVER_OK) != 0;
+                self.running.retain(|running| *running != base);
+                if value & u64::from(status::DRIVER_OK) != 0 {
+                    self.running.push(base);
+                }
                 false
             }
             Operation::Read => false,
