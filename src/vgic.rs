@@ -176,7 +176,7 @@ impl Cpu {
     }
 
     /// Its list registers are in use and show everything, and nothing waits for one.
-    #[inline]
+    #[inline(always)]
     fn is_settled(&self) -> bool {
         self.interface.shows_everything() && self.active.is_empty() && !self.has_pending()
     }

@@ -8,8 +8,9 @@ mod random;
 
 use guest::{BOTH, Guest, offsets};
 use portunus::ids::IntId;
+use portunus::trap::access::AccessWidth;
 use portunus::vgic::list_register::ListRegister;
-use portunus::vgic::{SgiRegister, Version};
+use portunus::vgic::{Frame, SgiRegister, Version};
 use random::Random;
 
 const TIMER: IntId = IntId(27);
@@ -44,11 +45,17 @@ impl Side {
     /// An interrupt comes: 0 the timer's, 1 an upcall, 2 an SGI of vCPU 0 to itself.
     fn come(&mut self, what: u32) {
         let sgi = 1 | u64::from(SGI.0) << 24;
+        let sgir = 2 << 24 | u64::from(SGI.0);
+        let is_v2 = self.guest.version == Version::V2;
         let Guest { vgic, interfaces, .. } = &mut self.guest;
         if let Some(straight) = &mut self.straight {
             let done = match what {
                 0 => vgic.physical_private_at_once(0, TIMER, &mut interfaces[0]),
                 1 => vgic.pulse_private_at_once(0, UPCALL, &mut interfaces[0]),
+                _ if is_v2 => {
+                    let register = (Frame::Distributor, offsets::SGIR);
+                    vgic.store_at_once(0, register, (AccessWidth::Word, sgir), &mut interfaces[0])
+                }
                 _ => vgic.send_sgi_at_once(0, SgiRegister::Sgi1r, sgi, &mut interfaces[0]),
             };
             if done {
@@ -60,17 +67,17 @@ impl Side {
         match what {
             0 => self.guest.inject(|vgic| vgic.physical_private(0, TIMER)),
             1 => self.guest.inject(|vgic| vgic.pulse_private(0, UPCALL)),
+            _ if is_v2 => drop(self.guest.write(0, offsets::SGIR, sgir)),
             _ => self.guest.inject(|vgic| Ok(vgic.send_sgi(0, SgiRegister::Sgi1r, sgi))),
         }
     }
 
     fn end(&mut self) {
-        if let Some(interrupt) = self.handles.pop() {
-            if self.guest.interfaces[0].end(interrupt) == Some(true) || self.guest.interfaces[0].no_pending_fires() {
-                let kick = self.guest.vgic.sync(0, &mut self.guest.interfaces[0]);
-                self.guest.serve(kick);
-                self.guest.flush(0);
-            }
+        let Some(interrupt) = self.handles.pop() else { return };
+        if self.guest.interfaces[0].end(interrupt) == Some(true) || self.guest.interfaces[0].no_pending_fires() {
+            let kick = self.guest.vgic.sync(0, &mut self.guest.interfaces[0]);
+            self.guest.serve(kick);
+            self.guest.flush(0);
         }
     }
 
@@ -85,7 +92,7 @@ impl Side {
             }
             8..14 => self.end(),
             14 => self.guest.enable(0, interrupt),
-            15 if argument % 8 == 0 => drop(self.guest.set_bit(0, offsets::CLEAR_ENABLE, interrupt)),
+            15 if argument.is_multiple_of(8) => drop(self.guest.set_bit(0, offsets::CLEAR_ENABLE, interrupt)),
             16 => self.guest.inject(|vgic| vgic.set_spi_level(SPI, argument & 8 != 0)),
             17 => self.guest.set_edge(0, UPCALL, argument & 8 != 0),
             18 => self
@@ -128,7 +135,7 @@ fn the_straight_way_and_the_queues_lead_to_the_same() {
             for number in 0..OPERATIONS {
                 let (operation, argument) = (random.below(24), random.below(256));
                 let ended = straight.guest.interfaces[0].deactivated.len();
-                if operation < 4 && argument % 3 == 0 {
+                if operation < 4 && argument.is_multiple_of(3) {
                     // An active physical interrupt does not come again.
                     if std::mem::replace(&mut timer_is_active, true) {
                         continue;

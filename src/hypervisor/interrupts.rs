@@ -8,7 +8,7 @@ use crate::hypervisor::{Claim, Hypervisor, Located, Quick, VcpuState};
 use crate::ids::{IntId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
-use crate::trap::access::MmioAccess;
+use crate::trap::access::{Direction, MmioAccess};
 use crate::vgic::{Answer, Frame, PhysicalChange, PhysicalChanges, SgiRegister, Vgic};
 
 /// The virtual timer's PPI in every guest.
@@ -118,6 +118,17 @@ impl<M: Machine> Hypervisor<M> {
         (frame, offset): (Frame, u64),
         access: &MmioAccess,
     ) -> (Option<u64>, bool) {
+        if let Direction::Write(value) = access.direction
+            && live
+            && domain.vgic.lock().store_at_once(
+                vcpu.id.index,
+                (frame, offset),
+                (access.width, value),
+                cpu.virtual_interface(),
+            )
+        {
+            return (Some(0), false);
+        }
         let (mut answer, mut physical) = (Answer::Again, None);
         let told = self.with_own_vgic(cpu, domain, vcpu, live, |vgic, interface| {
             let index = vcpu.id.index;
@@ -152,6 +163,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The loaded vCPU wrote an SGI register of the CPU interface. Whether others were told.
+    #[inline]
     pub(crate) fn send_sgi<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -161,15 +173,26 @@ impl<M: Machine> Hypervisor<M> {
         (register, value): (SgiRegister, u64),
     ) -> bool {
         let index = vcpu.id.index;
-        if live
+        let at_once = live
             && domain
                 .vgic
                 .lock()
-                .send_sgi_at_once(index, register, value, cpu.virtual_interface())
-        {
-            return false;
-        }
-        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| vgic.send_sgi(index, register, value))
+                .send_sgi_at_once(index, register, value, cpu.virtual_interface());
+        !at_once && self.send_sgis(cpu, domain, vcpu, live, (register, value))
+    }
+
+    #[inline(never)]
+    fn send_sgis<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        (register, value): (SgiRegister, u64),
+    ) -> bool {
+        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| {
+            vgic.send_sgi(vcpu.id.index, register, value)
+        })
     }
 
     /// The loaded vCPU waits for an interrupt or an event (WFI, SCHEDOP_block), unless there is one already.

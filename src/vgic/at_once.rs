@@ -4,10 +4,12 @@
 //! in no queue either, so it goes first whatever its priority. Then the outcome is that of queueing it and a
 //! [flush](Vgic::flush). In any other case nothing is done, and the caller goes that way.
 
+use super::distributor_regs::GICD_SGIR;
 use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, VirtualInterface};
-use super::{SgiRegister, Version, Vgic};
+use super::{Frame, SgiRegister, Version, Vgic, sgi};
 use crate::ids::IntId;
+use crate::trap::access::AccessWidth;
 
 /// ICC_SGI1R_EL1.INTID; all else but TargetList is 0 for a vCPU of the first sixteen.
 const SGI_INTID: u64 = 0xf << 24;
@@ -30,7 +32,7 @@ impl Vgic {
         let Some(physical) = self.irqs[slot].physical else {
             return false;
         };
-        let done = self.inject(vcpu, (slot, interrupt), Some(physical), interface);
+        let done = self.inject(vcpu, (slot, interrupt), Some(physical), 0, interface);
         if done {
             let irq = &mut self.irqs[slot];
             irq.physical_active = true;
@@ -48,7 +50,7 @@ impl Vgic {
         interface: &mut V,
     ) -> bool {
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), None, interface),
+            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), None, 0, interface),
             _ => false,
         }
     }
@@ -68,18 +70,40 @@ impl Vgic {
         }
         let interrupt = IntId((value >> 24 & 0xf) as u32);
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) => self.inject(vcpu, (slot, interrupt), None, interface),
+            Some(slot) => self.inject(vcpu, (slot, interrupt), None, 0, interface),
             None => false,
         }
     }
 
-    /// Puts a private interrupt of `vcpu`, pending from one source, into a list register.
+    /// [`Self::mmio`] of a store with which the running vCPU sends an SGI to itself alone (GICD_SGIR of a GICv2), and its
+    /// flush, at once. `false`: nothing was done.
+    #[inline]
+    pub fn store_at_once<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        (frame, offset): (Frame, u64),
+        (width, value): (AccessWidth, u64),
+        interface: &mut V,
+    ) -> bool {
+        let is_sgir = frame == Frame::Distributor && offset == GICD_SGIR && width == AccessWidth::Word;
+        if !is_sgir || self.config.version != Version::V2 || !sgi::is_to_itself(vcpu, value as u32) {
+            return false;
+        }
+        let interrupt = IntId((value & 0xf) as u32);
+        match self.private_slot(vcpu, interrupt.0) {
+            Some(slot) => self.inject(vcpu, (slot, interrupt), None, vcpu & 7, interface),
+            None => false,
+        }
+    }
+
+    /// Puts a private interrupt of `vcpu`, pending from one `source` (0 to 7; an SGI's sender on a GICv2, else 0), into a list register.
     #[inline(always)]
     fn inject<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
         (slot, interrupt): (Slot, IntId),
         physical: Option<IntId>,
+        source: u8,
         interface: &mut V,
     ) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
@@ -103,7 +127,7 @@ impl Vgic {
         let Some(index) = index else { return false };
         irq.place = Place::Resident { cpu: vcpu };
         irq.lr = index;
-        irq.latch_in_lr = 1;
+        irq.latch_in_lr = 1 << source;
         irq.drop_latch = 0;
         let register = ListRegister {
             interrupt,
@@ -114,7 +138,7 @@ impl Vgic {
                 Some(physical) => Backing::Physical(physical),
                 None => Backing::Software {
                     maintenance: false,
-                    source: 0,
+                    source,
                 },
             },
         };

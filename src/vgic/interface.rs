@@ -101,7 +101,7 @@ impl VcpuInterface {
     }
 
     /// The list registers are in use as the last flush left them, and nothing is asked of the end of what they hold.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn shows_everything(&self) -> bool {
         self.runs_ahead() && !self.dirty && !self.reorder && !self.overflow && !self.no_pending
     }
@@ -141,6 +141,7 @@ impl VcpuInterface {
     }
 
     /// The hardware knows more than the queues.
+    #[inline(always)]
     pub(super) const fn runs_ahead(&self) -> bool {
         self.loaded && !self.synced
     }

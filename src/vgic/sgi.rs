@@ -19,6 +19,16 @@ const FILTER_LIST: u32 = 0;
 const FILTER_OTHERS: u32 = 1;
 const FILTER_SELF: u32 = 2;
 
+/// Whether a write of `vcpu` to GICD_SGIR names it alone.
+#[inline]
+pub(super) const fn is_to_itself(vcpu: u8, value: u32) -> bool {
+    match value >> 24 & 3 {
+        FILTER_SELF => true,
+        FILTER_LIST => (value >> 16) as u8 == VcpuSet::only(vcpu).0,
+        _ => false,
+    }
+}
+
 impl Vgic {
     /// The vCPU wrote `value` to an SGI register (IHI 0069, "ICC_SGI1R_EL1"): TargetList 15:0, Aff1 23:16, INTID 27:24,
     /// Aff2 39:32, IRM 40, RS 47:44, Aff3 55:48. Nothing happens with a GICv2. Returns the vCPUs to kick, which can

@@ -54,6 +54,7 @@ impl VirtualInterface for ListRegisters {
     fn read(&self, index: usize) -> Option<ListRegister> {
         either!(self, gic => gic.read(index))
     }
+    #[inline(always)]
     fn write(&mut self, index: usize, value: Option<ListRegister>) {
         either!(self, gic => gic.write(index, value))
     }

@@ -180,19 +180,20 @@ impl Machine {
         self.drain();
     }
 
-    /// An SGI to this vCPU, up to its handler.
+    /// An SGI to this vCPU, up to its handler. The value is in a register that calls may change, as compilers have it: of
+    /// others the hypervisor saves more.
     pub(crate) fn sgi_self(&self, number: u32) -> u64 {
         let (start, end) = match self.gic {
             // The target list of affinity 0.0.0: this vCPU is number 0.
             Gic::V3(_) => measure_to_handler!(
-                "msr icc_sgi1r_el1, {value}";
-                value = in(reg) 1 | u64::from(number) << 24, options(nostack)
+                "msr icc_sgi1r_el1, x2";
+                in("x2") 1 | u64::from(number) << 24, options(nostack)
             ),
             // Target list filter 2: to the sender.
             Gic::V2(_) => measure_to_handler!(
-                "str {value:w}, [{register}]";
-                value = in(reg) 2 << 24 | number,
-                register = in(reg) self.gic.distributor().base() + GICD_SGIR, options(nostack)
+                "str w2, [x3]";
+                in("w2") 2 << 24 | number,
+                in("x3") self.gic.distributor().base() + GICD_SGIR, options(nostack)
             ),
         };
         self.drain();

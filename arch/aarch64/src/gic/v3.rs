@@ -245,6 +245,7 @@ impl GicV3 {
     pub(crate) fn read(&self, index: usize) -> Option<ListRegister> {
         ListRegister::from_ich(read_list_register(index))
     }
+    #[inline(always)]
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         write_list_register(index, ListRegister::to_ich(value));
     }
