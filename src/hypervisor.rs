@@ -101,6 +101,8 @@ pub struct VcpuState {
     physical_timer_line: bool,
     /// Its list registers do not show what its vGIC holds.
     flush_due: bool,
+    /// Where it had an argument of a call last.
+    argument: buffers::KnownPage,
     /// Where it found nothing last.
     hole: quick::Hole,
     /// Before the page at whose start it accessed something last.
@@ -138,6 +140,7 @@ impl VcpuState {
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,
+            argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
             polls: false,

@@ -5,10 +5,60 @@
 
 use crate::abi::HypercallError;
 use crate::cpu::{Access, Cpu};
+use crate::domain::Domain;
 use crate::hypercall::GuestBuffers;
 use crate::hypervisor::calls::Caller;
-use crate::ids::{PAGE_SIZE, Pa};
+use crate::hypervisor::{Hypervisor, VcpuState};
+use crate::ids::{Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
+
+/// A page of a domain's own RAM, and the state of its map when it was found: while that stays, it is there. A frame of RAM
+/// is its domain's for life, so one that is moved meanwhile shows nobody else's memory.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct KnownPage {
+    page: Ipa,
+    frame: Pa,
+    /// [`Changes::count`](crate::stage2::Changes::count), which never is 0.
+    changes: u64,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Where the loaded vCPU has the first byte of an argument: as [`Caller::resolve`], which need not look where the same
+    /// vCPU had one before.
+    ///
+    /// # Errors
+    /// EFAULT.
+    #[inline]
+    pub(crate) fn argument<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &C,
+        state: &mut VcpuState,
+        address: u64,
+    ) -> Result<Pa, HypercallError> {
+        let ipa = cpu
+            .translate(address, Access::Read)
+            .map_err(|_| HypercallError::BadPointer)?;
+        let known = state.argument;
+        if known.page != ipa.page() || known.changes != domain.map_changes.count() {
+            state.argument = self.find_argument(domain, ipa)?;
+        }
+        Ok(Pa(state.argument.frame.0 | (ipa.0 % PAGE_SIZE)))
+    }
+
+    #[inline(never)]
+    fn find_argument(&self, domain: &Domain, ipa: Ipa) -> Result<KnownPage, HypercallError> {
+        let memory = domain.memory.lock();
+        match memory.stage2.lookup(&self.machine, ipa) {
+            Some(mapping) if mapping.page_use.is_own_ram() => Ok(KnownPage {
+                page: ipa.page(),
+                frame: mapping.pa.page(),
+                changes: domain.map_changes.count(),
+            }),
+            _ => Err(HypercallError::BadPointer),
+        }
+    }
+}
 
 impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     /// Where a byte of the caller's own RAM is.

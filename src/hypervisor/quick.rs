@@ -14,7 +14,6 @@ use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
 use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
-use crate::hypervisor::calls::Caller;
 use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
@@ -408,13 +407,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.left_guest(vcpu.pcpu);
         state.count(Exit::Hypercall);
-        let caller = Caller {
-            hypervisor: self,
-            cpu,
-            domain,
-            vcpu,
-        };
-        let argument = caller.resolve(pointer, Access::Read);
+        let argument = self.argument(domain, cpu, state, pointer);
         let sent = argument.and_then(|argument| {
             let port = EventPort(self.machine.load_u32(argument));
             self.send_event(at, cpu, state, port)
