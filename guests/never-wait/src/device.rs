@@ -108,6 +108,6 @@ pub(crate) const SPOILED: [fn(u32) -> u64; 6] = [
     // It is full of what nobody wrote.
     |write| u64::from(write) << 32 | u64::from(write.wrapping_sub(511)),
     |write| u64::from(write) << 32 | u64::from(write.wrapping_sub(0x8000_0000)),
-    |_| 0xffff_ffff,
+    |_| 0x7fff_ffff_ffff_ffff,
     |_| 0xffff_0000_0000_ffff,
 ];

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_runtime::gic::Gic;
 use guest_runtime::random::Random;
-use guest_runtime::{device_tree, hypercall, println, smp, timer, virtio, wait_for_interrupt};
+use guest_runtime::{device_tree, hypercall, let_others_run, println, smp, timer, virtio, wait_for_interrupt};
 
 use crate::device::{
     ACKNOWLEDGEMENT, BUFFERED, Command, DOORBELLS, FALLBACKS, LIFE, LIVE, NAKED, SPOILED, STATUS, VCPUS, WAKES,
@@ -26,6 +26,9 @@ const FLOOD: u64 = 3_000;
 const SLEEP: u32 = 20;
 /// Writes for each way to spoil the ring's pointers.
 const SPOILED_WRITES: u64 = 50;
+
+/// Reads of the page in a row.
+const READS: u64 = 256;
 
 /// What vCPU 1 does.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -102,8 +105,10 @@ extern "C" fn second(_: u64) -> ! {
     }
 }
 
+/// Lets the other vCPU run, on this pCPU or on another one.
 fn pause() {
     hypercall::yield_now().expect("a vCPU can yield");
+    let_others_run();
 }
 
 /// Sets what vCPU 1 does meanwhile.
@@ -276,6 +281,9 @@ fn read(vcpu: &Vcpu) {
     while TASK.load(Ordering::Acquire) == Task::Read as u32 {
         let life = vcpu.word(LIFE);
         reads += 1;
+        if reads.is_multiple_of(READS) {
+            let_others_run();
+        }
         if life == 0 {
             // A page that its new server has not filled yet.
             empty += 1;

@@ -35,6 +35,14 @@ pub mod window;
 
 pub use entry::{constants, image};
 
+/// Says that this vCPU only waits for another one: an emulator that runs all of them in turns goes on with the next.
+pub fn let_others_run() {
+    // SAFETY: a hint.
+    unsafe {
+        core::arch::asm!("yield", options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// Sleeps until an interrupt is pending, masked at the CPU or not.
 pub fn wait_for_interrupt() {
     // SAFETY: these instructions only wait; memory is not touched.
