@@ -86,17 +86,19 @@ impl Served {
         ANSWER
     }
 
-    /// An event has come.
-    fn serve(&self, port: u32) {
+    /// An event has come. A write is answered when everything else is done: what it returns is the slot.
+    fn serve(&self, port: u32) -> Option<(&Server, usize, Ioreq)> {
         let slot = self
             .servers
             .iter()
             .find_map(|server| Some((server, server.ports.iter().position(|own| *own == port)?)));
         match slot {
             Some((server, vcpu)) => {
-                if let Some(request) = server.take(vcpu) {
-                    server.answer(vcpu, self.answer(server.domain, &request));
+                let request = server.take(vcpu)?;
+                if !request.is_read() {
+                    return Some((server, vcpu, request));
                 }
+                server.answer(vcpu, self.answer(server.domain, &request));
             }
             None if port == PEER_PORT => {
                 // A channel whose other end is not there answers to nobody.
@@ -104,6 +106,7 @@ impl Served {
             }
             None => {}
         }
+        None
     }
 }
 
@@ -134,7 +137,11 @@ fn main() -> ! {
         while let Some(acknowledged) = gic.acknowledge() {
             gic.end(acknowledged);
         }
-        events.take(|port| served.serve(port));
+        let mut write = None;
+        events.take(|port| write = served.serve(port).or(write));
+        if let Some((server, vcpu, request)) = write {
+            server.answer(vcpu, served.answer(server.domain, &request));
+        }
         if !events.is_pending() {
             wait_for_interrupt();
         }

@@ -21,6 +21,8 @@ pub(crate) const COUNTER_STRIDE: usize = 64;
 pub(crate) const STATUS: u64 = 0x060;
 /// Written, 4 bytes: clears those bits.
 pub(crate) const ACK: u64 = 0x064;
+/// Written, 4 bytes: 0, by the hypervisor, when the guest ends.
+pub(crate) const DEVICE_STATUS: u64 = 0x070;
 
 /// A register of a vCPU.
 pub(crate) const fn of_vcpu(register: u64, vcpu: usize) -> u64 {

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_runtime::gic::Gic;
 use guest_runtime::random::Random;
-use guest_runtime::{device_tree, hypercall, let_others_run, println, smp, timer, virtio, wait_for_interrupt};
+use guest_runtime::{device_tree, hypercall, let_others_run, println, psci, smp, timer, virtio, wait_for_interrupt};
 
 use crate::device::{
     ACKNOWLEDGEMENT, BUFFERED, Command, DOORBELLS, FALLBACKS, LIFE, LIVE, NAKED, SPOILED, STATUS, VCPUS, WAKES,
@@ -41,6 +41,8 @@ enum Task {
     Load = 2,
     /// Reads the shadow page until there is another task.
     Read = 3,
+    /// Powers off.
+    End = 4,
 }
 
 static TASK: AtomicU32 = AtomicU32::new(Task::Nothing as u32);
@@ -78,7 +80,8 @@ pub(crate) fn run() {
     detached_in_flight(&mut vcpu);
     reborn_while_read(&mut vcpu);
     interrupts(&mut vcpu, &gic, interrupt.intid);
-    share::measure(&mut vcpu, &gic);
+    TASK.store(Task::End as u32, Ordering::Release);
+    share::measure(&mut vcpu);
     println!("writer: nothing was lost");
 }
 
@@ -98,7 +101,11 @@ extern "C" fn second(_: u64) -> ! {
                 TASK.store(Task::Nothing as u32, Ordering::Release);
             }
             2 => load(&mut vcpu),
-            _ => read(&vcpu),
+            3 => read(&vcpu),
+            _ => {
+                let error = psci::cpu_off();
+                println!("writer: FAILED: vCPU 1 does not end: {error:?}");
+            }
         }
         done += 1;
         DONE.store(done, Ordering::Release);

@@ -1,7 +1,6 @@
 //! How long requests take while another guest of the same backend rings without end.
 
 use guest_runtime::events::Events;
-use guest_runtime::gic::Gic;
 use guest_runtime::{hypercall, println, timer};
 
 use super::registers::Vcpu;
@@ -12,7 +11,7 @@ use crate::PEER_PORT;
 const SLOWER: u64 = 20;
 /// Microseconds that are not looked at: a request may have to wait for a slice or two.
 const GRACE: u64 = 20_000;
-/// Microseconds before the ringer is taken to have begun.
+/// Microseconds before another vCPU is taken to have begun, or ended.
 const BEGINNING: u64 = 50_000;
 
 fn requests(vcpu: &mut Vcpu) -> u64 {
@@ -26,14 +25,19 @@ fn requests(vcpu: &mut Vcpu) -> u64 {
 }
 
 /// Times requests without and with the ringer, and lets it end.
-pub(super) fn measure(vcpu: &mut Vcpu, _: &Gic) {
+pub(super) fn measure(vcpu: &mut Vcpu) {
     let _events = Events::init().expect("the manifest gives this domain event channels");
+    let settle = || {
+        let begin = timer::now();
+        while timer::now() - begin < timer::ticks(BEGINNING) {
+            pause();
+        }
+    };
+    // The other vCPU ends.
+    settle();
     let alone = requests(vcpu);
     hypercall::send(PEER_PORT).expect("the ringer is there");
-    let begin = timer::now();
-    while timer::now() - begin < timer::ticks(BEGINNING) {
-        pause();
-    }
+    settle();
     let beside = requests(vcpu);
     hypercall::send(PEER_PORT).expect("the ringer is there");
     let microseconds = |ticks| ticks * 1_000 / timer::ticks(1_000);
