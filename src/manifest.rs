@@ -124,7 +124,8 @@ impl Manifest {
                 .flat_map(|domain| &domain.devices)
                 .any(|device| device.backend == node.id);
             if let Some(domain) = domains.get_mut(index) {
-                domain.hypervisor_node |= serves;
+                // Who serves maps by hypercalls, and a driver that grants finds its hypervisor by that node.
+                domain.hypervisor_node |= serves || domain.has_access(MemoryAccess::Grants);
                 layout::place(domain, node.node, host)?;
             }
         }
@@ -159,24 +160,37 @@ impl Manifest {
     }
 }
 
-/// A backend that may map a guest's memory needs tables for it, unless the manifest says how much it gets.
+/// A backend that may map a guest's memory needs tables for it, unless the manifest says how much it gets. Mappings of
+/// grants are as many as the guest's pages, at the most that makes sense.
 fn grow_pools(domains: &mut [DomainConfig], nodes: &[DomainNode<'_, '_>]) {
     let mapped: Vec<(DomainId, DomainId, u64)> = domains
         .iter()
         .flat_map(|guest| guest.devices.iter().map(move |device| (guest, device)))
-        .filter(|(_, device)| device.memory_access == MemoryAccess::All)
-        .map(|(guest, device)| (device.backend, guest.id, guest.memory))
+        .filter_map(|(guest, device)| {
+            let bytes = match device.memory_access {
+                MemoryAccess::All | MemoryAccess::Grants => guest.memory,
+                MemoryAccess::Window => device.window?.size,
+                MemoryAccess::None => return None,
+            };
+            Some((device.backend, guest.id, bytes))
+        })
         .collect();
     for (domain, node) in domains.iter_mut().zip(nodes) {
         if node.node.has(domain::PAGE_TABLE_POOL) {
             continue;
         }
-        let mut guests = Vec::new();
+        let mut guests: Vec<(DomainId, u64)> = Vec::new();
         for (backend, guest, memory) in &mapped {
-            if *backend == domain.id && !guests.contains(guest) {
-                guests.push(*guest);
-                domain.page_table_pool += domain::tables_to_map(*memory);
+            if *backend != domain.id {
+                continue;
             }
+            match guests.iter_mut().find(|(other, _)| other == guest) {
+                Some((_, most)) => *most = (*most).max(*memory),
+                None => guests.push((*guest, *memory)),
+            }
+        }
+        for (_, memory) in guests {
+            domain.page_table_pool += domain::tables_to_map(memory);
         }
     }
 }

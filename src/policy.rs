@@ -21,8 +21,12 @@ pub enum Permission {
     ServeRange(IpaRange),
     /// Drive this interrupt of it.
     RaiseInterrupt(IntId),
-    /// Map its RAM.
+    /// Map its RAM, all of it.
     MapMemory,
+    /// Map these guest-physical addresses of it, as far as its own RAM is there.
+    MapRange(IpaRange),
+    /// Map some of its RAM: [`Self::MapRange`] says which.
+    MapSome,
     /// Offer it an event-channel port, or bind to one that it offered.
     OpenChannel,
     /// Look at its state and counters, pause it, restart it, stop it.
@@ -36,6 +40,8 @@ impl fmt::Display for Permission {
             Self::ServeRange(range) => write!(f, "serve {range}"),
             Self::RaiseInterrupt(interrupt) => write!(f, "raise INTID {}", interrupt.0),
             Self::MapMemory => write!(f, "map memory"),
+            Self::MapRange(range) => write!(f, "map {range}"),
+            Self::MapSome => write!(f, "map any memory"),
             Self::OpenChannel => write!(f, "open event channels"),
             Self::Control => write!(f, "control the life"),
         }
@@ -60,6 +66,8 @@ pub struct Policy {
     pairs: [[Pair; DOMAINS]; DOMAINS],
     /// By subject, object, start; disjoint for one object.
     ranges: Vec<(Key, IpaRange)>,
+    /// What may be mapped where it is not all; by subject, object, start; disjoint for one object.
+    windows: Vec<(Key, IpaRange)>,
     /// By subject, object, number.
     interrupts: Vec<(Key, IntId)>,
 }
@@ -74,6 +82,7 @@ type Key = (DomainId, DomainId);
 struct Pair {
     serve: bool,
     map_memory: bool,
+    map_window: bool,
     control: bool,
 }
 
@@ -87,7 +96,9 @@ impl Policy {
                 if let Some(pair) = policy.pair_mut(device.backend, guest.id) {
                     pair.serve = true;
                     pair.map_memory |= device.memory_access == MemoryAccess::All;
+                    pair.map_window |= device.window.is_some();
                 }
+                policy.windows.extend(device.window.map(|window| (key, window)));
                 policy.ranges.push((key, device.range));
                 policy.interrupts.push((key, device.interrupt.id));
             }
@@ -100,6 +111,7 @@ impl Policy {
             }
         }
         sort_by_key(&mut policy.ranges, |entry| *entry);
+        sort_by_key(&mut policy.windows, |entry| *entry);
         sort_by_key(&mut policy.interrupts, |entry| *entry);
         policy
     }
@@ -117,9 +129,11 @@ impl Policy {
         let given = match permission {
             Permission::Serve => pair.serve,
             Permission::MapMemory => pair.map_memory,
+            Permission::MapSome => pair.map_memory || pair.map_window,
+            Permission::MapRange(range) => pair.map_memory || pair.map_window && has(&self.windows, key, range),
             Permission::Control => pair.control,
             Permission::OpenChannel => subject == object && subject.is_ordinary(),
-            Permission::ServeRange(range) => self.serves(key, range),
+            Permission::ServeRange(range) => has(&self.ranges, key, range),
             Permission::RaiseInterrupt(interrupt) => self.interrupts.binary_search(&(key, interrupt)).is_ok(),
         };
         if given {
@@ -145,18 +159,6 @@ impl Policy {
             .unwrap_or_default()
     }
 
-    /// Whether one device of `key` has all of `range`.
-    fn serves(&self, key: Key, range: IpaRange) -> bool {
-        if range.is_empty() || !range.fits() {
-            return false;
-        }
-        let after = self
-            .ranges
-            .partition_point(|(other, device)| (*other, device.start) <= (key, range.start));
-        let found = after.checked_sub(1).and_then(|index| self.ranges.get(index));
-        found.is_some_and(|(other, device)| *other == key && device.contains(range))
-    }
-
     /// The rights that `subject` has over others: for reports. Each with the object.
     pub fn rights_of(&self, subject: DomainId) -> impl Iterator<Item = (Permission, DomainId)> {
         let objects = (0..DOMAINS as u16).map(DomainId);
@@ -168,10 +170,22 @@ impl Policy {
             serve.into_iter().chain(memory).chain(control)
         });
         let mine = move |key: &Key| key.0 == subject;
+        let windows = self.windows.iter().filter(move |(key, _)| mine(key));
         let ranges = self.ranges.iter().filter(move |(key, _)| mine(key));
         let interrupts = self.interrupts.iter().filter(move |(key, _)| mine(key));
         pairs
+            .chain(windows.map(|(key, range)| (Permission::MapRange(*range), key.1)))
             .chain(ranges.map(|(key, range)| (Permission::ServeRange(*range), key.1)))
             .chain(interrupts.map(|(key, interrupt)| (Permission::RaiseInterrupt(*interrupt), key.1)))
     }
+}
+
+/// Whether one entry of `key` in a sorted table has all of `range`.
+fn has(table: &[(Key, IpaRange)], key: Key, range: IpaRange) -> bool {
+    if range.is_empty() || !range.fits() {
+        return false;
+    }
+    let after = table.partition_point(|(other, entry)| (*other, entry.start) <= (key, range.start));
+    let found = after.checked_sub(1).and_then(|index| table.get(index));
+    found.is_some_and(|(other, entry)| *other == key && entry.contains(range))
 }

@@ -4,6 +4,7 @@ use portunus::domain::builder::{self, BuildError, Built, BuiltDomain, CpuLimits,
 use portunus::domain::image::ImageError;
 use portunus::fakes::{FakeMachine, Operation, translation_order};
 use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa};
+use portunus::manifest::devices::{DeviceConfig, DeviceKind, MemoryAccess, OnFailure, Source};
 use portunus::manifest::domain::{DomainConfig, GrantLimits, UnmappedAccess};
 use portunus::manifest::host::{Gic, GicV2, GicV3, HostCpu, Timer};
 use portunus::manifest::layout::{self, VirtualGic};
@@ -243,6 +244,59 @@ fn a_domain_finds_its_kernel_ramdisk_and_tree_and_otherwise_zeroes() {
     }
     let last = bench.peek(built_domain, 0x7fff_f000, 0x1000);
     assert!(last.iter().all(|byte| *byte == 0));
+}
+
+/// A device that is served by a window.
+fn windowed(window: IpaRange) -> DeviceConfig {
+    DeviceConfig {
+        name: "disk".to_string(),
+        path: "/chosen/domU1/portunus,devices/disk".to_string(),
+        kind: DeviceKind::BLOCK,
+        backend: DomainId(2),
+        source: Source::None,
+        transports: Vec::new(),
+        memory_access: MemoryAccess::Window,
+        window: Some(window),
+        read_only: false,
+        queues: 1,
+        accel: false,
+        timeout_ms: 0,
+        attach_timeout_ms: 0,
+        on_failure: OnFailure::Wait,
+        range: IpaRange::new(0x200_0000, 0x200),
+        interrupt: ppi(33),
+    }
+}
+
+#[test]
+fn kernel_ramdisk_and_tree_stay_out_of_a_window() {
+    let mut bench = bench();
+    let mut config = domain(1, 32 * MIB);
+    let window = IpaRange::new(0x4000_0000 + 24 * MIB, 8 * MIB);
+    config.devices.push(windowed(window));
+    bench.add(config, &kernel(0x11, 4 * MIB, 4096), Some(&[0x22; 70_000]));
+    let mut covered = domain(2, 32 * MIB);
+    covered.devices.push(windowed(window));
+    bench.add(covered, &kernel(0x11, 25 * MIB, 4096), None);
+    let built = bench.build();
+    let [first] = &built.domains[..] else {
+        panic!("one domain")
+    };
+    let ramdisk = first.ramdisk.expect("a ramdisk");
+    for part in [first.kernel.extent, ramdisk, first.device_tree] {
+        assert!(!part.overlaps(window), "{part}");
+    }
+    assert!(
+        bench
+            .peek(first, window.start.0, window.size)
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    let extent = IpaRange::new(0x4000_0000, 25 * MIB);
+    assert_eq!(
+        built.failed,
+        [(DomainId(2), BuildError::Kernel(ImageError::DoesNotFit(extent)))]
+    );
 }
 
 #[test]

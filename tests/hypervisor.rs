@@ -1,5 +1,7 @@
 //! The whole core on a PC: domains from a manifest, traps and interrupts as a machine would bring them.
 
+#[path = "hypervisor_support/access.rs"]
+mod access;
 #[path = "hypervisor_support/backend.rs"]
 mod backend;
 #[path = "hypervisor_support/control.rs"]

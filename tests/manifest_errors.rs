@@ -652,16 +652,36 @@ fn served_devices() {
             "/chosen/domU1/portunus,devices/net0: portunus,memory-access: has the unknown value \"some\"",
         ),
         (
-            "a window",
+            "a window of no size",
             "portunus,memory-access = \"none\"",
-            "portunus,memory-access = \"window\"",
-            "/chosen/domU1/portunus,devices/net0: portunus,memory-access: is not supported: access through a shared window",
+            "portunus,memory-access = \"window\"; portunus,window-size = <0>",
+            "/chosen/domU1/portunus,devices/net0: portunus,window-size: is zero",
         ),
         (
-            "grants",
+            "a window beyond reason",
             "portunus,memory-access = \"none\"",
-            "portunus,memory-access = \"grants\"",
-            "/chosen/domU1/portunus,devices/net0: portunus,memory-access: is not supported: access by grants",
+            "portunus,memory-access = \"window\"; portunus,window-size = <1025>",
+            "/chosen/domU1/portunus,devices/net0: portunus,window-size: is 1025, more than the limit of 1024",
+        ),
+        (
+            "a window as large as the guest",
+            "portunus,memory-access = \"none\"",
+            "portunus,memory-access = \"window\"; portunus,window-size = <256>",
+            "/chosen/domU1/portunus,devices/net0: portunus,window-size: \
+             finds no 0x10000000 free bytes in the guest-physical map",
+        ),
+        (
+            "a size of two cells",
+            "portunus,memory-access = \"none\"",
+            "portunus,memory-access = \"window\"; portunus,window-size = <0 8>",
+            "/chosen/domU1/portunus,devices/net0: portunus,window-size: \
+             has a length of 8 bytes, which its type can't have",
+        ),
+        (
+            "the size of no window",
+            "portunus,memory-access = \"none\"",
+            "portunus,memory-access = \"grants\"; portunus,window-size = <8>",
+            "/chosen/domU1/portunus,devices/net0: portunus,window-size: is not supported: a size without a window",
         ),
         (
             "an unknown transport",

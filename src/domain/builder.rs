@@ -380,6 +380,12 @@ impl<M: Machine> Builder<'_, M> {
         let mut draft = Draft::new(ram.clone(), module.range);
         let kernel = draft.load(self.machine).map_err(BuildError::Kernel)?;
         let mut placer = Placer::new(ram.banks(), kernel.extent);
+        for window in self.config.windows() {
+            if window.overlaps(kernel.extent) {
+                return Err(BuildError::Kernel(ImageError::DoesNotFit(kernel.extent)));
+            }
+            placer.keep_out(window);
+        }
 
         let ramdisk = match self.config.modules.ramdisk {
             None => None,

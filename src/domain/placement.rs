@@ -30,6 +30,11 @@ impl Placer {
         }
     }
 
+    /// Keeps what is placed out of `range`.
+    pub(super) fn keep_out(&mut self, range: IpaRange) {
+        self.taken.push(range);
+    }
+
     /// Takes `size` bytes at a multiple of `alignment`, a power of two; `None` when there is no room.
     pub(super) fn place(&mut self, size: u64, alignment: u64) -> Option<IpaRange> {
         let near = self

@@ -186,9 +186,12 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
         Ok(())
     }
 
-    /// Takes a reference to the frame behind `gfn` of `foreign`, which must be its RAM.
+    /// Takes a reference to the frame behind `gfn` of `foreign`, which must be RAM of its own that the caller may map.
     fn reference(&self, foreign: &Domain, gfn: u64) -> Result<Pa, HypercallError> {
         let machine = &self.hypervisor.machine;
+        let page = Permission::MapRange(IpaRange::new(address(gfn)?.0, PAGE_SIZE));
+        let decision = self.hypervisor.policy.decide(self.domain.id, page, foreign.id);
+        decision.map_err(|_| HypercallError::NotPermitted)?;
         let memory = foreign.memory.lock();
         let mapping = memory
             .stage2
@@ -278,7 +281,7 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
                 (Permission::ServeRange(IpaRange::new(range.start(), size)), target)
             }
             Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
-            Right::MapMemory { target } => (Permission::MapMemory, target),
+            Right::MapMemory { target } => (Permission::MapSome, target),
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
             Right::Control { target } => (Permission::Control, target),
         };

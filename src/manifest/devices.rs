@@ -19,6 +19,14 @@ use crate::manifest::tree::{Interrupt, Node, Trigger, decode_gic_interrupt};
 const MAX_QUEUES: u32 = 64;
 /// The largest RAM disk in MiB: bounds what a backend allocates.
 const MAX_RAM_DISK: u32 = 1 << 20;
+/// A window has whole MiB.
+pub(crate) const MIB: u64 = 1 << 20;
+/// MiB of a window when the manifest says nothing: the rings and the data in flight of one device.
+const DEFAULT_WINDOW: u32 = 8;
+/// MiB of a window at most.
+const MAX_WINDOW: u32 = 1024;
+/// How large the window of a device is.
+pub(crate) const WINDOW_SIZE: &str = "portunus,window-size";
 /// Milliseconds of backend-runnable time for an answer (design: failure policy).
 pub const DEFAULT_TIMEOUT_MS: u32 = 5_000;
 /// Milliseconds to wait for a server (design: failure policy).
@@ -41,6 +49,8 @@ pub struct DeviceConfig {
     pub transports: Vec<Transport>,
     /// What the backend may reach of the guest's memory.
     pub memory_access: MemoryAccess,
+    /// With [`MemoryAccess::Window`]: the part of the guest's RAM that all requests and data are in.
+    pub window: Option<IpaRange>,
     /// Whether the guest may only read it.
     pub read_only: bool,
     /// The number of its queues.
@@ -137,6 +147,10 @@ impl Transport {
 pub enum MemoryAccess {
     /// All of its RAM.
     All,
+    /// A range of its RAM, which the guest's driver copies through.
+    Window,
+    /// The pages that the guest grants, one by one.
+    Grants,
     /// Nothing.
     None,
 }
@@ -146,13 +160,15 @@ impl MemoryAccess {
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
+            Self::Window => "window",
+            Self::Grants => "grants",
             Self::None => "none",
         }
     }
 }
 
 /// Properties of a device node.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "portunus,type",
     "portunus,backend",
     "portunus,source",
@@ -160,6 +176,7 @@ const KNOWN: [&str; 17] = [
     "portunus,ram-disk",
     "portunus,transport",
     "portunus,memory-access",
+    WINDOW_SIZE,
     "portunus,queues",
     "portunus,accel",
     "read-only",
@@ -207,6 +224,7 @@ fn device(
 ) -> Result<DeviceConfig, ManifestError> {
     let backend = backend(domain, node, nodes)?;
     let accel = node.has("portunus,accel");
+    let memory_access = memory_access(node)?;
     let trigger = if accel { Trigger::LevelHigh } else { Trigger::EdgeRising };
     Ok(DeviceConfig {
         name: node.name().to_string(),
@@ -215,7 +233,8 @@ fn device(
         backend,
         source: source(node, backend, domains)?,
         transports: transports(node, notices)?,
-        memory_access: memory_access(node)?,
+        memory_access,
+        window: window_size(node, memory_access)?.map(|size| IpaRange::new(0, size)),
         read_only: node.has("read-only"),
         queues: match node.u32("portunus,queues")? {
             Some(0) => return Err(node.error("portunus,queues", Reason::Zero)),
@@ -383,9 +402,31 @@ fn memory_access(node: Node<'_, '_>) -> Result<MemoryAccess, ManifestError> {
         None => Err(node.error(name, Reason::Missing)),
         Some("all") => Ok(MemoryAccess::All),
         Some("none") => Ok(MemoryAccess::None),
-        Some("window") => Err(node.error(name, Reason::Unsupported("access through a shared window"))),
-        Some("grants") => Err(node.error(name, Reason::Unsupported("access by grants"))),
+        Some("window") => Ok(MemoryAccess::Window),
+        Some("grants") => Ok(MemoryAccess::Grants),
         Some(other) => Err(node.error(name, Reason::UnknownText(other.to_string()))),
+    }
+}
+
+/// Bytes of the window, if there is one; `portunus,window-size` is in MiB.
+fn window_size(node: Node<'_, '_>, access: MemoryAccess) -> Result<Option<u64>, ManifestError> {
+    let found = node.u32(WINDOW_SIZE)?;
+    if access != MemoryAccess::Window {
+        return match found {
+            None => Ok(None),
+            Some(_) => Err(node.error(WINDOW_SIZE, Reason::Unsupported("a size without a window"))),
+        };
+    }
+    match found.unwrap_or(DEFAULT_WINDOW) {
+        0 => Err(node.error(WINDOW_SIZE, Reason::Zero)),
+        mib if mib > MAX_WINDOW => Err(node.error(
+            WINDOW_SIZE,
+            Reason::AboveLimit {
+                found: mib.into(),
+                limit: MAX_WINDOW.into(),
+            },
+        )),
+        mib => Ok(Some(u64::from(mib) * MIB)),
     }
 }
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::ids::{DomainId, MAX_VCPUS, PAGE_SIZE};
 use crate::manifest::affinity::{self, PcpuSet};
 use crate::manifest::control;
-use crate::manifest::devices::DeviceConfig;
+use crate::manifest::devices::{DeviceConfig, MemoryAccess};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::Host;
 use crate::manifest::layout::Layout;
@@ -14,7 +14,7 @@ use crate::manifest::lifecycle::{self, OnShutdown, RestartLimit};
 use crate::manifest::modules::{self, ModuleReader, Modules};
 use crate::manifest::notice::Notices;
 use crate::manifest::passthrough::{self, Passthrough};
-use crate::manifest::range::PaRange;
+use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::rtc;
 use crate::manifest::shared_memory;
 use crate::manifest::tree::Node;
@@ -131,6 +131,16 @@ impl DomainConfig {
     /// The number of its vCPUs, 1 to 8.
     pub fn vcpu_count(&self) -> u8 {
         self.vcpus.len() as u8
+    }
+
+    /// Whether a device of it is served with that access to its memory.
+    pub fn has_access(&self, access: MemoryAccess) -> bool {
+        self.devices.iter().any(|device| device.memory_access == access)
+    }
+
+    /// Parts of its RAM that its kernel, ramdisk and device tree stay out of.
+    pub fn windows(&self) -> impl Iterator<Item = IpaRange> {
+        self.devices.iter().filter_map(|device| device.window)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod backend;
 pub mod fresh;
+mod memory;
 mod nodes;
 mod passthrough;
 
@@ -18,7 +19,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 
 use crate::ids::{DomainId, IntId};
 use crate::manifest::Manifest;
-use crate::manifest::devices::DeviceConfig;
+use crate::manifest::devices::{DeviceConfig, MemoryAccess};
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::layout::{VirtualGic, VirtualRtc, VirtualUart};
@@ -72,7 +73,7 @@ impl GuestTree<'_> {
             [] => None,
             bytes => Some(Tree::new(bytes)?),
         };
-        let phandles = Phandles::new(partial.as_ref());
+        let phandles = Phandles::new(partial.as_ref(), domain.windows().count());
 
         let mut tree = DeviceTree::new();
         let uart = domain.layout.uart;
@@ -95,7 +96,7 @@ impl GuestTree<'_> {
                 .strings("method", &["hvc"])
                 .build(),
         );
-        if let Some(memory) = memory(self.memory_of(self.domain)) {
+        if let Some(memory) = memory_node(self.memory_of(self.domain)) {
             root.add_child(memory);
         }
         root.add_child(self.timer());
@@ -113,8 +114,16 @@ impl GuestTree<'_> {
         if domain.hypervisor_node {
             root.add_child(hypervisor(domain));
         }
+        if let Some(reserved) = memory::reserved(domain, &phandles.windows) {
+            root.add_child(reserved);
+        }
+        if domain.has_access(MemoryAccess::Grants) {
+            root.add_child(memory::grant_dma(phandles.iommu));
+        }
+        let mut windows = phandles.windows.iter();
         for device in &domain.devices {
-            root.add_child(virtio(device));
+            let access = memory::of_device(device, phandles.iommu, &mut windows);
+            root.add_child(virtio(device, access));
         }
         if self.manifest.served_by(self.domain).next().is_some() {
             root.add_child(backend::node(self));
@@ -189,7 +198,7 @@ fn cpus(domain: &DomainConfig) -> DeviceTreeNode {
     node.build()
 }
 
-fn memory(banks: &[IpaRange]) -> Option<DeviceTreeNode> {
+fn memory_node(banks: &[IpaRange]) -> Option<DeviceTreeNode> {
     let first = banks.first()?;
     let node = Builder::new(&format!("memory@{:x}", first.start.0)).strings("device_type", &["memory"]);
     Some(node.bytes("reg", &regs(banks)).build())
@@ -259,13 +268,16 @@ fn hypervisor(domain: &DomainConfig) -> DeviceTreeNode {
         .build()
 }
 
-fn virtio(device: &DeviceConfig) -> DeviceTreeNode {
-    Builder::new(&virtio_name(device))
+fn virtio(device: &DeviceConfig, access: Option<(&str, Vec<u8>)>) -> DeviceTreeNode {
+    let node = Builder::new(&virtio_name(device))
         .strings("compatible", &["virtio,mmio"])
         .bytes("reg", &regs(&[device.range]))
         .interrupts(&[device.interrupt])
-        .flag("dma-coherent")
-        .build()
+        .flag("dma-coherent");
+    match access {
+        Some((name, value)) => node.bytes(name, &value).build(),
+        None => node.build(),
+    }
 }
 
 fn virtio_name(device: &DeviceConfig) -> String {

@@ -274,6 +274,7 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
             interrupt: interrupt.ok(),
         });
     }
+    place_windows(domain, &layout)?;
     layout.extended_regions = extended_regions(domain, &layout, host, &taken);
     if domain.hypervisor_node && layout.extended_regions.is_empty() {
         return Err(node.error("xen,enhanced", Reason::NoRoom(EXTENDED_ALIGNMENT)));
@@ -370,6 +371,30 @@ fn place_devices(
     }
     for (range, name) in slots {
         taken.add(range, &name);
+    }
+    Ok(())
+}
+
+/// Puts the windows of devices at the end of the lowest bank with room for each, so that kernels find low memory for what
+/// they place themselves, and 32-bit addresses reach all of it.
+fn place_windows(domain: &mut DomainConfig, layout: &Layout) -> Result<(), ManifestError> {
+    let mut rooms = layout.memory.clone();
+    for device in &mut domain.devices {
+        let Some(window) = &mut device.window else { continue };
+        let error = |reason| ManifestError::new(&device.path, devices::WINDOW_SIZE, reason);
+        if rooms.is_empty() {
+            let why = "a window of a direct-mapped domain without xen,static-mem";
+            return Err(error(Reason::Unsupported(why)));
+        }
+        let size = window.size;
+        let place = rooms.iter_mut().find_map(|room| {
+            let start = room.end().checked_sub(size)? & !(devices::MIB - 1);
+            // Something is left below it.
+            let left = start.checked_sub(room.start.0).filter(|left| *left != 0)?;
+            room.size = left;
+            Some(start)
+        });
+        *window = IpaRange::new(place.ok_or_else(|| error(Reason::NoRoom(size)))?, size);
     }
     Ok(())
 }

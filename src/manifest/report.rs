@@ -169,6 +169,10 @@ impl Report<'_> {
             Source::RamDisk { mib } => write!(f, " from a RAM disk of {mib} MiB")?,
         }
         write!(f, ", {} queues", device.queues)?;
+        match device.window {
+            Some(window) => write!(f, ", memory by a window at {window}")?,
+            None => write!(f, ", memory: {}", device.memory_access.name())?,
+        }
         if device.read_only {
             write!(f, ", read-only")?;
         }

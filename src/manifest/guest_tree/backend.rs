@@ -1,12 +1,13 @@
 //! `/portunus` in the tree of a domain that serves devices: what it serves, to whom, and from what.
 
 use alloc::format;
+use alloc::vec::Vec;
 
 use dtoolkit::model::DeviceTreeNode;
 
 use super::GuestTree;
 use super::nodes::{Builder, regs};
-use crate::manifest::devices::{DeviceConfig, Source};
+use crate::manifest::devices::{DeviceConfig, MemoryAccess, Source};
 use crate::manifest::domain::DomainConfig;
 
 /// What bare-metal and Linux backends look for.
@@ -24,6 +25,16 @@ pub(super) fn node(tree: &GuestTree<'_>) -> DeviceTreeNode {
     node.build()
 }
 
+/// The guest's RAM that the backend may map: all, a window, or none but what is granted. A device without access to memory
+/// says where it is all the same: that tells a backend how large the guest is.
+fn reachable(tree: &GuestTree<'_>, guest: &DomainConfig, device: &DeviceConfig) -> Vec<u8> {
+    match device.memory_access {
+        MemoryAccess::All | MemoryAccess::None => regs(tree.memory_of(guest.id)),
+        MemoryAccess::Window => regs(device.window.as_slice()),
+        MemoryAccess::Grants => Vec::new(),
+    }
+}
+
 fn served(tree: &GuestTree<'_>, index: usize, guest: &DomainConfig, device: &DeviceConfig) -> DeviceTreeNode {
     let mut transports = alloc::vec::Vec::new();
     transports.extend(device.transports.iter().map(|transport| transport.name()));
@@ -34,7 +45,7 @@ fn served(tree: &GuestTree<'_>, index: usize, guest: &DomainConfig, device: &Dev
         .cell("guest", guest.id.0.into())
         .strings("guest-name", &[&guest.name])
         .cell("guest-vcpus", guest.vcpu_count().into())
-        .bytes("guest-memory", &regs(tree.memory_of(guest.id)))
+        .bytes("guest-memory", &reachable(tree, guest, device))
         .strings("transport", &transports)
         .strings("memory-access", &[device.memory_access.name()])
         .cell("type", device.kind.0)

@@ -4,6 +4,7 @@
 //! interrupt controller become references to the guest's.
 
 use alloc::string::ToString;
+use alloc::vec::Vec;
 
 use dtoolkit::Node as _;
 use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
@@ -17,15 +18,19 @@ const GIC: u32 = 65_000;
 const OURS: [&str; 2] = ["xen,", "portunus,"];
 
 /// Phandles of nodes that we write.
-#[derive(Copy, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Phandles {
     pub(super) gic: u32,
     pub(super) clock: u32,
+    /// What stands for grants.
+    pub(super) iommu: u32,
+    /// The windows of devices, in the order of the devices.
+    pub(super) windows: Vec<u32>,
 }
 
 impl Phandles {
-    /// Phandles that no copied node has.
-    pub(super) fn new(partial: Option<&Tree<'_>>) -> Self {
+    /// Phandles that no copied node has, for as many windows.
+    pub(super) fn new(partial: Option<&Tree<'_>>, windows: usize) -> Self {
         let used = |phandle: &u32| {
             let node = partial.and_then(|tree| tree.by_phandle(*phandle));
             node.is_some_and(is_copied)
@@ -34,6 +39,8 @@ impl Phandles {
         Self {
             gic: free.next().unwrap_or(GIC),
             clock: free.next().unwrap_or(GIC + 1),
+            iommu: free.next().unwrap_or(GIC + 2),
+            windows: free.take(windows).collect(),
         }
     }
 }
