@@ -25,7 +25,7 @@ pub(crate) struct ServedConfig {
     /// The guest's domain number.
     pub(crate) guest: u16,
     pub(crate) guest_name: &'static str,
-    /// The guest's RAM in its own addresses.
+    /// What may be mapped of the guest's RAM, in its own addresses.
     pub(crate) guest_memory: Vec<Range<u64>>,
     pub(crate) queues: u16,
     pub(crate) read_only: bool,
@@ -34,8 +34,19 @@ pub(crate) struct ServedConfig {
     pub(crate) source: Source,
     kind: u32,
     has_mmio: bool,
-    memory_access: &'static str,
+    pub(crate) memory_access: MemoryAccess,
     partition: Option<u32>,
+}
+
+/// What of the guest's memory a device may reach.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum MemoryAccess {
+    /// All of it.
+    All,
+    /// The ranges that its node names.
+    Window,
+    /// Pages that the guest grants.
+    Grants,
 }
 
 /// Where a disk's sectors are.
@@ -61,7 +72,6 @@ impl fmt::Display for Source {
 pub(crate) enum ConfigError {
     NotABlockDevice(u32),
     NotOverMmio,
-    MemoryAccess(&'static str),
     Partition(u32),
 }
 
@@ -70,7 +80,6 @@ impl fmt::Display for ConfigError {
         match self {
             Self::NotABlockDevice(kind) => write!(f, "VirtIO device type {kind} is no block device"),
             Self::NotOverMmio => f.write_str("its transports do not include mmio"),
-            Self::MemoryAccess(access) => write!(f, "memory-access \"{access}\" is not \"all\""),
             Self::Partition(number) => write!(f, "partition {number}: only whole disks are served"),
         }
     }
@@ -80,8 +89,9 @@ impl Error for ConfigError {}
 
 impl ServedConfig {
     fn from_node(node: FdtNode<'static>) -> Option<Self> {
-        let memory = node.property("guest-memory")?;
-        let rows = memory.value().as_chunks::<16>().0.iter();
+        // None where the guest grants what is needed.
+        let memory = node.property("guest-memory");
+        let rows = memory.iter().flat_map(|memory| memory.value().as_chunks::<16>().0);
         let guest_memory = rows.map(|row| {
             let row = u128::from_be_bytes(*row);
             let (start, size) = ((row >> 64) as u64, row as u64);
@@ -108,7 +118,12 @@ impl ServedConfig {
             source,
             kind: property_u32(node, "type")?,
             has_mmio: transports.any(|transport| transport == b"mmio"),
-            memory_access: property_str(node, "memory-access")?,
+            memory_access: match property_str(node, "memory-access")? {
+                "all" => MemoryAccess::All,
+                "window" => MemoryAccess::Window,
+                "grants" => MemoryAccess::Grants,
+                _ => return None,
+            },
             partition: property_u32(node, "partition"),
         })
     }
@@ -120,9 +135,6 @@ impl ServedConfig {
         }
         if !self.has_mmio {
             return Err(ConfigError::NotOverMmio);
-        }
-        if self.memory_access != "all" {
-            return Err(ConfigError::MemoryAccess(self.memory_access));
         }
         self.partition
             .map_or(Ok(()), |number| Err(ConfigError::Partition(number)))

@@ -1,4 +1,4 @@
-//! A guest's RAM as this domain sees it: mapped in chunks of 2 MiB when they are first touched.
+//! A guest's RAM, all of it or a window, as this domain sees it: mapped in chunks of 2 MiB when they are first touched.
 
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU16, Ordering};
@@ -35,13 +35,15 @@ struct Bank {
     chunks: Vec<Cell<Chunk>>,
 }
 
-/// The RAM of one guest.
+/// RAM of one guest.
 #[derive(Debug)]
 pub(crate) struct GuestRam {
     domain: u16,
     banks: Vec<Bank>,
     /// Guest frames that the hypervisor would not map.
     refused: RefCell<BTreeSet<u64>>,
+    /// How often a page was mapped.
+    mapped_pages: Cell<u64>,
 }
 
 impl GuestRam {
@@ -60,7 +62,13 @@ impl GuestRam {
             domain,
             banks: banks.collect::<Result<_, _>>()?,
             refused: RefCell::new(BTreeSet::new()),
+            mapped_pages: Cell::new(0),
         })
+    }
+
+    /// How often a page was mapped.
+    pub(crate) fn mapped_pages(&self) -> u64 {
+        self.mapped_pages.get()
     }
 
     /// Drops every mapping: the guest's map has changed.
@@ -97,6 +105,7 @@ impl GuestRam {
         for (frame, error) in from.iter().zip(errors).take(count) {
             if result.is_ok() && error == 0 {
                 refused.remove(frame);
+                self.mapped_pages.update(|pages| pages + 1);
             } else {
                 refused.insert(*frame);
                 complete = false;

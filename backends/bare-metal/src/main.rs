@@ -6,6 +6,10 @@
 //!
 //! A device that can't be served is reported and left out; the others are served.
 //!
+//! A device's requests reach what the manifest opens of their guest: all of its memory, a window, or what it grants.
+//!
+//! What is typed at its console it answers: `c` with counters, `t` by trying what the manifest does not open.
+//!
 //! A device that the manifest accelerates has a state page, and the backend goes on from what a predecessor left there. Its
 //! guest is shown its registers, rings doorbells and acknowledges interrupts without waiting, as far as the hypervisor can.
 //!
@@ -20,9 +24,11 @@
 extern crate alloc;
 
 mod acceleration;
+mod asked;
 mod config;
+mod device_memory;
 mod fate;
-mod guest;
+mod grants;
 mod guest_memory;
 mod real_disk;
 mod shim;
@@ -34,8 +40,9 @@ use alloc::vec::Vec;
 
 use guest_runtime::events::Events;
 use guest_runtime::gic::Gic;
-use guest_runtime::window::Window;
-use guest_runtime::{device_tree, println, psci, timer, wait_for_interrupt};
+use guest_runtime::server::Server;
+use guest_runtime::window::{CHUNK, Window};
+use guest_runtime::{console, device_tree, println, psci, timer, wait_for_interrupt};
 use portunus_virtio::accel::RegisterPage;
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
@@ -46,7 +53,6 @@ use portunus_virtio::state::Resumption;
 
 use acceleration::{ShownPage, attach_doorbells};
 use config::{ServedConfig, Source};
-use guest::Guest;
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
 use state_page::{DevicePages, MappedPage};
@@ -84,9 +90,13 @@ fn main() -> ! {
     let deaf = device_tree::boot_arguments().any(|word| word == "deaf");
     let mut shim = XenShim::new(deaf);
     let mut devices: Vec<Device> = Vec::new();
+    let mut configs = Vec::new();
     for config in config::read() {
         match start(&config, &gic, &mut window, &mut pages, &mut shim, &mut interrupts) {
-            Ok(device) => devices.push(device),
+            Ok(device) => {
+                devices.push(device);
+                configs.push(config);
+            }
             Err(error) => println!(
                 "backend: can't serve {} to guest \"{}\": {error}",
                 config.name, config.guest_name
@@ -98,6 +108,11 @@ fn main() -> ! {
     let alarm = disk_delay().map(|_| timer::intid());
     if let Some(intid) = alarm {
         gic.enable(intid, false);
+    }
+    let spare = window.take(CHUNK);
+    let typed = console::listen();
+    if let Some(typed) = typed {
+        gic.enable(typed.intid, typed.edge);
     }
 
     loop {
@@ -111,6 +126,8 @@ fn main() -> ! {
                 interrupt.acknowledge();
             } else if Some(acknowledged.intid) == alarm {
                 timer::stop();
+            } else if typed.is_some_and(|typed| typed.intid == acknowledged.intid) {
+                asked::answer(&configs, &devices, &shim, spare.ok());
             }
             gic.end(acknowledged);
         }
@@ -150,20 +167,21 @@ fn start(
 
     let index = match shim.find(config.guest) {
         Some(index) => index,
-        None => shim.add(Guest::connect(config, window)?),
+        None => shim.add(Server::create(config.guest, window)?),
     };
-    let guest = shim.guest(index);
+    let memory = shim.add_memory(index, config, window)?;
+    let server = shim.server(index);
     let state = match config.accel {
-        true => pages.map_state_page(&guest.server, config, window)?,
+        true => pages.map_state_page(server, config, window)?,
         false => None,
     };
-    let (mut device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), state, &guest.ram);
+    let (mut device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), state, shim.device_memory(memory));
     shim.claim(index, config.registers.clone())?;
     let mut page = None;
     let mut doorbells = Vec::new();
     if config.accel {
-        doorbells = attach_doorbells(&guest.server, config)?;
-        if let Some(shown) = ShownPage::attach(&guest.server, config, pages, window)? {
+        doorbells = attach_doorbells(server, config)?;
+        if let Some(shown) = ShownPage::attach(server, config, pages, window)? {
             page = Some(RegisterPage::new(shown, &mut device)?);
         }
     }
@@ -193,6 +211,7 @@ fn start(
     }
     Ok(ServedDevice {
         guest,
+        memory,
         registers: config.registers.clone(),
         intid: config.intid,
         device,

@@ -5,15 +5,16 @@ use core::ops::Range;
 
 use guest_runtime::hypercall::dm;
 use guest_runtime::println;
-use guest_runtime::server::ConnectError;
+use guest_runtime::server::{ConnectError, Server};
+use guest_runtime::window::{NoRoom, Window};
 use portunus::abi::ioreq::{Ioreq, TYPE_COPY, TYPE_INVALIDATE};
 use portunus_virtio::queue::QueueError;
-use portunus_virtio::shim::{Access, Doorbell, GuestIndex, Operation, Shim};
+use portunus_virtio::shim::{Access, Doorbell, GuestIndex, MemoryIndex, Operation, Shim};
 
 use crate::acceleration::ShownPage;
+use crate::config::{MemoryAccess, ServedConfig};
+use crate::device_memory::DeviceMemory;
 use crate::fate;
-use crate::guest::Guest;
-use crate::guest_memory::GuestRam;
 use crate::trouble::Hearing;
 
 /// A vCPU of a guest that may have a request.
@@ -37,10 +38,18 @@ struct Bell {
     rung: bool,
 }
 
+#[derive(Debug)]
+struct OwnedMemory {
+    guest: usize,
+    access: MemoryAccess,
+    memory: DeviceMemory,
+}
+
 /// All guests.
 #[derive(Debug)]
 pub(crate) struct XenShim {
-    guests: Vec<Guest>,
+    guests: Vec<Server>,
+    memories: Vec<OwnedMemory>,
     /// By local port.
     ports: Vec<Option<Port>>,
     bells: Vec<Bell>,
@@ -56,6 +65,7 @@ impl XenShim {
     pub(crate) fn new(deaf: bool) -> Self {
         Self {
             guests: Vec::new(),
+            memories: Vec::new(),
             ports: Vec::new(),
             bells: Vec::new(),
             rung: Vec::new(),
@@ -70,11 +80,11 @@ impl XenShim {
     }
     /// The guest with this domain number.
     pub(crate) fn find(&self, domain: u16) -> Option<usize> {
-        self.guests.iter().position(|guest| guest.server.domain == domain)
+        self.guests.iter().position(|server| server.domain == domain)
     }
     /// Adds a guest.
-    pub(crate) fn add(&mut self, guest: Guest) -> usize {
-        self.guests.push(guest);
+    pub(crate) fn add(&mut self, server: Server) -> usize {
+        self.guests.push(server);
         self.announced.push(0);
         self.guests.len() - 1
     }
@@ -94,7 +104,7 @@ impl XenShim {
     /// Lets every guest's server get requests. Those that were made before are looked at first.
     pub(crate) fn enable(&mut self) {
         for index in 0..self.guests.len() {
-            let server = &mut self.guests[index].server;
+            let server = &mut self.guests[index];
             if let Err(error) = server.enable() {
                 println!("backend: can't serve domain {}: {error}", server.domain);
                 continue;
@@ -107,13 +117,35 @@ impl XenShim {
             self.announced[index] = u128::MAX.checked_shr(none).unwrap_or(0);
         }
     }
-    /// The server and the memory of a guest.
-    pub(crate) fn guest(&self, index: usize) -> &Guest {
+    /// The server of a guest.
+    pub(crate) fn server(&self, index: usize) -> &Server {
         &self.guests[index]
+    }
+    /// Memory of a guest for one of its devices. Those that may reach all of it share it.
+    pub(crate) fn add_memory(
+        &mut self,
+        guest: usize,
+        config: &ServedConfig,
+        window: &mut Window,
+    ) -> Result<MemoryIndex, NoRoom> {
+        let access = config.memory_access;
+        let whole = |owned: &OwnedMemory| owned.guest == guest && owned.access == MemoryAccess::All;
+        if access == MemoryAccess::All
+            && let Some(index) = self.memories.iter().position(whole)
+        {
+            return Ok(MemoryIndex(index));
+        }
+        let memory = DeviceMemory::new(config, window)?;
+        self.memories.push(OwnedMemory { guest, access, memory });
+        Ok(MemoryIndex(self.memories.len() - 1))
+    }
+    /// That memory.
+    pub(crate) fn device_memory(&self, index: MemoryIndex) -> &DeviceMemory {
+        &self.memories[index.0].memory
     }
     /// Takes over a device's registers.
     pub(crate) fn claim(&self, index: usize, registers: Range<u64>) -> Result<(), ConnectError> {
-        self.guests[index].server.claim(&registers)
+        self.guests[index].claim(&registers)
     }
     /// A port has an event. It may mean nothing: only the slot, or the queue, says.
     pub(crate) fn on_event(&mut self, port: u32) {
@@ -153,18 +185,18 @@ fn access(guest: usize, request: &Ioreq) -> Option<Access> {
 }
 
 impl Shim for XenShim {
-    type Memory = GuestRam;
+    type Memory = DeviceMemory;
     type Token = Slot;
     type Acceleration = ShownPage;
 
-    fn memory(&self, guest: GuestIndex) -> &GuestRam {
-        &self.guests[guest.0].ram
+    fn memory(&self, index: MemoryIndex) -> &DeviceMemory {
+        self.device_memory(index)
     }
 
     fn next_access(&mut self) -> Option<(Access, Slot)> {
         while let Some(slot) = self.next_announced() {
-            let guest = &self.guests[slot.guest];
-            let Some(request) = guest.server.take(slot.vcpu) else {
+            let server = &self.guests[slot.guest];
+            let Some(request) = server.take(slot.vcpu) else {
                 continue;
             };
             if let Some(access) = access(slot.guest, &request) {
@@ -174,16 +206,17 @@ impl Shim for XenShim {
                 return Some((access, slot));
             }
             if request.kind == TYPE_INVALIDATE {
-                guest.ram.invalidate();
+                let memories = self.memories.iter().filter(|owned| owned.guest == slot.guest);
+                memories.for_each(|owned| owned.memory.invalidate());
             }
-            guest.server.answer(slot.vcpu, !0);
+            server.answer(slot.vcpu, !0);
         }
         None
     }
 
     fn answer(&mut self, slot: Slot, value: u64) {
         fate::step();
-        self.guests[slot.guest].server.answer(slot.vcpu, value);
+        self.guests[slot.guest].answer(slot.vcpu, value);
     }
 
     fn next_doorbell(&mut self) -> Option<Doorbell> {
@@ -194,19 +227,19 @@ impl Shim for XenShim {
 
     fn raise_interrupt(&mut self, guest: GuestIndex, intid: u32) {
         fate::step();
-        let domain = self.guests[guest.0].server.domain;
+        let domain = self.guests[guest.0].domain;
         if let Err(error) = dm::set_irq_level(domain, intid, true) {
             println!("backend: interrupt {intid} of domain {domain}: {error}");
         }
     }
 
     fn report_fault(&mut self, guest: GuestIndex, base: u64, fault: QueueError) {
-        let domain = self.guests[guest.0].server.domain;
+        let domain = self.guests[guest.0].domain;
         println!("backend: device {base:#x} of domain {domain} needs a reset: {fault}");
     }
 
     fn report_withdrawn(&mut self, guest: GuestIndex, base: u64) {
-        let domain = self.guests[guest.0].server.domain;
+        let domain = self.guests[guest.0].domain;
         println!("backend: device {base:#x} of domain {domain} is not shown to it any more");
     }
 }

@@ -5,7 +5,8 @@
 
 use heapless::Vec;
 
-use crate::memory::{GuestAddress, GuestMemory, MemoryError};
+use crate::grants::AddressCounts;
+use crate::memory::{GuestAddress, GuestMemory, MemoryError, Piece};
 
 /// Descriptors that one chain may have, those of its indirect table included. A driver that respects the block device's
 /// `seg_max` needs no more.
@@ -66,6 +67,8 @@ pub struct Chain {
     pub(crate) queue: u16,
     pub(crate) head: u16,
     pub(crate) epoch: u32,
+    /// Of the walk.
+    pub(crate) addresses: AddressCounts,
     readable: u32,
     writable: u32,
     readable_segments: usize,
@@ -79,17 +82,66 @@ struct Descriptor {
     next: u16,
 }
 
-fn read_descriptor<M: GuestMemory>(memory: &M, table: u64, index: u16) -> Result<Descriptor, ChainError> {
-    let at = GuestAddress(table.wrapping_add(u64::from(index) * DESCRIPTOR_SIZE));
-    let mut bytes = [0; DESCRIPTOR_SIZE as usize];
-    memory.read(at, &mut bytes)?;
-    let raw = u128::from_le_bytes(bytes);
-    Ok(Descriptor {
-        address: raw as u64,
-        length: (raw >> 64) as u32,
-        flags: (raw >> 96) as u16,
-        next: (raw >> 112) as u16,
-    })
+impl Descriptor {
+    const SIZE: usize = DESCRIPTOR_SIZE as usize;
+
+    fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let raw = u128::from_le_bytes(bytes);
+        Self {
+            address: raw as u64,
+            length: (raw >> 64) as u32,
+            flags: (raw >> 96) as u16,
+            next: (raw >> 112) as u16,
+        }
+    }
+}
+
+/// Descriptors of an indirect table that are read at a time: such a table lies among the request's buffers, where each
+/// access may cost a hypercall.
+const AHEAD: usize = 16;
+
+/// A table of descriptors in the guest's memory.
+struct Table {
+    address: u64,
+    size: u16,
+    ahead: Option<Ahead>,
+}
+
+/// What was read of an indirect table.
+struct Ahead {
+    first: u16,
+    descriptors: Vec<[u8; Descriptor::SIZE], AHEAD>,
+}
+
+impl Table {
+    fn read<M: GuestMemory>(&mut self, memory: &M, index: u16) -> Result<Descriptor, ChainError> {
+        if index >= self.size {
+            return Err(ChainError::Index(index));
+        }
+        let at = GuestAddress(self.address.wrapping_add(u64::from(index) * DESCRIPTOR_SIZE));
+        let Some(ahead) = &mut self.ahead else {
+            let mut bytes = [0; Descriptor::SIZE];
+            memory.read(at, &mut bytes)?;
+            return Ok(Descriptor::from_bytes(bytes));
+        };
+        let there = |ahead: &Ahead| {
+            let place = index.checked_sub(ahead.first)?;
+            ahead.descriptors.get(usize::from(place)).copied()
+        };
+        let bytes = match there(ahead) {
+            Some(bytes) => bytes,
+            None => {
+                ahead.first = index;
+                ahead.descriptors.clear();
+                let count = usize::from(self.size - index).min(AHEAD);
+                // Never more than there is room for.
+                let _ = ahead.descriptors.resize(count, [0; Descriptor::SIZE]);
+                memory.read(at, ahead.descriptors.as_flattened_mut())?;
+                there(ahead).ok_or(ChainError::Index(index))?
+            }
+        };
+        Ok(Descriptor::from_bytes(bytes))
+    }
 }
 
 impl Chain {
@@ -116,16 +168,19 @@ impl Chain {
         self.readable = 0;
         self.writable = 0;
         self.head = head;
+        self.addresses = AddressCounts::default();
 
-        let (mut table, mut size, mut index) = (table.0, size, head);
-        let mut inside_indirect = false;
+        let mut table = Table {
+            address: table.0,
+            size,
+            ahead: None,
+        };
+        let mut index = head;
         for _ in 0..=MAX_DESCRIPTORS {
-            if index >= size {
-                return Err(ChainError::Index(index));
-            }
-            let descriptor = read_descriptor(memory, table, index)?;
+            let descriptor = table.read(memory, index)?;
+            self.addresses.add(descriptor.address);
             if descriptor.flags & INDIRECT != 0 {
-                if inside_indirect || !indirect_allowed || descriptor.flags & NEXT != 0 {
+                if table.ahead.is_some() || !indirect_allowed || descriptor.flags & NEXT != 0 {
                     return Err(ChainError::Indirect(index));
                 }
                 let length = u64::from(descriptor.length);
@@ -139,8 +194,16 @@ impl Chain {
                         length: descriptor.length,
                     });
                 }
-                (table, size, index) = (descriptor.address, entries as u16, 0);
-                inside_indirect = true;
+                let nothing = Ahead {
+                    first: 0,
+                    descriptors: Vec::new(),
+                };
+                table = Table {
+                    address: descriptor.address,
+                    size: entries as u16,
+                    ahead: Some(nothing),
+                };
+                index = 0;
                 continue;
             }
             self.append(index, &descriptor)?;
@@ -196,37 +259,29 @@ impl Chain {
         }
     }
 
-    /// Calls `each` with address and place in the caller's buffer for every piece of `length` bytes at `offset`.
-    fn pieces(
-        segments: &[Segment],
-        offset: u32,
-        length: usize,
-        mut each: impl FnMut(GuestAddress, core::ops::Range<usize>) -> Result<(), MemoryError>,
-    ) -> Result<(), MemoryError> {
+    /// Where `length` bytes at `offset` are.
+    fn pieces(segments: &[Segment], offset: u32, length: usize) -> impl Iterator<Item = Piece> {
         let first = segments
             .partition_point(|segment| segment.start <= offset)
             .saturating_sub(1);
-        let mut done = 0;
-        for segment in segments.get(first..).unwrap_or_default() {
-            if done == length {
-                break;
-            }
+        let mut left = length;
+        let segments = segments.get(first..).unwrap_or_default().iter();
+        segments.map_while(move |segment| {
             let skip = offset.saturating_sub(segment.start);
-            let here = (segment.length.saturating_sub(skip) as usize).min(length - done);
-            each(GuestAddress(segment.address + u64::from(skip)), done..done + here)?;
-            done += here;
-        }
-        Ok(())
+            let here = (segment.length.saturating_sub(skip) as usize).min(left);
+            left -= here;
+            (here != 0).then_some(Piece {
+                address: GuestAddress(segment.address + u64::from(skip)),
+                length: here,
+            })
+        })
     }
 
     /// Copies out of the readable bytes, from `offset` on; all of it or an error.
     pub(crate) fn read<M: GuestMemory>(&self, memory: &M, offset: u32, into: &mut [u8]) -> Result<(), TransferError> {
         within(offset, into.len(), self.readable)?;
         let segments = self.segments.get(..self.readable_segments).unwrap_or_default();
-        Self::pieces(segments, offset, into.len(), |at, part| match into.get_mut(part) {
-            Some(part) => memory.read(at, part),
-            None => Ok(()),
-        })?;
+        memory.gather(Self::pieces(segments, offset, into.len()), into)?;
         Ok(())
     }
 
@@ -234,10 +289,7 @@ impl Chain {
     pub(crate) fn write<M: GuestMemory>(&self, memory: &M, offset: u32, from: &[u8]) -> Result<(), TransferError> {
         within(offset, from.len(), self.writable)?;
         let segments = self.segments.get(self.readable_segments..).unwrap_or_default();
-        Self::pieces(segments, offset, from.len(), |at, part| match from.get(part) {
-            Some(part) => memory.write(at, part),
-            None => Ok(()),
-        })?;
+        memory.scatter(Self::pieces(segments, offset, from.len()), from)?;
         Ok(())
     }
 }

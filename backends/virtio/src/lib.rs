@@ -3,6 +3,7 @@
 //!
 //! Its seams keep it so:
 //! * ring code reaches the guest's memory through [`memory::GuestMemory`] only;
+//! * who grants pages of its memory instead of opening all of it is served by [`grants::GrantMemory`];
 //! * a device model ([`device::DeviceModel`]) sees requests through [`device::Requests`]: bytes to read and bytes to
 //!   write at offsets, never an address. Another transport needs no change in a model;
 //! * all that is a hypervisor's is behind [`shim::Shim`];
@@ -22,6 +23,7 @@ pub mod chain;
 pub mod device;
 pub mod disk;
 pub mod feature;
+pub mod grants;
 pub mod memory;
 pub mod mmio;
 pub mod queue;

@@ -19,6 +19,26 @@ impl fmt::Debug for GuestAddress {
 #[error("no guest memory at {:#x}", .0.0)]
 pub struct MemoryError(pub GuestAddress);
 
+/// A part of a request's buffers that lies in one piece in the driver's addresses.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Piece {
+    /// Its first byte.
+    pub address: GuestAddress,
+    /// Its length in bytes.
+    pub length: usize,
+}
+
+/// One of a queue's three rings.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct RingArea {
+    /// Its first byte.
+    pub address: GuestAddress,
+    /// Its length in bytes.
+    pub length: u32,
+    /// The device writes there, too.
+    pub writable: bool,
+}
+
 /// Access to one guest's memory.
 ///
 /// Addresses come from the guest and are checked by the implementation, each time. A range may cross pages. The guest
@@ -32,13 +52,42 @@ pub trait GuestMemory {
     fn load_acquire_u16(&self, at: GuestAddress) -> Result<u16, MemoryError>;
     /// One store of an aligned little-endian 16-bit word; earlier accesses are seen before it.
     fn store_release_u16(&self, at: GuestAddress, value: u16) -> Result<(), MemoryError>;
+    /// Copies `pieces` one after the other into `into`, which is as long as all of them.
+    fn gather(&self, pieces: impl Iterator<Item = Piece>, mut into: &mut [u8]) -> Result<(), MemoryError> {
+        for piece in pieces {
+            let error = MemoryError(piece.address);
+            let (part, rest) = into.split_at_mut_checked(piece.length).ok_or(error)?;
+            self.read(piece.address, part)?;
+            into = rest;
+        }
+        Ok(())
+    }
+    /// Copies `from` to `pieces`, one after the other.
+    fn scatter(&self, pieces: impl Iterator<Item = Piece>, mut from: &[u8]) -> Result<(), MemoryError> {
+        for piece in pieces {
+            let error = MemoryError(piece.address);
+            let (part, rest) = from.split_at_checked(piece.length).ok_or(error)?;
+            self.write(piece.address, part)?;
+            from = rest;
+        }
+        Ok(())
+    }
+    /// A queue's ring is used often from now on, until [`Self::release`].
+    fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
+        let _ = ring;
+        Ok(())
+    }
+    /// A ring that was held is the driver's own again: nothing keeps it from being used for something else.
+    fn release(&self, ring: RingArea) {
+        let _ = ring;
+    }
     /// Orders all earlier accesses before all later ones, a store before a load too.
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
 }
 
-impl<M: GuestMemory + ?Sized> GuestMemory for &M {
+impl<M: GuestMemory> GuestMemory for &M {
     fn read(&self, at: GuestAddress, into: &mut [u8]) -> Result<(), MemoryError> {
         (**self).read(at, into)
     }
@@ -50,6 +99,18 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
     }
     fn store_release_u16(&self, at: GuestAddress, value: u16) -> Result<(), MemoryError> {
         (**self).store_release_u16(at, value)
+    }
+    fn gather(&self, pieces: impl Iterator<Item = Piece>, into: &mut [u8]) -> Result<(), MemoryError> {
+        (**self).gather(pieces, into)
+    }
+    fn scatter(&self, pieces: impl Iterator<Item = Piece>, from: &[u8]) -> Result<(), MemoryError> {
+        (**self).scatter(pieces, from)
+    }
+    fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
+        (**self).hold(ring)
+    }
+    fn release(&self, ring: RingArea) {
+        (**self).release(ring);
     }
     fn fence(&self) {
         (**self).fence();

@@ -8,6 +8,7 @@ mod resume;
 use crate::chain::Chain;
 use crate::device::DeviceModel;
 use crate::feature::RingFeature;
+use crate::grants::AddressCounts;
 use crate::memory::GuestMemory;
 use crate::queue::{QUEUE_SIZE_MAX, Queue, QueueError};
 use crate::state::layout::{offset as word, queue as queue_word};
@@ -106,6 +107,10 @@ pub struct MmioDevice<D, P = NoPage> {
     resumed: bool,
     /// The configuration space is not what a predecessor told the driver of.
     untold: bool,
+    /// Buffers that the driver has named since power-on.
+    addresses: AddressCounts,
+    /// The driver stopped a queue whose rings may still be held.
+    stopped: bool,
 }
 
 impl<D: DeviceModel<Request = Chain>> MmioDevice<D> {
@@ -133,6 +138,8 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             fault: None,
             resumed: false,
             untold: false,
+            addresses: AddressCounts::default(),
+            stopped: false,
         }
     }
 
@@ -177,6 +184,10 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     /// Why the device needs a reset, said once.
     pub fn take_fault(&mut self) -> Option<QueueError> {
         self.fault.take()
+    }
+    /// The buffers that the driver has named since power-on.
+    pub fn addresses(&self) -> AddressCounts {
+        self.addresses
     }
     /// Whether [`Self::process`] has anything to do.
     pub fn has_work(&self) -> bool {
@@ -225,6 +236,17 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         self.fault = None;
         self.resumed = false;
         self.untold = false;
+        self.stopped = true;
+    }
+
+    /// Gives the rings of stopped queues back to the driver. To be called before a register write is answered: the driver
+    /// may use that memory for something else from then on.
+    pub fn give_back<M: GuestMemory>(&mut self, memory: &M) {
+        if core::mem::take(&mut self.stopped) {
+            for queue in &mut self.queues {
+                queue.give_back(memory);
+            }
+        }
     }
 
     /// A read of `size` bytes at `offset`. Registers are 32 bits wide and read as zero otherwise; the configuration
@@ -336,6 +358,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         };
         if value & 1 == 0 {
             queue.disable(&record);
+            self.stopped = true;
         } else if !queue.is_ready() {
             let event_idx = accepted.contains(RingFeature::EVENT_IDX);
             let indirect = accepted.contains(RingFeature::INDIRECT_DESC);
@@ -379,11 +402,13 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         if core::mem::take(&mut self.resumed) {
             self.announce();
         }
+        self.give_back(memory);
         let running = self.is_running();
         let mut requests = MmioRequests {
             queues: &mut self.queues,
             record: &self.record,
             memory,
+            addresses: &mut self.addresses,
             running,
             used: false,
             failure: None,

@@ -1,7 +1,7 @@
 //! The device's side of a split virtqueue (VIRTIO 1.3, section 2.7).
 
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
-use crate::memory::{GuestAddress, GuestMemory, MemoryError};
+use crate::memory::{GuestAddress, GuestMemory, MemoryError, RingArea};
 use crate::state::layout::queue::ready;
 use crate::state::record::QueueRecord;
 use crate::state::saved::SavedQueue;
@@ -64,6 +64,8 @@ pub struct Queue {
     taken: Heads,
     /// Those of them that a predecessor took: they are run again.
     again: Heads,
+    /// The rings that the memory holds for it, whatever became of the queue since.
+    held: Option<[RingArea; 3]>,
 }
 
 impl Queue {
@@ -78,20 +80,64 @@ impl Queue {
 
     /// Whether a queue can be made ready with what the driver set up.
     fn check(&self) -> Result<(), QueueError> {
-        let size = u64::from(self.size);
         if !self.size.is_power_of_two() || self.size > u32::from(QUEUE_SIZE_MAX) {
             return Err(QueueError::Size(self.size));
         }
-        for (address, alignment, length) in [
-            (self.descriptors, 16, DESCRIPTOR_SIZE * size),
-            (self.driver, 2, 6 + 2 * size),
-            (self.device, 4, 6 + 8 * size),
-        ] {
-            if address % alignment != 0 || address.checked_add(length).is_none() {
-                return Err(QueueError::Address(GuestAddress(address)));
+        for (ring, alignment) in self.rings().into_iter().zip([16, 2, 4]) {
+            let GuestAddress(address) = ring.address;
+            if address % alignment != 0 || address.checked_add(ring.length.into()).is_none() {
+                return Err(QueueError::Address(ring.address));
             }
         }
         Ok(())
+    }
+
+    /// Descriptors, available ring, used ring. The size is at most [`QUEUE_SIZE_MAX`].
+    fn rings(&self) -> [RingArea; 3] {
+        let ring = |address, length, writable| RingArea {
+            address: GuestAddress(address),
+            length,
+            writable,
+        };
+        [
+            ring(self.descriptors, DESCRIPTOR_SIZE as u32 * self.size, false),
+            ring(self.driver, 6 + 2 * self.size, false),
+            ring(self.device, 6 + 8 * self.size, true),
+        ]
+    }
+
+    /// Lets the memory hold the rings, unless it does.
+    fn hold<M: GuestMemory>(&mut self, memory: &M) -> Result<(), MemoryError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let rings = self.rings();
+        for (index, ring) in rings.iter().enumerate() {
+            if let Err(error) = memory.hold(*ring) {
+                for held in rings.iter().take(index) {
+                    memory.release(*held);
+                }
+                return Err(error);
+            }
+        }
+        self.held = Some(rings);
+        Ok(())
+    }
+
+    /// Gives the rings back, as the queue is forgotten.
+    pub(crate) fn abandon<M: GuestMemory>(mut self, memory: &M) {
+        self.ready = false;
+        self.give_back(memory);
+    }
+
+    /// Gives the rings back that the driver has stopped using, or made others of.
+    pub(crate) fn give_back<M: GuestMemory>(&mut self, memory: &M) {
+        let in_use = self.ready.then(|| self.rings());
+        if let Some(rings) = self.held.take_if(|held| in_use != Some(*held)) {
+            for ring in rings {
+                memory.release(ring);
+            }
+        }
     }
 
     /// Checks what the driver set up and starts from the rings' beginning.
@@ -115,6 +161,7 @@ impl Queue {
             epoch: self.epoch.wrapping_add(1),
             event_idx,
             indirect,
+            held: self.held,
             ..Self::default()
         };
         Ok(())
@@ -160,6 +207,7 @@ impl Queue {
             queue: index,
             error: error.into(),
         };
+        self.hold(memory).map_err(unreadable)?;
         let used = memory
             .load_acquire_u16(GuestAddress(self.device + 2))
             .map_err(unreadable)?;
@@ -215,6 +263,7 @@ impl Queue {
         record.clear();
         *self = Self {
             epoch: self.epoch.wrapping_add(1),
+            held: self.held,
             ..Self::default()
         };
     }
@@ -245,6 +294,7 @@ impl Queue {
         if !self.may_have_work() {
             return Ok(false);
         }
+        self.hold(memory)?;
         if let Some(head) = self.again.first() {
             self.walk(memory, into, head)?;
             self.again.set(head, false);

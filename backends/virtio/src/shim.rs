@@ -13,6 +13,10 @@ use crate::state::{NoPage, StatePage};
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct GuestIndex(pub usize);
 
+/// The memory of one device's requests: an index that the shim gives out.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct MemoryIndex(pub usize);
+
 /// What a guest's vCPU does to a device's registers while it waits for the answer.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Access {
@@ -48,15 +52,15 @@ pub struct Doorbell {
 
 /// All that differs between hypervisors.
 pub trait Shim {
-    /// How a guest's memory is reached.
+    /// How the memory of a device's requests is reached.
     type Memory: GuestMemory;
     /// Names an access until it is answered.
     type Token;
     /// How a device's registers are shown to its driver; [`NoAcceleration`] where they can't be.
     type Acceleration: Acceleration;
 
-    /// The memory of `guest`, mapped now or on first use.
-    fn memory(&self, guest: GuestIndex) -> &Self::Memory;
+    /// That memory, mapped now or on first use.
+    fn memory(&self, index: MemoryIndex) -> &Self::Memory;
     /// An access that waits, if there is one. Each is told of once.
     fn next_access(&mut self) -> Option<(Access, Self::Token)>;
     /// Lets the vCPU go on; a read gets `value`.
@@ -80,6 +84,8 @@ pub trait Shim {
 pub struct ServedDevice<D, P = NoPage, A = NoAcceleration> {
     /// The guest that sees it.
     pub guest: GuestIndex,
+    /// What of that guest's memory its requests may name.
+    pub memory: MemoryIndex,
     /// Guest-physical addresses of its registers.
     pub registers: Range<u64>,
     /// Its interrupt there.
@@ -106,6 +112,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage, A: Acceleration> ServedDevic
             (Operation::Read, _) => Some(self.device.read(offset, access.size)),
             (Operation::Write(value), _) => {
                 self.device.write(offset, access.size, value);
+                self.device.give_back(shim.memory(self.memory));
                 if self.page.is_some() {
                     self.settle(shim);
                 }
@@ -163,7 +170,7 @@ pub fn serve<S: Shim, D: DeviceModel<Request = Chain>, P: StatePage>(
     for served in devices {
         served.device.look_at_configuration();
         if served.device.has_work() {
-            progress |= served.device.process(shim.memory(served.guest));
+            progress |= served.device.process(shim.memory(served.memory));
         }
         if let Some(fault) = served.device.take_fault() {
             shim.report_fault(served.guest, served.registers.start, fault);

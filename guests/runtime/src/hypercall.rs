@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod dm;
+pub mod grant;
 pub mod kinds;
 pub mod memory;
 

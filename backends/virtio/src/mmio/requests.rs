@@ -3,6 +3,7 @@
 use super::MAX_QUEUES;
 use crate::chain::{Chain, TransferError};
 use crate::device::Requests;
+use crate::grants::AddressCounts;
 use crate::memory::GuestMemory;
 use crate::queue::{Queue, QueueError};
 use crate::state::StatePage;
@@ -15,6 +16,7 @@ pub(super) struct MmioRequests<'a, M, P> {
     pub(super) memory: &'a M,
     pub(super) running: bool,
     pub(super) used: bool,
+    pub(super) addresses: &'a mut AddressCounts,
     /// `Some`: the device needs a reset, and perhaps why.
     pub(super) failure: Option<Option<QueueError>>,
 }
@@ -41,6 +43,9 @@ impl<M: GuestMemory, P: StatePage> Requests for MmioRequests<'_, M, P> {
             Ok(taken) => {
                 into.queue = index;
                 into.epoch = queue.epoch();
+                if taken {
+                    self.addresses.add_all(into.addresses);
+                }
                 taken
             }
             Err(error) => {

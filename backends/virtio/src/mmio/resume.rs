@@ -31,9 +31,9 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             }
             Ok(Some(saved)) => match device.restore(&saved, memory) {
                 Ok(requests) => Resumption::Continued { requests },
-                Err(error) => device.refuse(error),
+                Err(error) => device.refuse(error, memory),
             },
-            Err(error) => device.refuse(error),
+            Err(error) => device.refuse(error, memory),
         };
         (device, resumption)
     }
@@ -74,10 +74,12 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     }
 
     /// The page is nonsense: this device alone needs a reset.
-    fn refuse(&mut self, error: StateError) -> Resumption {
+    fn refuse<M: GuestMemory>(&mut self, error: StateError, memory: &M) -> Resumption {
         let driver_bits = self.record.0.load(word::STATUS) & status::ALL;
         self.forget_registers();
-        self.queues = Default::default();
+        for queue in &mut self.queues {
+            core::mem::take(queue).abandon(memory);
+        }
         self.status = driver_bits | status::DEVICE_NEEDS_RESET;
         self.begin_page();
         self.resumed = true;

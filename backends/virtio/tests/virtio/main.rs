@@ -2,6 +2,7 @@
 
 mod block;
 mod chains;
+mod granted;
 mod hostile;
 mod negotiation;
 mod served;

@@ -9,7 +9,7 @@ use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::mmio::{MmioDevice, REGION_SIZE, register as r};
 use portunus_virtio::queue::QueueError;
-use portunus_virtio::shim::{Access, Doorbell, GuestIndex, Operation, ServedDevice, Shim, serve};
+use portunus_virtio::shim::{Access, Doorbell, GuestIndex, MemoryIndex, Operation, ServedDevice, Shim, serve};
 use portunus_virtio::state::NoPage;
 
 use crate::simulator::{Ram, VecDisk, numbered_disk};
@@ -27,7 +27,7 @@ impl Shim for ListShim {
     type Token = ();
     type Acceleration = NoAcceleration;
 
-    fn memory(&self, _: GuestIndex) -> &Ram {
+    fn memory(&self, _: MemoryIndex) -> &Ram {
         &self.ram
     }
     fn next_access(&mut self) -> Option<(Access, ())> {
@@ -48,6 +48,7 @@ impl Shim for ListShim {
 fn accesses_go_to_the_device_of_their_guest() {
     let device = |guest, base, intid, sectors| ServedDevice {
         guest: GuestIndex(guest),
+        memory: MemoryIndex(0),
         registers: base..base + REGION_SIZE,
         intid,
         device: MmioDevice::new(BlockDevice::new(numbered_disk(sectors), 1)),
@@ -187,7 +188,7 @@ impl Shim for PageShim {
     type Token = ();
     type Acceleration = TestPage;
 
-    fn memory(&self, _: GuestIndex) -> &Ram {
+    fn memory(&self, _: MemoryIndex) -> &Ram {
         &self.ram
     }
     fn next_access(&mut self) -> Option<(Access, ())> {
@@ -220,6 +221,7 @@ fn page_device(shim: &mut PageShim, writes: &[(u64, u32)]) -> [PageDevice; 1] {
     push_writes(shim, writes);
     [ServedDevice {
         guest: GuestIndex(0),
+        memory: MemoryIndex(0),
         registers: BASE..BASE + 0x1000,
         intid: 33,
         device,
