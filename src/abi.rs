@@ -10,6 +10,7 @@
 //!
 //! `docs/abi.md` says which operations Portunus implements and where it differs from Xen.
 
+pub mod console;
 pub mod console_io;
 pub mod control;
 pub mod dm_op;

@@ -9,5 +9,6 @@ pub mod mux;
 pub mod pl011;
 mod port;
 mod ring;
+pub mod stream;
 
 pub use mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};

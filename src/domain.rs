@@ -28,7 +28,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
 use crate::hypervisor::lifecycle::Lifecycle;
-use crate::ids::{DomainId, IntId, Ipa};
+use crate::ids::{DomainId, EventPort, IntId, Ipa, Pa};
 use crate::ioreq::{Servers, Shadows, SharedDoorbells};
 use crate::manifest::lifecycle::OnShutdown;
 use crate::manifest::range::PaRange;
@@ -82,6 +82,10 @@ pub struct Domain {
     pub map_changes: Changes,
     /// Its place on the console.
     pub console: Option<PortId>,
+    /// Its PV console.
+    pub pv_console: Option<PvConsole>,
+    /// It may write to and read from its console by hypercall.
+    pub console_io: bool,
     /// Its UART's flag register, while nothing is to be shown.
     pub console_flags: Option<IdleFlags>,
     /// Its UART's interrupt.
@@ -120,6 +124,17 @@ pub struct Domain {
     pub paused: AtomicBool,
     /// Somebody changes that.
     pub pausing: Mutex<()>,
+}
+
+/// Where a domain finds its PV console.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct PvConsole {
+    /// The page of its rings, in its own map.
+    pub ipa: Ipa,
+    /// The same in the machine: a frame that is kept for it.
+    pub page: Pa,
+    /// Its port.
+    pub port: EventPort,
 }
 
 /// A domain's PL031.

@@ -60,6 +60,8 @@ pub enum Sent {
     Own(Delivery),
     /// Call [`EventChannels::receive`] on that domain.
     Peer(Sender, DomainId, EventPort),
+    /// The sender's PV console has something to do.
+    Console,
 }
 
 /// Who sends: checked by the receiver, whose port may have been closed meanwhile.
@@ -227,6 +229,32 @@ impl EventChannels {
         }
     }
 
+    /// The port of the domain's PV console, at a number that the builder chose.
+    ///
+    /// # Errors
+    /// EINVAL: no such port; EBUSY: it is in use.
+    pub fn alloc_console(&mut self, port: EventPort) -> Result<(), HypercallError> {
+        match self.guest_port(port)?.channel {
+            Channel::Free => {
+                self.set(port, Port::new(Channel::Console, 0));
+                Ok(())
+            }
+            _ => Err(HypercallError::Busy),
+        }
+    }
+
+    /// The PV console at `port` has news for the guest; nothing when the guest has closed the port.
+    pub fn notify_console<M: crate::memory::PhysicalMemory + ?Sized>(
+        &mut self,
+        port: EventPort,
+        words: &crate::memory::atomic::SharedWords<'_, M>,
+    ) -> Delivery {
+        match self.port(port).map(|entry| entry.channel) {
+            Some(Channel::Console) => self.set_port_pending(port, words),
+            _ => Delivery::default(),
+        }
+    }
+
     /// An attached port that `remote` may bind to; what it sends goes to `consumer`.
     ///
     /// # Errors
@@ -261,7 +289,7 @@ impl EventChannels {
     pub fn bind_vcpu(&mut self, port: EventPort, vcpu: u32) -> Result<(), HypercallError> {
         let vcpu = self.check_vcpu(vcpu)?;
         let movable = match self.guest_port(port)?.channel {
-            Channel::Unbound { .. } | Channel::Interdomain { .. } => true,
+            Channel::Unbound { .. } | Channel::Interdomain { .. } | Channel::Console => true,
             Channel::Virq { virq } => !virq::is_per_vcpu(virq),
             Channel::Ipi | Channel::Free => false,
         };
@@ -296,6 +324,7 @@ impl EventChannels {
             Channel::Interdomain { .. } => Ok(self.outgoing(port)),
             Channel::Ipi => Ok(Sent::Own(self.set_port_pending(port, words))),
             Channel::Unbound { .. } => Ok(Sent::Nobody),
+            Channel::Console => Ok(Sent::Console),
             Channel::Virq { .. } | Channel::Free => Err(HypercallError::Invalid),
         }
     }

@@ -26,6 +26,7 @@ mod shadow;
 mod vcpu_op;
 mod vendor;
 mod version;
+mod vm_assist;
 
 use crate::abi::HypercallError;
 use crate::abi::hypercall as number;
@@ -87,6 +88,13 @@ pub enum Hypercall {
         vcpu: u32,
         /// Its structure.
         pointer: u64,
+    },
+    /// vm_assist.
+    Assist {
+        /// On or off.
+        command: u32,
+        /// What.
+        kind: u32,
     },
     /// sched_op.
     Sched {
@@ -159,6 +167,10 @@ impl Hypercall {
                 vcpu: x1 as u32,
                 pointer: x2,
             },
+            number::VM_ASSIST => Self::Assist {
+                command,
+                kind: x1 as u32,
+            },
             number::SCHED_OP => Self::Sched { command, pointer: x1 },
             number::EVENT_CHANNEL_OP => Self::EventChannel { command, pointer: x1 },
             number::HVM_OP => Self::Hvm {
@@ -186,6 +198,7 @@ const OFFERED: u64 = 1 << number::MEMORY_OP
     | 1 << number::XEN_VERSION
     | 1 << number::CONSOLE_IO
     | 1 << number::VCPU_OP
+    | 1 << number::VM_ASSIST
     | 1 << number::SCHED_OP
     | 1 << number::EVENT_CHANNEL_OP
     | 1 << number::HVM_OP
@@ -205,8 +218,6 @@ pub const fn refused(call: u64) -> Option<HypercallError> {
 
 const fn refusal(call: u64) -> HypercallError {
     match call {
-        // No type of assistance is offered; Linux asks and goes on without.
-        number::VM_ASSIST => HypercallError::Invalid,
         number::SYSCTL => HypercallError::NotPermitted,
         number::ARGO_OP => HypercallError::NotSupported,
         _ => HypercallError::NotImplemented,
@@ -282,6 +293,7 @@ fn run<H: Host>(host: &mut H, call: Hypercall, arguments: [u64; 5]) -> Result<Do
             pointer,
         } => console_io::run(host, command, count, pointer, arguments),
         Hypercall::Vcpu { command, vcpu, pointer } => vcpu_op::run(host, command, vcpu, pointer).map(Done::Value),
+        Hypercall::Assist { command, kind } => vm_assist::run(host, command, kind).map(Done::Value),
         Hypercall::Sched { command, pointer } => sched_op::run(host, command, pointer),
         Hypercall::EventChannel { command, pointer } => event_channel_op::run(host, command, pointer, arguments),
         Hypercall::Hvm { command, pointer } => hvm_op::run(host, command, pointer).map(Done::Value),

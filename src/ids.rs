@@ -75,6 +75,8 @@ pub struct DomainId(pub u16);
 impl DomainId {
     /// The first number that no ordinary domain has.
     pub const FIRST_RESERVED: Self = Self(0x7ff0);
+    /// The hypervisor (DOMID_XEN).
+    pub const XEN: Self = Self(0x7ff2);
     /// The caller itself (DOMID_SELF).
     pub const SELF: Self = Self(0x7ff0);
     /// No domain (DOMID_INVALID).

@@ -49,6 +49,8 @@ pub trait Domains {
     /// A target's servers came, went or changed: what else depends on them follows. Nothing does where there are no shadow
     /// pages.
     fn review(&mut self, _target: DomainId) {}
+    /// The guest of `domain` has done something with the ring of its PV console.
+    fn console(&mut self, _domain: DomainId) {}
     /// Tells what happened to a target's servers.
     fn record(&mut self, target: DomainId, event: Event);
 }
@@ -73,6 +75,7 @@ pub fn carry<D: Domains>(domains: &mut D, from: DomainId, sent: Sent) {
     match sent {
         Sent::Nobody => {}
         Sent::Own(delivery) => domains.deliver(from, delivery),
+        Sent::Console => domains.console(from),
         Sent::Peer(sender, domain, port) => {
             let received = domains.events(domain, |events, words| events.receive(port, sender, words));
             match received {

@@ -4,7 +4,9 @@ use core::mem::offset_of;
 
 use portunus::abi::hypercall::{HypercallError, MulticallEntry, from_register, to_register};
 use portunus::abi::ioreq::{BufferedIoreq, Ioreq, State};
-use portunus::abi::{control, dm_op, domctl, evtchn, grant, hvm_op, memory, sched, shared_info, vcpu, version};
+use portunus::abi::{
+    console, control, dm_op, domctl, evtchn, grant, hvm_op, memory, sched, shared_info, vcpu, version,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// (structure, its size, its size here, [(field, offset, offset here)])
@@ -50,6 +52,9 @@ fn every_field_is_where_xens_headers_put_it() {
         dm_op::Detach, 24 { id @ 0, pad @ 2, kind @ 4, address @ 8, value @ 16 }
         dm_op::Update, 24 { id @ 0, pad @ 2, flags @ 4, address @ 8, clear @ 16, set @ 20 }
         dm_op::Replace, 24 { id @ 0, pad @ 2, flags @ 4, address @ 8, frame @ 16 }
+        console::Interface, 3092 {
+            input @ 0, output @ 1024, in_cons @ 3072, in_prod @ 3076, out_cons @ 3080, out_prod @ 3084, connection @ 3088
+        }
         memory::AddToPhysmap, 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
         memory::AddToPhysmapBatch, 32 { domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24 }
         memory::RemoveFromPhysmap, 16 { domid @ 0, gpfn @ 8 }

@@ -91,6 +91,8 @@ fn domain(number: u16, memory: u64) -> DomainConfig {
         share: 100,
         modules: Modules::default(),
         vpl011: false,
+        pv_console: false,
+        console_io: false,
         rtc: false,
         spis: 0,
         unmapped: UnmappedAccess::Abort,

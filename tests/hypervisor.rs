@@ -20,6 +20,8 @@ mod machines;
 mod memory;
 #[path = "hypervisor_support/posted.rs"]
 mod posted;
+#[path = "hypervisor_support/pv_console.rs"]
+mod pv_console;
 #[path = "hypervisor_support/random.rs"]
 mod random;
 #[path = "hypervisor_support/requests.rs"]

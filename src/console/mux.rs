@@ -23,7 +23,9 @@ use super::keys::{self, Topic};
 use super::pl011::{IdleFlags, Pl011};
 use super::port::{Port, Source};
 use super::ring::ByteRing;
-use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
+use super::stream::Stream;
+use crate::ids::{DomainId, MAX_DOMAINS, Pa, Ticks};
+use crate::memory::PhysicalMemory;
 use crate::primecell::BadAccess;
 use crate::trap::access::{AccessWidth, Direction};
 
@@ -152,15 +154,28 @@ impl Console {
     /// # Errors
     /// [`TooManyPorts`]
     pub fn add(&mut self, domain: DomainId, name: &str) -> Result<PortId, TooManyPorts> {
-        let index = self.ports.len();
-        if index > MAX_DOMAINS {
-            return Err(TooManyPorts(domain));
-        }
         let source = Source::Uart {
             domain,
             uart: Pl011::default(),
             asserted: false,
         };
+        self.add_port(domain, name, source)
+    }
+
+    /// Gives `domain` a console without registers. `page` is that of its rings, zeroed and kept for it; without one it writes
+    /// and reads by hypercall alone. Otherwise as [`Self::add`].
+    ///
+    /// # Errors
+    /// [`TooManyPorts`]
+    pub fn add_stream(&mut self, domain: DomainId, name: &str, page: Option<Pa>) -> Result<PortId, TooManyPorts> {
+        self.add_port(domain, name, Source::Stream(Stream::new(domain, page)))
+    }
+
+    fn add_port(&mut self, domain: DomainId, name: &str, source: Source) -> Result<PortId, TooManyPorts> {
+        let index = self.ports.len();
+        if index > MAX_DOMAINS {
+            return Err(TooManyPorts(domain));
+        }
         self.ports.push(Port::new(name, source));
         if self.focus == MESSAGES {
             self.focus = index;
@@ -195,16 +210,61 @@ impl Console {
     pub fn idle_flags(&self, port: PortId) -> Option<IdleFlags> {
         match &self.ports.get(usize::from(port.0))?.source {
             Source::Uart { uart, .. } => Some(uart.idle_flags()),
-            Source::Messages(_) => None,
+            Source::Messages(_) | Source::Stream(_) => None,
         }
+    }
+
+    /// What a domain writes by hypercall, as if its UART or its rings had brought it; how many bytes there was room for.
+    pub fn write(&mut self, port: PortId, bytes: &[u8]) -> usize {
+        match self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
+            Some(Source::Stream(stream)) => stream.send(bytes),
+            Some(Source::Uart { uart, .. }) => uart.append(bytes),
+            _ => 0,
+        }
+    }
+
+    /// What was typed for a domain without UART and rings, as much as fits; how many bytes.
+    pub fn read(&mut self, port: PortId, into: &mut [u8]) -> usize {
+        match self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
+            Some(Source::Stream(stream)) if !stream.has_page() => stream.read(into),
+            _ => 0,
+        }
+    }
+
+    /// A guest has moved an index of its rings: [`Self::exchange`] looks.
+    pub fn ring(&mut self, port: PortId) {
+        if let Some(Source::Stream(stream)) = self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
+            stream.ring();
+        }
+    }
+
+    /// Moves bytes between the guests' rings and here, a bounded number for each, where something may be to be done. The
+    /// domains that must be told are put into `told`, which has room for all.
+    pub fn exchange<M: PhysicalMemory + ?Sized>(&mut self, memory: &M, told: &mut Array<DomainId, MAX_DOMAINS>) {
+        for port in &mut self.ports {
+            if let Source::Stream(stream) = &mut port.source
+                && stream.exchange(memory)
+                && !told.contains(&stream.domain)
+            {
+                let _ = told.push(stream.domain);
+            }
+        }
+    }
+
+    /// Whether [`Self::exchange`] may find something to do.
+    pub fn is_due(&self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| matches!(&port.source, Source::Stream(stream) if stream.is_due()))
     }
 
     /// The domain starts again: its UART is as after a reset, and what it has sent is shown as ever. The new level of its
     /// interrupt line, if it changed.
     pub fn reset(&mut self, port: PortId) -> Option<LineChange> {
         let port = self.ports.get_mut(usize::from(port.0))?;
-        if let Source::Uart { uart, .. } = &mut port.source {
-            uart.reset();
+        match &mut port.source {
+            Source::Uart { uart, .. } => uart.reset(),
+            Source::Stream(stream) => stream.reset(),
+            Source::Messages(_) => {}
         }
         port.line_change()
     }
@@ -260,8 +320,9 @@ impl Console {
 
     /// The domain that input goes to.
     pub fn focus(&self) -> Option<DomainId> {
-        match self.ports.get(self.focus)?.source {
-            Source::Uart { domain, .. } => Some(domain),
+        match &self.ports.get(self.focus)?.source {
+            Source::Uart { domain, .. } => Some(*domain),
+            Source::Stream(stream) => Some(stream.domain),
             Source::Messages(_) => None,
         }
     }
@@ -344,12 +405,17 @@ impl Console {
         let Some(port) = self.ports.get_mut(self.focus) else {
             return InputEffect::None;
         };
-        if let Source::Uart { uart, .. } = &mut port.source {
-            if ctrl_a {
-                uart.receive(CTRL_A);
+        let mut receive = |byte| match &mut port.source {
+            Source::Uart { uart, .. } => {
+                uart.receive(byte);
             }
-            uart.receive(byte);
+            Source::Stream(stream) => stream.receive(byte),
+            Source::Messages(_) => {}
+        };
+        if ctrl_a {
+            receive(CTRL_A);
         }
+        receive(byte);
         port.line_change().map_or(InputEffect::None, InputEffect::Line)
     }
 

@@ -204,6 +204,16 @@ impl Pl011 {
         true
     }
 
+    /// Sends characters that the guest did not write to the data register; how many there was room for.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let sent = bytes.iter().take_while(|byte| self.transmit.push(**byte)).count();
+        if let Some(last) = bytes.get(..sent).and_then(|sent| sent.last()) {
+            self.inside_line = *last != b'\n';
+        }
+        self.publish();
+        sent
+    }
+
     /// Takes the oldest character that the guest sent.
     pub fn take(&mut self) -> Option<u8> {
         let byte = self.transmit.pop()?;

@@ -5,6 +5,7 @@ use heapless::Vec as Array;
 use super::mux::{LINE_CAPACITY, LineChange, NAME_CAPACITY};
 use super::pl011::Pl011;
 use super::ring::ByteRing;
+use super::stream::Stream;
 use crate::ids::{DomainId, Ticks};
 
 /// Where a port's bytes come from.
@@ -16,6 +17,7 @@ pub(super) enum Source {
         uart: Pl011,
         asserted: bool,
     },
+    Stream(Stream),
 }
 
 /// A port: its bytes, gathered into lines.
@@ -67,6 +69,7 @@ impl Port {
             let byte = match &mut self.source {
                 Source::Messages(ring) => ring.pop(),
                 Source::Uart { uart, .. } => uart.take(),
+                Source::Stream(stream) => stream.take(),
             };
             let Some(byte) = byte else { return };
             self.last = now;

@@ -58,6 +58,8 @@ pub struct Vcpu {
     pub power: Mutex<Power>,
     /// Where the guest reads how it spends its time.
     runstate: Mutex<Option<RunstateArea>>,
+    /// It is marked while it changes. Only changed with that locked.
+    marks_runstate: AtomicBool,
     /// There is such a place, or was until now.
     publishes: AtomicBool,
     /// What its pCPU counts; its register file points here too.
@@ -76,6 +78,7 @@ impl Vcpu {
             slot,
             power: Mutex::new(Power::Off),
             runstate: Mutex::new(None),
+            marks_runstate: AtomicBool::new(false),
             publishes: AtomicBool::new(false),
             counters: Arc::default(),
             attention: AtomicU32::new(0),
@@ -103,8 +106,15 @@ impl Vcpu {
     /// From now on the guest reads there how it spends its time.
     pub fn set_runstate_area(&self, area: Option<RunstateArea>) {
         let mut runstate = self.runstate.lock();
-        *runstate = area;
+        *runstate = area.map(|area| area.marked(self.marks_runstate.load(Ordering::Relaxed)));
         self.publishes.store(runstate.is_some(), Ordering::Release);
+    }
+
+    /// What the guest reads there is marked while it changes, or not any more.
+    pub fn mark_runstate(&self, marked: bool) {
+        let mut runstate = self.runstate.lock();
+        self.marks_runstate.store(marked, Ordering::Relaxed);
+        *runstate = runstate.map(|area| area.marked(marked));
     }
 
     /// Where the guest reads how it spends its time.

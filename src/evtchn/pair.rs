@@ -192,7 +192,7 @@ impl Tables<'_> {
                     };
                 }
             }
-            Channel::Free | Channel::Unbound { .. } | Channel::Ipi => {}
+            Channel::Free | Channel::Unbound { .. } | Channel::Ipi | Channel::Console => {}
         }
         Closed::default()
     }

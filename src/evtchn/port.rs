@@ -27,6 +27,8 @@ pub enum Channel {
     },
     /// Other vCPUs of the domain.
     Ipi,
+    /// The hypervisor's end of the domain's PV console.
+    Console,
 }
 
 /// Who inside the hypervisor hears what is sent to an attached port.
@@ -83,6 +85,7 @@ impl Port {
             Channel::Interdomain { remote, port } => (abi::STATUS_INTERDOMAIN, remote.0.into(), port.0),
             Channel::Virq { virq } => (abi::STATUS_VIRQ, virq, 0),
             Channel::Ipi => (abi::STATUS_IPI, 0, 0),
+            Channel::Console => (abi::STATUS_INTERDOMAIN, DomainId::XEN.0.into(), 0),
         };
         PortStatus {
             status,

@@ -1,4 +1,4 @@
-//! console_io: output of a domain without a UART goes to its console.
+//! console_io: a domain writes to its console without a UART, and reads what is typed if the manifest lets it.
 
 use super::Done;
 use super::host::Host;
@@ -18,8 +18,7 @@ pub(super) fn run<H: Host>(
 ) -> Result<Done, HypercallError> {
     match u64::from(command) {
         abi::WRITE => {}
-        // There is never any input.
-        abi::READ => return Ok(Done::Value(0)),
+        abi::READ => return read(host, count, pointer).map(Done::Value),
         _ => return Err(HypercallError::NotImplemented),
     }
     let now = u64::from(count).min(LIMIT);
@@ -29,13 +28,30 @@ pub(super) fn run<H: Host>(
         let length = (now - done).min(PIECE as u64) as usize;
         let bytes = piece.get_mut(..length).ok_or(HypercallError::BadPointer)?;
         host.read(pointer.checked_add(done).ok_or(HypercallError::BadPointer)?, bytes)?;
-        host.console_write(bytes);
-        done += length as u64;
+        let written = host.console_write(bytes)?;
+        done += written as u64;
+        if written < length {
+            break;
+        }
     }
-    if now == u64::from(count) {
+    if done == u64::from(count) {
         return Ok(Done::Value(0));
     }
-    arguments[1] = u64::from(count) - now;
-    arguments[2] = pointer.checked_add(now).ok_or(HypercallError::BadPointer)?;
+    // Where the console is full, the guest waits in its own time.
+    arguments[1] = u64::from(count) - done;
+    arguments[2] = pointer.checked_add(done).ok_or(HypercallError::BadPointer)?;
     Ok(Done::Continue(arguments))
+}
+
+/// Reads what was typed, at most [`PIECE`] bytes; the result is how many.
+fn read<H: Host>(host: &mut H, count: u32, pointer: u64) -> Result<u64, HypercallError> {
+    let mut piece = [0; PIECE];
+    let room = piece.get_mut(..count.min(PIECE as u32) as usize);
+    let room = room.ok_or(HypercallError::BadPointer)?;
+    // Nothing is taken that can't be handed over.
+    host.read(pointer, room)?;
+    host.write(pointer, room)?;
+    let length = host.console_read(room)?;
+    host.write(pointer, piece.get(..length).ok_or(HypercallError::BadPointer)?)?;
+    Ok(length as u64)
 }

@@ -10,7 +10,7 @@ use super::runstate::RunstateArea;
 use super::shadow::Shadowing;
 use crate::abi::HypercallError;
 use crate::abi::sched::ShutdownReason;
-use crate::ids::{DomainId, IntId, Pa, VcpuId};
+use crate::ids::{DomainId, EventPort, IntId, Pa, VcpuId};
 use crate::ioreq::Range;
 use crate::routing::Domains;
 
@@ -25,6 +25,8 @@ pub struct DomainInfo {
     pub online_vcpus: u8,
     /// Pages of RAM.
     pub ram_pages: u64,
+    /// Those of them that it has given up for now.
+    pub parked_pages: u64,
     /// The highest guest frame that can be mapped.
     pub maximum_gfn: u64,
     /// Guest-physical addresses are machine addresses.
@@ -170,8 +172,21 @@ pub trait Host: GuestBuffers + Supervisor + Shadowing {
     /// EINVAL: no such watchdog, or not in use; ENOSPC: all are in use.
     fn set_watchdog(&mut self, id: u32, timeout: u32) -> Result<u32, HypercallError>;
 
-    /// Appends to the caller's console; what does not fit is lost.
-    fn console_write(&mut self, bytes: &[u8]);
+    /// Whether a vCPU's account is marked while it changes, of each of the caller's vCPUs (VMASST_TYPE_runstate_update_flag).
+    fn mark_runstate(&mut self, marked: bool);
+
+    /// The guest frame and the port of the caller's PV console; `None`: it has none.
+    fn pv_console(&self) -> Option<(u64, EventPort)>;
+    /// Appends to the caller's console; how many bytes there was room for.
+    ///
+    /// # Errors
+    /// EPERM: it has no console.
+    fn console_write(&mut self, bytes: &[u8]) -> Result<usize, HypercallError>;
+    /// Takes what was typed for the caller; how many bytes.
+    ///
+    /// # Errors
+    /// EPERM: the manifest does not let it.
+    fn console_read(&mut self, into: &mut [u8]) -> Result<usize, HypercallError>;
 }
 
 /// Resolves a domain that must not be the caller.

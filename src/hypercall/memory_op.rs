@@ -11,6 +11,8 @@ use crate::routing::Domains;
 
 /// Entries that one execution handles.
 pub(super) const LIMIT: u64 = 64;
+/// Extents of a reservation are at most this long, in powers of two of pages: kernels whose pages are of 64 KiB have such.
+const MAX_ORDER: u32 = 4;
 /// Entries that are handed to stage 2 together.
 const PIECE: usize = 32;
 /// No frame (INVALID_GFN).
@@ -45,7 +47,11 @@ pub(super) fn run<H: Host>(
         return Err(HypercallError::Invalid);
     }
     let value = match op {
-        abi::CURRENT_RESERVATION | abi::MAXIMUM_RESERVATION => info(host, pointer)?.ram_pages,
+        abi::CURRENT_RESERVATION => {
+            let info = info(host, pointer)?;
+            info.ram_pages.saturating_sub(info.parked_pages)
+        }
+        abi::MAXIMUM_RESERVATION => info(host, pointer)?.ram_pages,
         abi::MAXIMUM_GPFN => info(host, pointer)?.maximum_gfn,
         abi::ADD_TO_PHYSMAP => {
             let request: abi::AddToPhysmap = read_value(host, pointer)?;
@@ -60,6 +66,9 @@ pub(super) fn run<H: Host>(
             0
         }
         abi::ACQUIRE_RESOURCE => acquire_resource(host, pointer)?,
+        // Xen's answers to a translated guest without NUMA, and without authority over others.
+        abi::EXCHANGE | abi::GET_VNUMAINFO => return Err(HypercallError::NotSupported),
+        abi::CLAIM_PAGES => return Err(HypercallError::NotPermitted),
         _ => return Err(HypercallError::NotImplemented),
     };
     Ok(Done::Value(value))
@@ -265,22 +274,41 @@ fn reservation<H: Host>(
         return Ok(Done::Value(start.min(request.nr_extents)));
     }
     own(host, request.domid)?;
-    let end = request.nr_extents.min(start.saturating_add(LIMIT));
+    if request.extent_order > MAX_ORDER {
+        return Ok(Done::Value(start));
+    }
+    let end = request
+        .nr_extents
+        .min(start.saturating_add(LIMIT >> request.extent_order));
     let mut done = start;
-    while done < end && request.extent_order == 0 {
+    while done < end {
         let gfn = element(request.extent_start, done, size_of::<u64>()).and_then(|at| read_value(host, at));
-        let moved = gfn.and_then(|gfn| match op {
-            abi::DECREASE_RESERVATION => host.park_page(gfn),
-            _ => host.populate_page(gfn),
-        });
+        let moved = gfn.and_then(|gfn| move_extent(host, op, gfn, 1 << request.extent_order));
         if moved.is_err() {
             return Ok(Done::Value(done));
         }
         done += 1;
     }
-    if done == request.nr_extents || request.extent_order != 0 {
+    if done == request.nr_extents {
         return Ok(Done::Value(done));
     }
     arguments[0] = op | done << abi::EXTENT_SHIFT;
     Ok(Done::Continue(arguments))
+}
+
+/// Moves `pages` pages out of the caller's map, or into it: of an extent that there are not enough frames for, none.
+fn move_extent<H: Host>(host: &mut H, op: u64, first: u64, pages: u64) -> Result<(), HypercallError> {
+    let last = first.checked_add(pages - 1).ok_or(HypercallError::Invalid)?;
+    for gfn in first..=last {
+        let moved = match op {
+            abi::DECREASE_RESERVATION => host.park_page(gfn),
+            _ => host.populate_page(gfn),
+        };
+        if moved.is_err() && op != abi::DECREASE_RESERVATION {
+            // They were put there just now.
+            (first..gfn).for_each(|gfn| host.park_page(gfn).unwrap_or_default());
+        }
+        moved?;
+    }
+    Ok(())
 }

@@ -3,6 +3,9 @@
 //! The structure can lie across two pages, so its place is up to two pieces of physical memory, found once when it is
 //! registered.
 
+use core::mem::offset_of;
+use core::sync::atomic::{Ordering, fence};
+
 use zerocopy::IntoBytes;
 
 use super::host::Host;
@@ -11,6 +14,8 @@ use crate::abi::vcpu::RunstateInfo;
 use crate::ids::{PAGE_SIZE, Pa};
 use crate::memory::PhysicalMemory;
 
+/// Offset of the word that has the mark.
+const TIME: u64 = offset_of!(RunstateInfo, state_entry_time) as u64;
 const SIZE: u64 = size_of::<RunstateInfo>() as u64;
 
 /// The place of one vCPU's [`RunstateInfo`].
@@ -20,6 +25,8 @@ pub struct RunstateArea {
     /// Bytes at `first`; the rest is at `second`.
     length: u64,
     second: Option<Pa>,
+    /// [`RunstateInfo::UPDATING`] is set while it changes.
+    marked: bool,
 }
 
 impl RunstateArea {
@@ -39,11 +46,41 @@ impl RunstateArea {
         } else {
             None
         };
-        Ok(Self { first, length, second })
+        Ok(Self {
+            first,
+            length,
+            second,
+            marked: false,
+        })
+    }
+
+    /// The same, marked while it changes or not.
+    pub fn marked(self, marked: bool) -> Self {
+        Self { marked, ..self }
     }
 
     /// Writes the account.
     pub fn publish<M: PhysicalMemory + ?Sized>(&self, memory: &M, info: &RunstateInfo) {
+        if !self.marked {
+            return self.write(memory, info);
+        }
+        let changing = RunstateInfo {
+            state_entry_time: info.state_entry_time | RunstateInfo::UPDATING,
+            ..*info
+        };
+        let time = match self.second {
+            // The area is 8-byte aligned, so no word of it is in both pieces.
+            Some(second) if self.length <= TIME => Pa(second.0 + (TIME - self.length)),
+            _ => Pa(self.first.0 + TIME),
+        };
+        memory.store_u64(time, changing.state_entry_time);
+        // Readers take the mark before they take the rest.
+        fence(Ordering::SeqCst);
+        self.write(memory, &changing);
+        memory.store_u64(time, info.state_entry_time);
+    }
+
+    fn write<M: PhysicalMemory + ?Sized>(&self, memory: &M, info: &RunstateInfo) {
         let bytes = info.as_bytes();
         let (first, second) = bytes.split_at_checked(self.length as usize).unwrap_or((bytes, &[]));
         memory.write(self.first, first);

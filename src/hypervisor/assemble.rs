@@ -5,14 +5,16 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use crate::abi::HypercallError;
 use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
+use crate::abi::evtchn::VIRQ_CONSOLE;
 use crate::console::{Colour, Console, TooManyPorts};
 use crate::domain::builder::{Built, BuiltDomain};
 use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
 use crate::domain::life::Life;
 use crate::domain::plan::{OwnDevice, Plan};
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Domain, DomainClock, DomainMemory, SwitchConstants};
+use crate::domain::{Domain, DomainClock, DomainMemory, PvConsole, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
 use crate::hypervisor::clock::TickLength;
 use crate::hypervisor::lifecycle::connect_interrupts;
@@ -21,20 +23,22 @@ use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
 use crate::hypervisor::wall_clock::NANOSECONDS;
 use crate::hypervisor::{Hypervisor, tables};
-use crate::ids::{IntId, Ipa, MAX_DOMAINS, Pa, PcpuId, Ticks, VcpuId};
+use crate::ids::{EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SIZE, Pa, PcpuId, Ticks, VcpuId};
 use crate::ioreq::shadow::Shadow;
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers, ShadowSlot, Shadows};
 use crate::machine::Machine;
 use crate::manifest::devices::{DEFAULT_ATTACH_TIMEOUT_MS, DEFAULT_TIMEOUT_MS};
 use crate::manifest::domain::UnmappedAccess;
+use crate::manifest::events::MAX_PORT;
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::{DeviceConfig, DomainConfig, IpaRange, Manifest};
-use crate::memory::pool::PoolError;
+use crate::memory::pool::{Pool, PoolError};
 use crate::policy::Policy;
 use crate::rtc::Reading;
 use crate::rtc::pl031::Pl031;
 use crate::sched::RunQueue;
 use crate::sorting::sort_by_key;
+use crate::stage2::{PageUse, Stage2, Stage2Error};
 use crate::sync::Mutex;
 use crate::trap::syndrome::Hpfar;
 use crate::trap::system_register::identification::{IdError, IdOptions, IdRegisters, RawIdRegisters};
@@ -74,6 +78,9 @@ pub enum AssemblyError {
     /// A console too many.
     #[error(transparent)]
     Console(#[from] TooManyPorts),
+    /// The page of a PV console.
+    #[error(transparent)]
+    Map(#[from] Stage2Error),
     /// A window too many.
     #[error(transparent)]
     Window(#[from] TooManyWindows),
@@ -254,9 +261,24 @@ fn assemble_domain<M: Machine>(
         attached: attached_ports(vcpus.len(), config.devices.len()),
         ..PortLimits::default()
     };
+    let mut stage2 = built.stage2;
+    let pv_console = pv_console(machine, manifest, config, &mut stage2, &mut pool)?;
+    let mut events = EventChannels::new(config.id, count, limits, shared_info);
+    if let Some(pv) = pv_console {
+        events.alloc_console(pv.port).map_err(AssemblyError::Channel)?;
+    }
     let uart = config.layout.uart.filter(|_| config.vpl011);
-    let port = uart.map(|_| console.add(config.id, &config.name)).transpose()?;
-    let geometry = built.stage2.geometry();
+    let port = if uart.is_some() {
+        Some(console.add(config.id, &config.name)?)
+    } else if pv_console.is_some() || config.console_io {
+        if pv_console.is_none() {
+            events.grant_global_virqs(1 << VIRQ_CONSOLE);
+        }
+        Some(console.add_stream(config.id, &config.name, pv_console.map(|pv| pv.page))?)
+    } else {
+        None
+    };
+    let geometry = stage2.geometry();
     let vgic = interrupt_controller(config, facts)?;
     let controller = vgic.config();
     let servers = Servers::new(count, devices?, fallback(frequency), ServerLimits::default());
@@ -267,7 +289,7 @@ fn assemble_domain<M: Machine>(
         doorbells: servers.doorbells(),
         shadows: shadows(config, &built.uncached)?,
         servers: Mutex::new(servers),
-        events: Mutex::new(EventChannels::new(config.id, count, limits, shared_info)),
+        events: Mutex::new(events),
         vgic: Mutex::new(vgic),
         watchdogs: Mutex::default(),
         clock: config.layout.rtc.map(|clock| DomainClock {
@@ -276,8 +298,10 @@ fn assemble_domain<M: Machine>(
         }),
         devices: windows(config)?,
         controller,
-        map_changes: built.stage2.changes(),
+        map_changes: stage2.changes(),
         console: port,
+        pv_console,
+        console_io: config.console_io,
         console_flags: port.and_then(|port| console.idle_flags(port)),
         console_interrupt: uart.map(|uart| uart.interrupt),
         abort_unmapped: config.unmapped == UnmappedAccess::Abort,
@@ -289,7 +313,7 @@ fn assemble_domain<M: Machine>(
         ram: built.ram.pieces().iter().map(|piece| piece.pa).collect(),
         blueprint: Mutex::new(built.blueprint),
         constants: SwitchConstants {
-            vttbr: built.stage2.vttbr(),
+            vttbr: stage2.vttbr(),
             vtcr: geometry.vtcr(),
         },
         plan: Plan {
@@ -298,12 +322,12 @@ fn assemble_domain<M: Machine>(
             on_watchdog: config.on_watchdog,
             limit: config.restart_limit,
             controls: !config.controls.is_empty(),
-            map: built.stage2.regions(machine),
+            map: stage2.regions(machine),
             devices: OwnDevice::all(&config.passthrough),
             interrupts: own_interrupts(config),
         },
         memory: Mutex::new(DomainMemory {
-            stage2: built.stage2,
+            stage2,
             pool,
             shared_info_at: None,
         }),
@@ -315,6 +339,34 @@ fn assemble_domain<M: Machine>(
         restarts: AtomicU32::new(0),
         lifecycle: Mutex::default(),
     })
+}
+
+/// The page and the port of a domain's PV console. Static channels have the ports that the manifest gives them, so its own
+/// is the lowest besides.
+fn pv_console<M: Machine>(
+    machine: &M,
+    manifest: &Manifest,
+    config: &DomainConfig,
+    stage2: &mut Stage2,
+    pool: &mut Pool,
+) -> Result<Option<PvConsole>, AssemblyError> {
+    let Some(place) = config.layout.pv_console else {
+        return Ok(None);
+    };
+    let page = pool.allocate(machine)?;
+    let page_use = PageUse::Shared { writable: true };
+    stage2.map(machine, pool, (place.start, page), PAGE_SIZE, page_use)?;
+    let ends = manifest
+        .channels
+        .iter()
+        .flat_map(|channel| [channel.first, channel.second]);
+    let named: Vec<EventPort> = ends.filter(|end| end.domain == config.id).map(|end| end.port).collect();
+    let port = (1..=MAX_PORT).map(EventPort).find(|port| !named.contains(port));
+    Ok(Some(PvConsole {
+        ipa: place.start,
+        page,
+        port: port.ok_or(AssemblyError::Channel(HypercallError::NoSpace))?,
+    }))
 }
 
 /// The allowed pCPU with the fewest vCPUs; among equals the lowest.

@@ -12,7 +12,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory};
 use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, RunstateArea, dispatch};
 use crate::hypervisor::{Hypervisor, VcpuState};
-use crate::ids::{DomainId, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId};
+use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId};
 use crate::machine::Machine;
 use crate::manifest::IpaRange;
 use crate::policy::Permission;
@@ -89,6 +89,7 @@ impl<M: Machine> Hypervisor<M> {
             vcpus: domain.vcpus.len() as u8,
             online_vcpus: online as u8,
             ram_pages: domain.ram.iter().map(|bank| bank.size >> PAGE_SHIFT).sum(),
+            parked_pages: self.references.lock().parked(domain.id),
             maximum_gfn: Ipa(geometry.ipa_end() - 1).frame(),
             direct_mapped: domain.direct_mapped,
             spis: vgic.spis.into(),
@@ -391,7 +392,28 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
         self.hypervisor.set_watchdog(self.domain, id, timeout)
     }
 
-    fn console_write(&mut self, bytes: &[u8]) {
-        self.hypervisor.write_console(self.domain, bytes);
+    fn mark_runstate(&mut self, marked: bool) {
+        for vcpu in &self.domain.vcpus {
+            vcpu.mark_runstate(marked);
+        }
+    }
+
+    fn pv_console(&self) -> Option<(u64, EventPort)> {
+        self.domain.pv_console.map(|pv| (pv.ipa.frame(), pv.port))
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> Result<usize, HypercallError> {
+        match self.domain.console {
+            Some(_) => Ok(self.hypervisor.write_console(self.domain, bytes)),
+            None => Err(HypercallError::NotPermitted),
+        }
+    }
+
+    fn console_read(&mut self, into: &mut [u8]) -> Result<usize, HypercallError> {
+        if self.domain.console_io {
+            Ok(self.hypervisor.read_console(self.domain, into))
+        } else {
+            Err(HypercallError::NotPermitted)
+        }
     }
 }

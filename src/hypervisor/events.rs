@@ -184,6 +184,12 @@ impl<M: Machine> Domains for &Hypervisor<M> {
         }
     }
 
+    fn console(&mut self, domain: DomainId) {
+        if let Some(domain) = self.domain(domain) {
+            self.ring_console(domain);
+        }
+    }
+
     fn record(&mut self, target: DomainId, event: Event) {
         self.tell(Message::Request { domain: target, event });
     }

@@ -43,6 +43,11 @@ pub(crate) const fn tables_to_map(memory: u64) -> u64 {
     (memory / 512).next_multiple_of(PAGE_SIZE) + 64 * KIB
 }
 
+/// The property that names a console which is no UART.
+const CONSOLE: &str = "portunus,console";
+/// The property that lets a domain use its console by hypercall.
+const CONSOLE_IO: &str = "portunus,console-io";
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -77,6 +82,10 @@ pub struct DomainConfig {
     pub modules: Modules,
     /// Whether it has an emulated UART.
     pub vpl011: bool,
+    /// Whether it has a PV console.
+    pub pv_console: bool,
+    /// Whether it uses its console by hypercall.
+    pub console_io: bool,
     /// Whether it has an emulated real-time clock.
     pub rtc: bool,
     /// SPIs that its GIC has at least; the layout raises it to what its devices need.
@@ -153,10 +162,12 @@ const READ_ELSEWHERE: [&str; 5] = [
     "linux,phandle",
 ];
 /// Properties that [`parse`] reads.
-const READ: [&str; 23] = [
+const READ: [&str; 25] = [
     "memory",
     "cpus",
     "vpl011",
+    CONSOLE,
+    CONSOLE_IO,
     "direct-map",
     "xen,static-mem",
     "nr_spis",
@@ -227,6 +238,8 @@ pub(crate) fn parse(
         direct_map,
         share: share(node)?,
         vpl011: node.has("vpl011"),
+        pv_console: pv_console(node)?,
+        console_io: node.has(CONSOLE_IO),
         rtc: false,
         spis: limited(node, "nr_spis", MAX_SPIS)?.unwrap_or(0),
         unmapped: match node.u32("trap-unmapped-accesses")? {
@@ -407,6 +420,16 @@ fn static_memory(node: Node<'_, '_>, host: &Host, memory: u64) -> Result<Vec<PaR
         ));
     }
     Ok(ranges)
+}
+
+/// Whether it has a PV console. There is one place for it on the machine's console, so a UART beside it is refused.
+fn pv_console(node: Node<'_, '_>) -> Result<bool, ManifestError> {
+    match node.string(CONSOLE)? {
+        None => Ok(false),
+        Some("pv") if node.has("vpl011") => Err(node.error(CONSOLE, Reason::Unsupported("a PV console beside vpl011"))),
+        Some("pv") => Ok(true),
+        Some(other) => Err(node.error(CONSOLE, Reason::UnknownText(other.to_string()))),
+    }
 }
 
 /// Whether `xen,enhanced` asks for a `/hypervisor` node.

@@ -42,6 +42,8 @@ const UART: IpaRange = IpaRange::new(0x2200_0000, PAGE_SIZE);
 const RTC: IpaRange = IpaRange::new(0x2200_1000, PAGE_SIZE);
 /// Where an ordinary domain maps its grant table.
 const GRANT_WINDOW: IpaRange = IpaRange::new(0x3800_0000, 16 * MIB);
+/// The page of an ordinary domain's PV console: where Xen's tools put it.
+const PV_CONSOLE: IpaRange = IpaRange::new(0x3900_0000, PAGE_SIZE);
 /// First bank of an ordinary domain's RAM: at most this much.
 const RAM0: IpaRange = IpaRange::new(0x4000_0000, 3 * GIB);
 /// Where the second bank begins.
@@ -71,6 +73,8 @@ pub struct Layout {
     pub uart: Option<VirtualUart>,
     /// The emulated real-time clock.
     pub rtc: Option<VirtualRtc>,
+    /// The page of the PV console.
+    pub pv_console: Option<IpaRange>,
     /// Where virtio devices without an address of their own are.
     pub virtio: IpaRange,
     /// Where the domain may map its grant table.
@@ -164,6 +168,7 @@ impl Layout {
         all.map(|range| range.end())
             .chain(self.uart.map(|uart| uart.registers.end()))
             .chain(self.rtc.map(|rtc| rtc.registers.end()))
+            .chain(self.pv_console.map(IpaRange::end))
             .max()
             .unwrap_or(0)
     }
@@ -211,6 +216,9 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
     if !domain.direct_map {
         // Nothing is placed by search, so that these are Xen's addresses whatever the domain has.
         taken.add(GRANT_WINDOW, "the grant window");
+        if domain.pv_console {
+            taken.add(PV_CONSOLE, "the PV console");
+        }
         taken.add(UART, "the emulated UART");
         if domain.rtc {
             taken.add(RTC, "the emulated real-time clock");
@@ -238,6 +246,15 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
     } else {
         layout.virtio = VIRTIO;
         layout.grant_window = GRANT_WINDOW;
+    }
+
+    if domain.pv_console {
+        layout.pv_console = Some(match domain.direct_map {
+            true => taken
+                .window(PV_CONSOLE, "the PV console")
+                .map_err(|reason| node.error("portunus,console", reason))?,
+            false => PV_CONSOLE,
+        });
     }
 
     let mut interrupts = Interrupts::new(domain);

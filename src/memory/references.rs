@@ -64,6 +64,8 @@ pub struct FrameReferences {
     owned: Vec<Owned>,
     /// Of each owner, the number of the first parked frame's counter, plus 1; 0: none is parked.
     parked: Vec<(DomainId, u32)>,
+    /// How many are parked of each owner, by its number.
+    parked_frames: [u64; MAX_DOMAINS + 1],
     /// References that others hold to each owner's frames, by its number.
     held: [u64; MAX_DOMAINS + 1],
     table: PaRange,
@@ -84,6 +86,7 @@ impl FrameReferences {
         Self {
             owned: Vec::new(),
             parked: Vec::new(),
+            parked_frames: [0; MAX_DOMAINS + 1],
             held: [0; MAX_DOMAINS + 1],
             table,
             used: 0,
@@ -157,6 +160,11 @@ impl FrameReferences {
         self.held.get(usize::from(owner.0)).copied().unwrap_or(0)
     }
 
+    /// How many frames `owner` has parked that nobody maps.
+    pub fn parked(&self, owner: DomainId) -> u64 {
+        self.parked_frames.get(usize::from(owner.0)).copied().unwrap_or(0)
+    }
+
     /// Gives a reference to the frame of `pa` back, after the translations made from it were dropped. How many are left.
     ///
     /// # Errors
@@ -206,6 +214,9 @@ impl FrameReferences {
             .find(|owned| owned.counters <= counter && counter.0 - owned.counters.0 < owned.counter_bytes())?;
         *first = memory.load_u32(counter) & !PARKED;
         memory.store_u32(counter, 0);
+        if let Some(parked) = self.parked_frames.get_mut(usize::from(owner.0)) {
+            *parked = parked.saturating_sub(1);
+        }
         Some(Pa(
             owned.range.start.0 + (((counter.0 - owned.counters.0) / COUNTER) << PAGE_SHIFT)
         ))
@@ -236,6 +247,9 @@ impl FrameReferences {
         if let Some((_, first)) = self.parked.iter_mut().find(|(other, _)| *other == owner) {
             *first = 0;
         }
+        if let Some(parked) = self.parked_frames.get_mut(usize::from(owner.0)) {
+            *parked = 0;
+        }
         None
     }
 
@@ -260,6 +274,9 @@ impl FrameReferences {
         if let Some((_, first)) = self.parked.iter_mut().find(|(other, _)| *other == owner) {
             memory.store_u32(counter, PARKED | *first);
             *first = number + 1;
+            if let Some(parked) = self.parked_frames.get_mut(usize::from(owner.0)) {
+                *parked = parked.saturating_add(1);
+            }
         }
     }
 

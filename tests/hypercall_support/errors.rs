@@ -74,7 +74,8 @@ fn numbers_that_are_not_served() {
         (hypercall::XSM_OP, NotImplemented),
         (hypercall::PHYSDEV_OP, NotImplemented),
         (hypercall::HYPFS_OP, NotImplemented),
-        (hypercall::VM_ASSIST, Invalid),
+        (9, NotImplemented),
+        (10, NotImplemented),
         (hypercall::SYSCTL, NotPermitted),
         (hypercall::ARGO_OP, NotSupported),
         (15, NotImplemented),
@@ -117,7 +118,6 @@ fn unknown_operations() {
         (hypercall::MEMORY_OP, memory::INCREASE_RESERVATION, NotImplemented),
         (hypercall::MEMORY_OP, memory::MAXIMUM_RAM_PAGE, NotImplemented),
         (hypercall::MEMORY_OP, memory::MEMORY_MAP, NotImplemented),
-        (hypercall::MEMORY_OP, memory::EXCHANGE, NotImplemented),
         (hypercall::MEMORY_OP, 63, NotImplemented),
     ];
     for (number, operation, expected) in rows {

@@ -66,6 +66,7 @@ pub(crate) enum Action {
     Populate(u64),
     Runstate(u8, Option<RunstateArea>),
     Console(Vec<u8>),
+    MarkRunstate(bool),
     Direct(DomainId, Direction),
 }
 
@@ -152,6 +153,8 @@ pub(crate) struct FakeHost {
     pub(crate) fail_resource: Option<usize>,
     pub(crate) watchdogs: Watchdogs,
     pub(crate) reads: usize,
+    pub(crate) console_room: usize,
+    pub(crate) typed: Vec<u8>,
     next_frame: u64,
     pub(crate) live_frames: u64,
 }
@@ -211,6 +214,8 @@ impl FakeHost {
             fail_resource: None,
             watchdogs: Watchdogs::default(),
             reads: 0,
+            console_room: usize::MAX,
+            typed: Vec::new(),
             next_frame: 0,
             live_frames: 0,
         }
@@ -302,6 +307,7 @@ impl Host for FakeHost {
             vcpus: 2,
             online_vcpus: 1,
             ram_pages: 0x10000,
+            parked_pages: 0x123,
             maximum_gfn: MAXIMUM_GFN - 1,
             direct_mapped: self.direct_mapped,
             spis: 64,
@@ -416,8 +422,30 @@ impl Host for FakeHost {
     fn set_watchdog(&mut self, id: u32, timeout: u32) -> Result<u32, HypercallError> {
         self.watchdogs.set(id, timeout, Ticks(0), 1000)
     }
-    fn console_write(&mut self, bytes: &[u8]) {
-        self.actions.push(Action::Console(bytes.to_vec()));
+    fn mark_runstate(&mut self, marked: bool) {
+        self.actions.push(Action::MarkRunstate(marked));
+    }
+    fn pv_console(&self) -> Option<(u64, EventPort)> {
+        (self.caller.domain == GUEST).then_some((0x39000, EventPort(1)))
+    }
+    fn console_write(&mut self, bytes: &[u8]) -> Result<usize, HypercallError> {
+        if self.caller.domain == STRANGER {
+            return Err(HypercallError::NotPermitted);
+        }
+        let count = bytes.len().min(self.console_room);
+        self.console_room -= count;
+        self.actions.push(Action::Console(bytes[..count].to_vec()));
+        Ok(count)
+    }
+    fn console_read(&mut self, into: &mut [u8]) -> Result<usize, HypercallError> {
+        if self.caller.domain != GUEST {
+            return Err(HypercallError::NotPermitted);
+        }
+        let count = into.len().min(self.typed.len());
+        for (slot, byte) in into.iter_mut().zip(self.typed.drain(..count)) {
+            *slot = byte;
+        }
+        Ok(count)
     }
 }
 

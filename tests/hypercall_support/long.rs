@@ -93,7 +93,7 @@ fn a_balloon_moves_single_pages_and_counts_them() {
     host.put(
         VA,
         &memory::MemoryReservation {
-            extent_order: 9,
+            extent_order: 5,
             ..request
         },
     );

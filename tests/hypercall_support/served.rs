@@ -121,7 +121,7 @@ fn linux_finds_what_it_asks_for_at_boot() {
             1 << 0 | 1 << 2 | 1 << 13 | 1 << 14 | bit
         );
     }
-    for (index, value) in [(0, 2 << 56 | 2 << 8 | 31), (1, 0), (2, 0), (17, 0), (18, 0)] {
+    for (index, value) in [(0, 2 << 56 | 2 << 8 | 31), (1, 0), (2, 0), (17, 0x39000), (18, 1)] {
         host.put(
             VA,
             &hvm_op::Parameter {
@@ -163,7 +163,7 @@ fn linux_finds_what_it_asks_for_at_boot() {
     let again = Outcome::Return(HypercallError::Busy.register());
     assert_eq!(host.call(hypercall::VCPU_OP, &[10, 1, VA]), again);
 
-    for (op, expected) in [(3, 0x10000), (4, 0x10000), (14, 0x7ffff)] {
+    for (op, expected) in [(3, 0x10000 - 0x123), (4, 0x10000), (14, 0x7ffff)] {
         host.put(VA, &SELF);
         assert_eq!(host.call(hypercall::MEMORY_OP, &[op, VA]), Outcome::Return(expected));
     }

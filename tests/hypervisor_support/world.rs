@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) disk: &'static str,
     /// Properties of the guest.
     pub(crate) guest: &'static str,
+    /// The guest's console.
+    pub(crate) console: &'static str,
     /// Properties of the stranger.
     pub(crate) stranger: &'static str,
     /// pCPUs of the guest's two vCPUs, the backend's two, and the stranger's one.
@@ -75,6 +77,7 @@ impl Default for Options {
         Self {
             disk: "",
             guest: "",
+            console: "vpl011;",
             stranger: "",
             pcpus: [0, 1, 2, 3, 4],
             lifecycle: STAY_DOWN,
@@ -99,12 +102,13 @@ fn chosen(options: &Options) -> String {
         format!(
             "{name}: {name} {{
                 compatible = \"xen,domain\"; #address-cells = <2>; #size-cells = <2>;
-                memory = <0 {}>; cpus = <{}>; vpl011; {} {more}
+                memory = <0 {}>; cpus = <{}>; {} {} {more}
                 kernel {{ compatible = \"multiboot,kernel\", \"multiboot,module\"; reg = <0 {:#x} 0 0x1000>; }};
                 {vcpus}
             }};\n",
             RAM_SIZE / 1024,
             pcpus.len(),
+            if index == 0 { options.console } else { "vpl011;" },
             options.lifecycle,
             KERNELS[index],
         )

@@ -52,6 +52,7 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         for vcpu in &domain.vcpus {
+            vcpu.mark_runstate(false);
             vcpu.set_runstate_area(None);
         }
         domain.memory.lock().shared_info_at = None;
@@ -61,6 +62,11 @@ impl<M: Machine> Hypervisor<M> {
         let mut events = domain.events.lock();
         self.machine.zero(events.shared_info(), PAGE_SIZE);
         events.restart();
+        if let Some(pv) = domain.pv_console {
+            self.machine.zero(pv.page, PAGE_SIZE);
+            // All ports are free.
+            let _ = events.alloc_console(pv.port);
+        }
         drop(events);
         self.reset_interrupts(domain);
         self.restart_shadows(domain);

@@ -82,6 +82,7 @@ impl<M: Machine> Hypervisor<M> {
             Channel::Interdomain { remote, port } => write!(peer, "to {} port {}", self.name_of(remote), port.0)?,
             Channel::Virq { virq } => write!(peer, "VIRQ {virq}")?,
             Channel::Ipi => write!(peer, "between vCPUs")?,
+            Channel::Console => write!(peer, "PV console")?,
         }
         write!(line, "{peer:<34}")?;
         match look.entry.consumer {
