@@ -175,12 +175,6 @@ impl Cpu {
         if group1 { group1_queue } else { group0_queue }
     }
 
-    /// Its list registers are in use and show everything, and nothing waits for one.
-    #[inline(always)]
-    fn is_settled(&self) -> bool {
-        self.interface.shows_everything() && self.active.is_empty() && !self.has_pending()
-    }
-
     /// Something is pending, of whatever group.
     fn has_pending(&self) -> bool {
         let [group0_queue, group1_queue] = &self.pending;

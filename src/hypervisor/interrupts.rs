@@ -30,9 +30,21 @@ impl<M: Machine> Hypervisor<M> {
         });
     }
 
+    /// As [`Self::on_virtual_timer`] if that is all there is to do before the vCPU goes on, and no more than to write a list
+    /// register again. `false`: nothing was done.
+    #[inline(always)]
+    pub fn on_virtual_timer_again<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState) -> bool {
+        let index = at.vcpu.id.index;
+        !state.flush_due
+            && at
+                .domain
+                .vgic
+                .try_lock()
+                .is_some_and(|mut vgic| vgic.physical_private_again(index, VIRTUAL_TIMER, cpu.virtual_interface()))
+    }
+
     /// As [`Self::on_virtual_timer`] if that is all there is to do before the vCPU goes on. `false`: nothing was done.
-    #[inline]
-    pub fn on_virtual_timer_at_once<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+    pub fn on_virtual_timer_at_once<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState) -> bool {
         let index = at.vcpu.id.index;
         !state.flush_due
             && at
@@ -162,8 +174,24 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// The loaded vCPU wrote an SGI register of the CPU interface, and nothing is to be done than to write a list register
+    /// again. `false`: nothing was done.
+    #[inline(always)]
+    pub(crate) fn send_sgi_again<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        live: bool,
+        (register, value): (SgiRegister, u64),
+    ) -> bool {
+        live && domain
+            .vgic
+            .try_lock()
+            .is_some_and(|mut vgic| vgic.send_sgi_again(vcpu.id.index, register, value, cpu.virtual_interface()))
+    }
+
     /// The loaded vCPU wrote an SGI register of the CPU interface. Whether others were told.
-    #[inline]
     pub(crate) fn send_sgi<C: Cpu>(
         &self,
         cpu: &mut C,
@@ -178,21 +206,7 @@ impl<M: Machine> Hypervisor<M> {
                 .vgic
                 .lock()
                 .send_sgi_at_once(index, register, value, cpu.virtual_interface());
-        !at_once && self.send_sgis(cpu, domain, vcpu, live, (register, value))
-    }
-
-    #[inline(never)]
-    fn send_sgis<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        live: bool,
-        (register, value): (SgiRegister, u64),
-    ) -> bool {
-        self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| {
-            vgic.send_sgi(vcpu.id.index, register, value)
-        })
+        !at_once && self.with_own_vgic(cpu, domain, vcpu, live, |vgic, _| vgic.send_sgi(index, register, value))
     }
 
     /// The loaded vCPU waits for an interrupt or an event (WFI, SCHEDOP_block), unless there is one already.

@@ -384,12 +384,24 @@ impl<M: Machine> Hypervisor<M> {
         Quick::Done
     }
 
+    #[inline(always)]
     fn quick_sgi<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, register: u8) -> Quick {
         let Located { domain, vcpu } = at;
         if !domain.gic_system_registers {
             return Quick::No;
         }
         let value = state.frame.read(register);
+        if !self.send_sgi_again(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value)) {
+            return self.quick_sgis(at, cpu, state, value);
+        }
+        state.count(Exit::SystemRegister);
+        state.frame.advance_a64();
+        Quick::Done
+    }
+
+    #[inline(never)]
+    fn quick_sgis<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, value: u64) -> Quick {
+        let Located { domain, vcpu } = at;
         let told = self.send_sgi(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value));
         state.count(Exit::SystemRegister);
         state.frame.advance_a64();

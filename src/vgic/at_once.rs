@@ -3,20 +3,42 @@
 //! That is so when the vCPU's list registers show everything, nothing waits for one, and this interrupt is in none: it was
 //! in no queue either, so it goes first whatever its priority. Then the outcome is that of queueing it and a
 //! [flush](Vgic::flush). In any other case nothing is done, and the caller goes that way.
+//!
+//! Mostly it is still the last one in its list register, and the guest has ended it ([`Vgic::repeat`]): then the same is
+//! written again, and nothing else changes. What that relies on: whatever is changed of an interrupt in a list register
+//! (its group, priority, latch, whether it is enabled, a request to make it active), and the group enables, make its vCPU's
+//! interface dirty, and a flush writes the list register anew or takes the interrupt out of it. So while the interface is
+//! clean, what was written last is what would be written now, if that was a pending interrupt of which no end is announced.
 
 use super::distributor_regs::GICD_SGIR;
 use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, VirtualInterface};
 use super::{Frame, SgiRegister, Version, Vgic, sgi};
 use crate::ids::IntId;
+use crate::trace::Kind;
 use crate::trap::access::AccessWidth;
 
 /// ICC_SGI1R_EL1.INTID; all else but TargetList is 0 for a vCPU of the first sixteen.
 const SGI_INTID: u64 = 0xf << 24;
 
 impl Vgic {
+    /// [`Self::physical_private_at_once`], if that means to write the same list register again. `false`: nothing was done.
+    #[inline(always)]
+    pub fn physical_private_again<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        interrupt: IntId,
+        interface: &mut V,
+    ) -> bool {
+        let slot = self.private_slot(vcpu, interrupt.0);
+        // The physical interrupt was active with the last one, and nothing has come since that one's end.
+        slot.is_some_and(|slot| match self.irqs[slot].physical {
+            Some(physical) => self.repeat(vcpu, slot, Backing::Physical(physical), interface),
+            None => false,
+        })
+    }
+
     /// [`Self::physical_private`] of the running vCPU, and its flush, at once. `false`: nothing was done.
-    #[inline]
     pub fn physical_private_at_once<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
@@ -32,6 +54,9 @@ impl Vgic {
         let Some(physical) = self.irqs[slot].physical else {
             return false;
         };
+        if self.repeat(vcpu, slot, Backing::Physical(physical), interface) {
+            return true;
+        }
         let done = self.inject(vcpu, (slot, interrupt), Some(physical), 0, interface);
         if done {
             let irq = &mut self.irqs[slot];
@@ -41,8 +66,14 @@ impl Vgic {
         done
     }
 
+    /// [`Self::pulse_private_at_once`], if that means to write the same list register again. `false`: nothing was done.
+    #[inline(always)]
+    pub fn pulse_private_again<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        let slot = self.private_slot(vcpu, interrupt.0);
+        slot.is_some_and(|slot| self.repeat(vcpu, slot, Backing::QUIET, interface))
+    }
+
     /// [`Self::pulse_private`] for the running vCPU, and its flush, at once. `false`: nothing was done.
-    #[inline]
     pub fn pulse_private_at_once<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
@@ -50,13 +81,30 @@ impl Vgic {
         interface: &mut V,
     ) -> bool {
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) if !interrupt.is_sgi() => self.inject(vcpu, (slot, interrupt), None, 0, interface),
+            Some(slot) if !interrupt.is_sgi() => {
+                self.repeat(vcpu, slot, Backing::QUIET, interface)
+                    || self.inject(vcpu, (slot, interrupt), None, 0, interface)
+            }
             _ => false,
         }
     }
 
+    /// [`Self::send_sgi_at_once`], if that means to write the same list register again. `false`: nothing was done.
+    #[inline(always)]
+    pub fn send_sgi_again<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        register: SgiRegister,
+        value: u64,
+        interface: &mut V,
+    ) -> bool {
+        match self.own_sgi(vcpu, register, value) {
+            Some((slot, _)) => self.repeat(vcpu, slot, Backing::QUIET, interface),
+            None => false,
+        }
+    }
+
     /// [`Self::send_sgi`] of the running vCPU to itself alone, and its flush, at once. `false`: nothing was done.
-    #[inline]
     pub fn send_sgi_at_once<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
@@ -64,15 +112,24 @@ impl Vgic {
         value: u64,
         interface: &mut V,
     ) -> bool {
-        let to_itself = value & !SGI_INTID == 1 << (vcpu & 7);
-        if !to_itself || register != SgiRegister::Sgi1r || self.config.version != Version::V3 {
-            return false;
-        }
-        let interrupt = IntId((value >> 24 & 0xf) as u32);
-        match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) => self.inject(vcpu, (slot, interrupt), None, 0, interface),
+        match self.own_sgi(vcpu, register, value) {
+            Some((slot, interrupt)) => {
+                self.repeat(vcpu, slot, Backing::QUIET, interface)
+                    || self.inject(vcpu, (slot, interrupt), None, 0, interface)
+            }
             None => false,
         }
+    }
+
+    /// The SGI that `vcpu` sends to itself alone with this value of an SGI register of a GICv3.
+    #[inline(always)]
+    fn own_sgi(&self, vcpu: u8, register: SgiRegister, value: u64) -> Option<(Slot, IntId)> {
+        let to_itself = value & !SGI_INTID == 1 << (vcpu & 7);
+        if !to_itself || register != SgiRegister::Sgi1r || self.config.version != Version::V3 {
+            return None;
+        }
+        let interrupt = IntId((value >> 24 & 0xf) as u32);
+        Some((self.private_slot(vcpu, interrupt.0)?, interrupt))
     }
 
     /// [`Self::mmio`] of a store with which the running vCPU sends an SGI to itself alone (GICD_SGIR of a GICv2), and its
@@ -91,13 +148,42 @@ impl Vgic {
         }
         let interrupt = IntId((value & 0xf) as u32);
         match self.private_slot(vcpu, interrupt.0) {
-            Some(slot) => self.inject(vcpu, (slot, interrupt), None, vcpu & 7, interface),
+            Some(slot) => {
+                let source = vcpu & 7;
+                let backing = Backing::Software {
+                    maintenance: false,
+                    source,
+                };
+                self.repeat(vcpu, slot, backing, interface)
+                    || self.inject(vcpu, (slot, interrupt), None, source, interface)
+            }
             None => false,
         }
     }
 
-    /// Puts a private interrupt of `vcpu`, pending from one `source` (0 to 7; an SGI's sender on a GICv2, else 0), into a list register.
+    /// A private interrupt of `vcpu` is pending, which was the last in its list register: see the module.
     #[inline(always)]
+    fn repeat<V: VirtualInterface>(&mut self, vcpu: u8, slot: Slot, backing: Backing, interface: &mut V) -> bool {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let irq = &self.irqs[slot];
+        let own = &mut cpu.interface;
+        if !own.shows_everything() || !irq.is_ready() || irq.place != (Place::Resident { cpu: vcpu }) {
+            return false;
+        }
+        let Some((index, register)) = own.ended_pending(irq.lr, backing, interface) else {
+            return false;
+        };
+        interface.write(index, Some(register));
+        interface.trace(Kind::Injected, register.interrupt);
+        own.injected += 1;
+        true
+    }
+
+    /// Puts a private interrupt of `vcpu`, pending from one `source` (0 to 7; an SGI's sender on a GICv2, else 0), into a
+    /// list register.
+    #[inline(never)]
     fn inject<V: VirtualInterface>(
         &mut self,
         vcpu: u8,
@@ -110,13 +196,8 @@ impl Vgic {
             return false;
         };
         let irq = &mut self.irqs[slot];
-        let is_quiet = irq.latch == 0
-            && !irq.active
-            && irq.set_active.is_none()
-            && (irq.edge || !irq.line)
-            && irq.physical == physical;
-        let passes = irq.enabled && irq.target == vcpu && self.groups.has(irq.group1);
-        if !cpu.is_settled() || !is_quiet || !passes {
+        let is_quiet = irq.is_ready() && irq.set_active.is_none() && irq.physical == physical;
+        if !cpu.interface.shows_everything() || !is_quiet || !self.groups.has(irq.group1) {
             return false;
         }
         let index = match irq.place {

@@ -15,23 +15,24 @@ use crate::trace::Kind;
 /// List registers that an implementation can have.
 const MAX_LIST_REGISTERS: usize = 16;
 
-/// One vCPU's view of its list registers.
+/// One vCPU's view of its list registers. The first four are looked at together.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct VcpuInterface {
     /// The list registers do not show everything.
     pub(super) dirty: bool,
-    /// More than pending interrupts is to be brought into them: a flush must read back and choose anew.
-    pub(super) reorder: bool,
-    /// List registers whose interrupt has news, a bit each.
-    pub(super) news: u16,
     /// The list registers of some pCPU belong to this vCPU.
     loaded: bool,
     /// They were read back since the last flush: the queues hold everything, the hardware's content is stale.
     synced: bool,
-    /// Pending interrupts were left over by the last flush.
+    /// Interrupts that are pending, or active, were left over by the last flush.
     overflow: bool,
-    /// The maintenance interrupt for "no pending" is asked for.
+    /// More than pending interrupts is to be brought into them: a flush must read back and choose anew. Then `dirty` too.
+    pub(super) reorder: bool,
+    /// The maintenance interrupt for "no pending" is asked for; then `overflow` too.
     no_pending: bool,
+    /// List registers whose interrupt has news, a bit each. If there are any, `dirty` too.
+    pub(super) news: u16,
     /// What the guest let through when its list registers were last given up or it waited for an interrupt.
     mask: PriorityMask,
     /// List registers in use, a bit each.
@@ -100,10 +101,31 @@ impl VcpuInterface {
         self.loaded && self.overflow && !self.dirty
     }
 
-    /// The list registers are in use as the last flush left them, and nothing is asked of the end of what they hold.
+    /// The list registers are in use as the last flush left them, and nothing waits for one.
     #[inline(always)]
     pub(super) const fn shows_everything(&self) -> bool {
-        self.runs_ahead() && !self.dirty && !self.reorder && !self.overflow && !self.no_pending
+        let flags = [
+            self.dirty as u8,
+            self.loaded as u8,
+            self.synced as u8,
+            self.overflow as u8,
+        ];
+        u32::from_le_bytes(flags) == u32::from_le_bytes([0, 1, 0, 0])
+    }
+
+    /// What list register `index` was written with, if that was a pending interrupt with this behind it, whose end the
+    /// guest has come to.
+    #[inline(always)]
+    pub(super) fn ended_pending<V: VirtualInterface>(
+        &self,
+        index: u8,
+        backing: Backing,
+        interface: &V,
+    ) -> Option<(usize, ListRegister)> {
+        let index = at(index.into());
+        let content = self.contents[index];
+        let same = content.state == LrState::Pending && content.backing == backing;
+        (same && interface.free() >> index & 1 != 0).then_some((index, content))
     }
 
     /// A list register that was not in use.
@@ -195,14 +217,16 @@ impl Vgic {
             };
             let mut index = u32::from(irq.lr);
             let stays = kept & 1 << (index % 16) != 0 && own.slots[at(index)] == slot;
+            // One that was active alone may be pending again, in the same list register.
+            let shown = stays && own.contents[at(index)].state.is_pending();
             if !stays {
                 index = free.trailing_zeros() % 16;
                 free &= !(1 << index);
                 irq.lr = index as u8;
-                own.injected += u64::from(register.state.is_pending());
-                if register.state.is_pending() {
-                    interface.trace(Kind::Injected, register.interrupt);
-                }
+            }
+            if register.state.is_pending() && !shown {
+                own.injected += 1;
+                interface.trace(Kind::Injected, register.interrupt);
             }
             let bit = 1 << index;
             if own.used & bit == 0 || own.contents[at(index)] != register {
@@ -226,7 +250,7 @@ impl Vgic {
                 own.no_pending = wanted;
                 interface.set_no_pending(wanted);
             }
-            own.overflow = pending_left;
+            own.overflow = pending_left || active_left;
             own.loaded = true;
             own.synced = false;
             own.dirty = false;

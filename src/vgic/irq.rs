@@ -54,11 +54,18 @@ pub(super) enum Place {
     },
 }
 
-/// One virtual interrupt.
+/// One virtual interrupt. The first four are looked at together.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Irq {
     /// GICD_ISENABLER
     pub(super) enabled: bool,
+    /// Pending whatever the line says, by source.
+    pub(super) latch: u8,
+    /// Acknowledged and not deactivated.
+    pub(super) active: bool,
+    /// The input line is high.
+    pub(super) line: bool,
     /// GICD_IGROUPR
     pub(super) group1: bool,
     /// GICD_ICFGR: edge-triggered, otherwise level-sensitive.
@@ -72,14 +79,8 @@ pub(super) struct Irq {
     /// The vCPU that gets it when it is next delivered, or [`NOBODY`].
     pub(super) target: u8,
 
-    /// The input line is high.
-    pub(super) line: bool,
     /// An IOREQ server has lowered it once: from then on its levels are real levels.
     pub(super) has_level: bool,
-    /// Pending whatever the line says, by source.
-    pub(super) latch: u8,
-    /// Acknowledged and not deactivated.
-    pub(super) active: bool,
     /// Who acknowledged it, while `active`.
     pub(super) active_on: u8,
     /// The priority under which it was acknowledged: its end must match the hardware's active priority.
@@ -145,6 +146,12 @@ impl Irq {
         }
     }
 
+    /// Enabled, with a line that is low, neither pending nor active apart from what a list register holds.
+    #[inline(always)]
+    pub(super) const fn is_ready(&self) -> bool {
+        let flags = [self.enabled as u8, self.latch, self.active as u8, self.line as u8];
+        u32::from_le_bytes(flags) == u32::from_le_bytes([1, 0, 0, 0])
+    }
     /// Pending, apart from what a list register holds.
     pub(super) fn pending(&self) -> bool {
         self.latch != 0 || (self.line && !self.edge)

@@ -61,6 +61,14 @@ pub enum Backing {
     },
 }
 
+impl Backing {
+    /// Nothing physical, nothing asked of the end, no CPU that sent it, or CPU 0.
+    pub(crate) const QUIET: Self = Self::Software {
+        maintenance: false,
+        source: 0,
+    };
+}
+
 /// One list register.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub struct ListRegister {
@@ -83,10 +91,7 @@ impl ListRegister {
         priority: 0,
         group1: false,
         state: LrState::Inactive,
-        backing: Backing::Software {
-            maintenance: false,
-            source: 0,
-        },
+        backing: Backing::QUIET,
     };
 
     /// The same, active alone, and without a maintenance interrupt at its end; software is behind it.

@@ -235,8 +235,25 @@ pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu, context: &'static
     } = context.links;
     let first = acknowledge(pcpu, gic);
     if let Some(acknowledged) = first
-        && acknowledged.interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed)
-        && hypervisor.on_virtual_timer_at_once(located, &mut El2Cpu::with(gic), &mut context.state)
+        && is_virtual_timer(acknowledged)
+        && hypervisor.on_virtual_timer_again(located, &mut El2Cpu::with(gic), &context.state)
+    {
+        return Next::Guest;
+    }
+    interrupted(pcpu, context, first)
+}
+
+/// An interrupt that may change more than one list register.
+#[inline(never)]
+fn interrupted(pcpu: &'static Pcpu, context: &'static mut VcpuContext, first: Option<Acknowledged>) -> Next {
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    if let Some(acknowledged) = first
+        && is_virtual_timer(acknowledged)
+        && hypervisor.on_virtual_timer_at_once(located, &mut El2Cpu::with(gic), &context.state)
     {
         return Next::Guest;
     }
@@ -254,6 +271,11 @@ pub(crate) unsafe extern "C" fn interrupt(pcpu: &'static Pcpu, context: &'static
         return Next::Guest;
     }
     Next::Decide
+}
+
+#[inline]
+fn is_virtual_timer(acknowledged: Acknowledged) -> bool {
+    acknowledged.interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed)
 }
 
 /// An SError while a guest ran.
@@ -304,7 +326,7 @@ fn hand_on(pcpu: &'static Pcpu, local: &mut Local, gic: &'static Gic, acknowledg
         if epitaph::happened() {
             power::halt();
         }
-    } else if interrupt.0 == INTERRUPTS.virtual_timer.load(Ordering::Relaxed) {
+    } else if is_virtual_timer(acknowledged) {
         return on_virtual_timer(local, gic);
     } else if interrupt.0 == INTERRUPTS.hypervisor_timer.load(Ordering::Relaxed) {
         timer::set(None);

@@ -309,7 +309,17 @@ macro_rules! list_registers {
                 _ => 0,
             }
         }
+        #[inline(always)]
         fn write_list_register(index: usize, value: u64) {
+            // Mostly it is the first one; the others are found by a table.
+            if index == 0 {
+                write_sysreg!("ich_lr0_el2", value);
+            } else {
+                write_other_list_register(index, value);
+            }
+        }
+        #[inline(never)]
+        fn write_other_list_register(index: usize, value: u64) {
             match index {
                 $($index => write_sysreg!($name, value),)*
                 _ => {}
