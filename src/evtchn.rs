@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 use crate::abi::HypercallError;
 use crate::abi::evtchn as abi;
 use crate::abi::shared_info::TWO_LEVEL_PORTS;
-use crate::ids::{DomainId, EventPort, MAX_VCPUS, Pa};
+use crate::ids::{DomainId, EventPort, MAX_VCPUS, Pa, ServerId};
 
 pub use delivery::{Delivery, PollOutcome, Poller};
 pub use look::{Found, PortLook};
@@ -359,12 +359,8 @@ impl EventChannels {
         sender: Sender,
         words: &crate::memory::atomic::SharedWords<'_, M>,
     ) -> Received {
-        let connected = Channel::Interdomain {
-            remote: sender.domain,
-            port: sender.port,
-        };
         match self.port(port) {
-            Some(entry) if entry.channel == connected => match entry.consumer {
+            Some(entry) if entry.is_connected_to(sender) => match entry.consumer {
                 Some(consumer) => Received::Consumed(consumer),
                 None => {
                     let vcpu = entry.vcpu;
@@ -382,26 +378,40 @@ impl EventChannels {
         sender: Sender,
         words: &crate::memory::atomic::SharedWords<'_, M>,
     ) {
-        let connected = Channel::Interdomain {
-            remote: sender.domain,
-            port: sender.port,
-        };
-        let entry = self.port(port).filter(|entry| entry.channel == connected);
+        let entry = self.port(port).filter(|entry| entry.is_connected_to(sender));
         if entry.is_some_and(|entry| entry.consumer.is_none()) {
             self.clear_pending(port, words);
         }
     }
 
-    /// Who inside the hypervisor hears what `sender` sends to `port`, and whom the port notifies otherwise; `None`: the port
-    /// was closed meanwhile.
+    /// As [`Self::receive`], of a guest's own port: what its domain is to be told, and the vCPU that the port notifies. `None`:
+    /// it is no such port, or was closed meanwhile; nothing has changed.
     #[inline]
-    pub fn listener(&self, port: EventPort, sender: Sender) -> Option<(Option<Consumer>, u8)> {
-        let connected = Channel::Interdomain {
-            remote: sender.domain,
-            port: sender.port,
-        };
-        let entry = self.port(port).filter(|entry| entry.channel == connected)?;
-        Some((entry.consumer, entry.vcpu))
+    pub fn deliver<M: crate::memory::PhysicalMemory + ?Sized>(
+        &mut self,
+        port: EventPort,
+        sender: Sender,
+        words: &crate::memory::atomic::SharedWords<'_, M>,
+    ) -> Option<(Delivery, u8)> {
+        let entry = self.port(port)?;
+        if entry.consumer.is_some() || !entry.is_connected_to(sender) {
+            return None;
+        }
+        let vcpu = entry.vcpu;
+        Some((self.set_pending(port, vcpu, words), vcpu))
+    }
+
+    /// The target, the server and the vCPU whose request the guest speaks of when it sends from `port`; `None`: what it sends
+    /// from there is of another kind.
+    #[inline]
+    pub fn answers(&self, port: EventPort) -> Option<(DomainId, ServerId, u8)> {
+        let entry = self.port(port)?;
+        match (entry.heard_by, entry.channel) {
+            (Some(Consumer::Request { server, vcpu }), Channel::Interdomain { remote, .. }) => {
+                Some((remote, server, vcpu))
+            }
+            _ => None,
+        }
     }
 
     /// The guest's first port in use from `from` on: EVTCHNOP_reset closes them one by one.

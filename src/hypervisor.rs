@@ -131,7 +131,7 @@ impl VcpuState {
         self.plain.is_some() || self.access.is_some()
     }
 
-    fn new(id: VcpuId, counters: Arc<VcpuCounters>) -> Self {
+    fn new(id: VcpuId, counters: Arc<VcpuCounters>, booted: Ticks) -> Self {
         Self {
             id,
             frame: GuestFrame::default(),
@@ -147,7 +147,7 @@ impl VcpuState {
             is_on: false,
             restarts: 0,
             virtual_offset: 0,
-            account: Account::default(),
+            account: Account::new(booted),
             leaves_as: None,
             over: Schedule {
                 run: None,
@@ -301,7 +301,7 @@ impl<M: Machine> Hypervisor<M> {
     /// A vCPU's state before its first instruction; asked for once, at boot.
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
         let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
-        VcpuState::new(id, counters.unwrap_or_default())
+        VcpuState::new(id, counters.unwrap_or_default(), self.booted)
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the

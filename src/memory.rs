@@ -42,6 +42,13 @@ pub trait PhysicalMemory: Sync {
     /// As [`Self::try_compare_exchange_u32`], on 64 bits.
     fn try_compare_exchange_u64(&self, at: Pa, current: u64, new: u64) -> Result<u64, Contended>;
 
+    /// Sets `bits` in a word by one instruction that always succeeds, sequentially consistent, and returns what the word was.
+    /// `None`: the machine has no such instruction, and nothing was changed.
+    #[inline]
+    fn set_bits_u64(&self, _at: Pa, _bits: u64) -> Option<u64> {
+        None
+    }
+
     /// Cleans (and invalidates) the data cache by address to the point of coherency: a guest that starts with its caches
     /// off sees what was written.
     fn clean_to_coherency(&self, at: Pa, length: u64);

@@ -171,7 +171,7 @@ pub fn bind_interdomain<D: Domains>(
         .ok_or(HypercallError::NoDomain)??;
     if let Some(consumer) = bound.consumer {
         let _ = domains.servers(remote, |servers, _, _| match consumer {
-            Consumer::Request { server, vcpu } => servers.port_bound(server, vcpu),
+            Consumer::Request { server, vcpu } => servers.port_bound(server, vcpu, bound.port),
             listens => servers.posting_bound(listens, remote_port, bound.port),
         });
     }

@@ -19,12 +19,16 @@
 //! meanwhile end its wait, and it runs when it is released. A time limit on it stands still.
 
 mod direct;
+mod entry;
 mod heap;
 mod held;
+mod loans;
 
 use alloc::vec::Vec;
 
 use crate::ids::{Ticks, VcpuId};
+use entry::Entry;
+pub use entry::SlotReport;
 use heap::Heap;
 
 /// What a vCPU that does not run waits for; a wake-up names what happened and only ends a wait that it concerns.
@@ -49,71 +53,6 @@ impl Slot {
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    vcpu: VcpuId,
-    share: u32,
-    /// Run time scaled by share, in ticks.
-    age: u64,
-    waits: Option<Wait>,
-    /// When to wake it at the latest.
-    deadline: Option<Ticks>,
-    /// Whom its time is charged to while it serves.
-    charged: Option<usize>,
-    /// Who runs on its time while it waits: the other end of `charged`.
-    lends_to: Option<usize>,
-    /// Ticks that it ran, whoever was charged.
-    ran: u64,
-    /// Ticks that it could have run, up to `since`, or up to `held`.
-    ready: u64,
-    /// Since when it can run, or waits.
-    since: Ticks,
-    /// Ticks that it waited for servers, up to `since`.
-    waited: u64,
-    /// Since when it is held.
-    held: Option<Ticks>,
-    /// Somebody wants its pCPU to look at its registers.
-    visit: bool,
-}
-
-impl Entry {
-    /// It can run, and nobody holds it.
-    fn is_runnable(&self) -> bool {
-        self.waits.is_none() && self.held.is_none()
-    }
-
-    /// The wait, or the time in which it could run, ends.
-    #[inline]
-    fn account(&mut self, now: Ticks) {
-        let spent = now.0.saturating_sub(self.since.0);
-        match self.waits {
-            None if self.held.is_none() => self.ready = self.ready.saturating_add(spent),
-            Some(Wait::Request) => self.waited = self.waited.saturating_add(spent),
-            _ => {}
-        }
-        self.since = now;
-    }
-}
-
-/// What a run queue knows of a vCPU.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct SlotReport {
-    /// It is the one that the pCPU runs.
-    pub is_current: bool,
-    /// What it waits for.
-    pub waits: Option<Wait>,
-    /// It is held.
-    pub held: bool,
-    /// When its wait ends at the latest.
-    pub deadline: Option<Ticks>,
-    /// How long it waits, or can run, already.
-    pub since: Ticks,
-    /// How long it ran.
-    pub ran: Ticks,
-    /// How long it waited for servers.
-    pub waited: Ticks,
-}
-
 /// What a pCPU runs, and until when at the most.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Pick {
@@ -128,15 +67,16 @@ pub struct Pick {
 pub struct RunQueue {
     entries: Vec<Entry>,
     slice: u64,
-    current: Option<usize>,
+    /// Whom it runs, or [`NOBODY`].
+    current: usize,
     /// Up to when the current vCPU's time is charged.
     charged_until: Ticks,
     /// The age that a vCPU wakes at, or ends to work on another's time at: a slice less than that of the youngest.
     floor: u64,
     /// Several vCPUs can run. Otherwise the current one is the youngest.
     contended: bool,
-    /// Served before any other at the next decision.
-    handoff: Option<usize>,
+    /// Served before any other at the next decision, or [`NOBODY`].
+    handoff: usize,
     /// Some vCPU is to be visited.
     visits: bool,
     /// Who can run, but the current one, by age: that of who pays for it.
@@ -147,15 +87,11 @@ pub struct RunQueue {
 
 /// No time.
 const NEVER: u64 = u64::MAX;
+/// No vCPU's number.
+const NOBODY: usize = usize::MAX;
 
 /// The share of a domain whose manifest names none.
 pub const DEFAULT_SHARE: u32 = 100;
-
-/// How much a vCPU with that share ages in so many ticks.
-#[inline]
-fn aged(elapsed: u64, share: u32) -> u64 {
-    elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(share)
-}
 
 impl RunQueue {
     /// An empty queue with slices of `slice` ticks.
@@ -163,11 +99,11 @@ impl RunQueue {
         Self {
             entries: Vec::new(),
             slice: slice.0.max(1),
-            current: None,
+            current: NOBODY,
             charged_until: Ticks(0),
             floor: 0,
             contended: false,
-            handoff: None,
+            handoff: NOBODY,
             visits: false,
             ready: Heap::default(),
             timers: Heap::default(),
@@ -178,21 +114,7 @@ impl RunQueue {
     pub fn add(&mut self, vcpu: VcpuId, share: u32) -> Slot {
         self.ready.add_slot();
         self.timers.add_slot();
-        self.entries.push(Entry {
-            vcpu,
-            share: share.max(1),
-            age: 0,
-            waits: Some(Wait::Power),
-            deadline: None,
-            charged: None,
-            lends_to: None,
-            ran: 0,
-            ready: 0,
-            since: Ticks(0),
-            waited: 0,
-            held: None,
-            visit: false,
-        });
+        self.entries.push(Entry::new(vcpu, share));
         Slot(self.entries.len() - 1)
     }
 
@@ -210,14 +132,17 @@ impl RunQueue {
     fn charge(&mut self, now: Ticks) {
         let elapsed = now.0.saturating_sub(self.charged_until.0);
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
-        let Some(current) = self.current else { return };
-        let Some(entry) = self.entries.get_mut(current) else {
+        let Some(entry) = self.entries.get_mut(self.current) else {
             return;
         };
         entry.ran = entry.ran.saturating_add(elapsed);
-        let payer = entry.charged.unwrap_or(current);
+        let payer = if entry.charged == NOBODY {
+            self.current
+        } else {
+            entry.charged
+        };
         if let Some(payer) = self.entries.get_mut(payer) {
-            payer.age = payer.age.saturating_add(aged(elapsed, payer.share));
+            payer.age = payer.age.saturating_add(payer.aged(elapsed));
             if !self.contended {
                 self.floor = self.floor.max(payer.age.saturating_sub(self.slice));
             }
@@ -229,7 +154,7 @@ impl RunQueue {
         self.charge(now);
         self.end_loans_to(slot.0);
         self.return_loan(slot.0);
-        if self.current != Some(slot.0) {
+        if self.current != slot.0 {
             self.ready.remove(slot.0);
         }
         if let Some(entry) = self.entries.get_mut(slot.0) {
@@ -264,13 +189,13 @@ impl RunQueue {
     }
 
     /// Another vCPU, or none, is the current one.
-    fn make_current(&mut self, next: Option<usize>) {
+    fn make_current(&mut self, next: usize) {
         let previous = core::mem::replace(&mut self.current, next);
         if previous != next {
-            if let Some(previous) = previous {
+            if previous != NOBODY {
                 self.rank(previous);
             }
-            if let Some(next) = next {
+            if next != NOBODY {
                 self.ready.remove(next);
             }
         }
@@ -287,22 +212,19 @@ impl RunQueue {
         let held = entry.held.is_some();
         self.charge(now);
         let served = self
-            .current
-            .and_then(|current| self.entries.get(current))
-            .is_some_and(|entry| entry.charged == Some(slot.0));
+            .entries
+            .get(self.current)
+            .is_some_and(|entry| entry.charged == slot.0);
         let alone = !self.contended;
         self.make_runnable(slot.0, now);
-        match self.current {
-            _ if held => false,
-            None => true,
-            Some(current) => {
-                if served {
-                    self.handoff = Some(slot.0);
-                }
-                // One that had the pCPU to itself shares it from now on: its turn must end.
-                served || alone || self.is_idle_or_older(current, slot.0)
-            }
+        if held || self.current == NOBODY {
+            return !held;
         }
+        if served {
+            self.handoff = slot.0;
+        }
+        // One that had the pCPU to itself shares it from now on: its turn must end.
+        served || alone || self.is_idle_or_older(self.current, slot.0)
     }
 
     fn is_idle_or_older(&self, current: usize, other: usize) -> bool {
@@ -310,13 +232,6 @@ impl RunQueue {
             (Some(current), Some(other)) => !current.is_runnable() || other.age < self.payer_age(current),
             _ => true,
         }
-    }
-
-    fn payer_age(&self, entry: &Entry) -> u64 {
-        entry
-            .charged
-            .and_then(|payer| self.entries.get(payer))
-            .map_or(entry.age, |payer| payer.age)
     }
 
     fn make_runnable(&mut self, index: usize, now: Ticks) {
@@ -330,60 +245,13 @@ impl RunQueue {
             entry.age = entry.age.max(floor);
             if entry.held.is_none() {
                 self.contended = true;
-                if self.current != Some(index) {
+                if self.current != index {
                     // It ran on nobody's time while it waited.
                     self.ready.put(index, entry.age);
                 }
             }
         }
         self.end_loans_to(index);
-    }
-
-    /// Whoever ran on `lender`'s time pays for itself from now on. It did not age meanwhile, and has saved up nothing.
-    fn end_loans_to(&mut self, lender: usize) {
-        let borrower = self.entries.get_mut(lender).and_then(|entry| entry.lends_to.take());
-        if let Some(borrower) = borrower {
-            if let Some(entry) = self.entries.get_mut(borrower) {
-                entry.charged = None;
-                entry.age = entry.age.max(self.floor);
-            }
-            if self.current != Some(borrower) {
-                self.rank(borrower);
-            }
-        }
-    }
-
-    /// `borrower` runs on nobody else's time any more. Whether it did.
-    fn return_loan(&mut self, borrower: usize) -> bool {
-        let lender = self.entries.get_mut(borrower).and_then(|entry| entry.charged.take());
-        if let Some(lender) = lender.and_then(|lender| self.entries.get_mut(lender)) {
-            lender.lends_to = None;
-        }
-        lender.is_some()
-    }
-
-    /// `borrower` runs on the time of `lender`, and nobody else does.
-    fn lend(&mut self, lender: usize, borrower: usize) {
-        self.end_loans_to(lender);
-        self.return_loan(borrower);
-        if let Some(entry) = self.entries.get_mut(borrower) {
-            entry.charged = Some(lender);
-        }
-        if let Some(entry) = self.entries.get_mut(lender) {
-            entry.lends_to = Some(borrower);
-        }
-    }
-
-    /// `from`, which has just blocked, waits for `to` on this pCPU: run `to` next, on `from`'s time.
-    pub fn hand_off(&mut self, from: Slot, to: Slot) {
-        let runnable = self.entries.get(to.0).is_some_and(Entry::is_runnable);
-        if runnable && from != to {
-            self.lend(from.0, to.0);
-            if self.current != Some(to.0) {
-                self.rank(to.0);
-            }
-            self.handoff = Some(to.0);
-        }
     }
 
     /// When to decide again at the latest: the current vCPU has a deadline of its own.
@@ -411,7 +279,7 @@ impl RunQueue {
             .max();
         if let (Some(entry), Some(oldest)) = (self.entries.get_mut(slot.0), oldest) {
             entry.age = entry.age.max(oldest.saturating_add(1));
-            if self.current != Some(slot.0) {
+            if self.current != slot.0 {
                 self.rank(slot.0);
             }
         }
@@ -423,40 +291,6 @@ impl RunQueue {
             entry.deadline = deadline;
             self.watch(slot.0);
         }
-    }
-
-    /// At the next decision this pCPU loads `slot`'s vCPU, whatever that waits for, so that its registers can be looked at.
-    /// Its wait stays as it is, and the time is nobody's.
-    pub fn visit(&mut self, slot: Slot) {
-        if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.visit = true;
-            self.visits = true;
-        }
-    }
-
-    /// The registers of `slot`'s vCPU, which is loaded, are about to be looked at. Whether it goes on: a visited one does not.
-    pub fn end_visit(&mut self, slot: Slot) -> bool {
-        if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.visit = false;
-        }
-        self.is_current(slot)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn next_visit(&mut self) -> Option<Pick> {
-        let next = self.entries.iter_mut().find(|entry| entry.visit);
-        let Some(entry) = next else {
-            self.visits = false;
-            return None;
-        };
-        entry.visit = false;
-        let vcpu = entry.vcpu;
-        self.make_current(None);
-        Some(Pick {
-            run: Some(vcpu),
-            until: None,
-        })
     }
 
     /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest. One that is visited is not
@@ -471,8 +305,8 @@ impl RunQueue {
         if self.timers.first_key() <= now.0 {
             self.end_waits(now);
         }
-        let running = self.current.filter(|index| self.can_run(*index));
-        let current = running.and_then(|index| Some((self.payer_age(self.entries.get(index)?), index)));
+        let running = self.entries.get(self.current).filter(|entry| entry.is_runnable());
+        let current = running.map(|entry| (self.payer_age(entry), self.current));
         let youngest = match (self.ready.first(), current) {
             (Some(ready), Some(current)) => Some(ready.min(current)),
             (ready, current) => ready.or(current),
@@ -481,14 +315,18 @@ impl RunQueue {
             self.floor = self.floor.max(age.saturating_sub(self.slice));
         }
         self.contended = self.ready.len() + usize::from(current.is_some()) > 1;
-        let favoured = self.handoff.take().filter(|index| {
-            let limit = youngest.map_or(NEVER, |(age, _)| age.saturating_add(self.slice));
-            self.entries
-                .get(*index)
-                .is_some_and(|entry| entry.is_runnable() && self.payer_age(entry) <= limit)
+        let favoured = core::mem::replace(&mut self.handoff, NOBODY);
+        let limit = youngest.map_or(NEVER, |(age, _)| age.saturating_add(self.slice));
+        let is_favoured = self
+            .entries
+            .get(favoured)
+            .is_some_and(|entry| entry.is_runnable() && self.payer_age(entry) <= limit);
+        self.make_current(if is_favoured {
+            favoured
+        } else {
+            youngest.map_or(NOBODY, |(_, index)| index)
         });
-        self.make_current(favoured.or(youngest.map(|(_, index)| index)));
-        let current = self.current.and_then(|index| self.entries.get_mut(index));
+        let current = self.entries.get_mut(self.current);
         let (run, deadline) = match current {
             Some(entry) => {
                 // A vCPU that runs looks at its timers itself.
@@ -501,10 +339,6 @@ impl RunQueue {
             run,
             until: self.until(deadline, now),
         }
-    }
-
-    fn can_run(&self, index: usize) -> bool {
-        self.entries.get(index).is_some_and(Entry::is_runnable)
     }
 
     /// Ends every wait whose deadline has passed.
@@ -532,12 +366,16 @@ impl RunQueue {
 
     /// The vCPU that this pCPU runs, if that waits for nothing.
     pub fn running(&self) -> Option<Slot> {
-        self.current.map(Slot).filter(|slot| self.waits(*slot).is_none())
+        let waits_for_nothing = self
+            .entries
+            .get(self.current)
+            .is_some_and(|entry| entry.waits.is_none());
+        waits_for_nothing.then_some(Slot(self.current))
     }
 
     /// Whether `slot`'s vCPU is the one that this pCPU runs.
     pub fn is_current(&self, slot: Slot) -> bool {
-        self.current == Some(slot.0)
+        self.current == slot.0
     }
 
     /// Ticks that `slot`'s vCPU has run up to the last decision.

@@ -133,7 +133,11 @@ impl Tables<'_> {
             remote,
             port: remote_port,
         };
-        self.local().set(port, Port::new(connected, 0));
+        let entry = Port {
+            heard_by: consumer,
+            ..Port::new(connected, 0)
+        };
+        self.local().set(port, entry);
         let delivery = self.local().set_port_pending(port, words);
         Ok(Bound {
             port,
@@ -186,6 +190,7 @@ impl Tables<'_> {
                     && entry.channel == connected
                 {
                     entry.channel = Channel::Unbound { remote: local };
+                    entry.heard_by = None;
                     return Closed {
                         consumer: entry.consumer,
                         peer,

@@ -1,5 +1,6 @@
 //! One port: what it is connected to, and whom it notifies.
 
+use super::Sender;
 use crate::abi::evtchn as abi;
 use crate::ids::{DomainId, EventPort, ServerId};
 
@@ -62,6 +63,8 @@ pub struct Port {
     pub vcpu: u8,
     /// Set for an attached port.
     pub consumer: Option<Consumer>,
+    /// Who inside the hypervisor hears what this port sends: the other end is attached.
+    pub heard_by: Option<Consumer>,
 }
 
 impl Port {
@@ -74,6 +77,16 @@ impl Port {
             channel,
             vcpu,
             consumer: None,
+            heard_by: None,
+        }
+    }
+
+    /// Whether `sender` is its other end.
+    #[inline]
+    pub fn is_connected_to(&self, sender: Sender) -> bool {
+        match self.channel {
+            Channel::Interdomain { remote, port } => remote == sender.domain && port == sender.port,
+            _ => false,
         }
     }
 

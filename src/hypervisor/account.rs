@@ -13,19 +13,30 @@ use crate::sched::Wait;
 pub(crate) struct Account {
     /// `RUNSTATE_*`.
     state: u32,
-    /// Since when; 0: since boot.
+    /// Since when.
     since: Ticks,
     /// Spent in each state before.
     spent: [Ticks; 4],
 }
 
-impl Default for Account {
-    fn default() -> Self {
+impl Account {
+    /// Of one that is off since `booted`.
+    pub(crate) const fn new(booted: Ticks) -> Self {
         Self {
             state: RUNSTATE_OFFLINE,
-            since: Ticks(0),
+            since: booted,
             spent: [Ticks(0); 4],
         }
+    }
+
+    /// It does something else from `now` on.
+    #[inline]
+    fn turn(&mut self, new: u32, now: Ticks) {
+        if let Some(spent) = self.spent.get_mut(self.state as usize) {
+            spent.0 = spent.0.wrapping_add(now.0.saturating_sub(self.since.0));
+        }
+        self.state = new;
+        self.since = now;
     }
 }
 
@@ -67,13 +78,7 @@ impl<M: Machine> Hypervisor<M> {
 
     #[inline]
     fn account(&self, vcpu: &Vcpu, account: &mut Account, new: u32) {
-        let now = self.machine.now();
-        let since = account.since.0.max(self.booted.0);
-        if let Some(spent) = account.spent.get_mut(account.state as usize) {
-            spent.0 = spent.0.saturating_add(now.0.saturating_sub(since));
-        }
-        account.state = new;
-        account.since = now;
+        account.turn(new, self.machine.now());
         if let Some(area) = vcpu.runstate_area() {
             self.publish_account(area, account);
         }

@@ -16,13 +16,13 @@ use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::evtchn::{Consumer, Delivery, Received, Sent, UPCALL};
+use crate::evtchn::{Delivery, Sender, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
 use crate::hypervisor::{Hypervisor, Located, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
-use crate::ioreq::{Handed, Surroundings};
+use crate::ioreq::{Clock, Handed, Servers};
 use crate::machine::Machine;
 use crate::routing;
 use crate::sched::{Pick, Slot, Wait};
@@ -51,29 +51,44 @@ impl<M: Machine> Hypervisor<M> {
         access: &MmioAccess,
     ) -> Called {
         let now = self.machine.now();
-        let clock = CoreClock::new(self);
-        let around = Surroundings {
-            memory: &self.machine,
-            clock: &clock,
+        // Nobody hears an answer, or changes a limit, before the vCPU is marked as waiting.
+        let mut servers = domain.servers.lock();
+        let Some(handed) = servers.hand(vcpu.id.index, access, now, &self.machine) else {
+            return Called::Not;
         };
-        let handed = domain.servers.lock().hand(vcpu.id.index, access, now, &around);
-        let Some(handed) = handed else { return Called::Not };
         self.machine
             .trace(Kind::Posted, vcpu.id, served(handed.owner, handed.server));
-        match self.go_to_server(domain, vcpu, &handed, now) {
-            Some(schedule) => {
-                state.over = schedule;
-                state.leaves_as = Some(RUNSTATE_BLOCKED);
-                Called::Over
-            }
-            None => {
-                self.wait_for_server(vcpu, &handed);
-                Called::Posted
-            }
+        let told = self.domain(handed.owner).and_then(|server| {
+            let sender = Sender {
+                domain: domain.id,
+                port: handed.port,
+            };
+            let (delivery, listener) =
+                self.with_words(|words| server.events.lock().deliver(handed.peer, sender, words))?;
+            Some((server, delivery, listener))
+        });
+        if let Some((server, delivery, listener)) = told
+            && let Some(schedule) = self.go_to_server(vcpu, &mut servers, (server, delivery, listener), &handed, now)
+        {
+            state.over = schedule;
+            state.leaves_as = Some(RUNSTATE_BLOCKED);
+            return Called::Over;
         }
+        if handed.deadline.is_some() {
+            servers.set_posted(vcpu.id.index, CoreClock::new(self).runnable(handed.owner));
+        }
+        drop(servers);
+        if told.is_none() {
+            let sent = domain.events.lock().notify_attached(handed.port);
+            let mut domains = self;
+            routing::carry(&mut domains, domain.id, sent);
+        }
+        self.wait_for_server(vcpu, &handed);
+        Called::Posted
     }
 
     /// The loaded vCPU waits for a server that works elsewhere, or that somebody else runs before.
+    #[inline(never)]
     fn wait_for_server(&self, vcpu: &Vcpu, handed: &Handed) {
         self.block(vcpu, Wait::Request, handed.deadline);
         if let Some(server) = self.domain(handed.owner) {
@@ -85,26 +100,20 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Tells the server of a request, and goes over to the vCPU that hears it, if that can run here and now.
+    /// Tells the server's domain of its event, and goes over to the vCPU that hears it, if that can run here and now.
     #[inline]
-    fn go_to_server(&self, domain: &Domain, vcpu: &Vcpu, handed: &Handed, now: Ticks) -> Option<Schedule> {
-        let Sent::Peer(sender, remote, port) = domain.events.lock().notify_attached(handed.port) else {
-            return None;
-        };
-        let server = self.domain(remote)?;
-        let (received, listener) = {
-            let mut events = server.events.lock();
-            let listener = events.listener(port, sender);
-            (self.with_words(|words| events.receive(port, sender, words)), listener)
-        };
-        let Received::Delivered(delivery) = received else {
-            return None;
-        };
+    fn go_to_server(
+        &self,
+        vcpu: &Vcpu,
+        servers: &mut Servers,
+        (server, delivery, listener): (&Domain, Delivery, u8),
+        handed: &Handed,
+        now: Ticks,
+    ) -> Option<Schedule> {
         let mut told = VcpuSet::EMPTY;
         if let Some(upcall) = delivery.upcall {
             told = server.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
         }
-        let (_, listener) = listener?;
         let over = self.switch_to_server(vcpu, server, (listener, told), handed.deadline, now);
         if over.is_some() {
             // It looks before it runs.
@@ -116,9 +125,19 @@ impl<M: Machine> Hypervisor<M> {
         if !delivery.wake.is_empty() {
             self.wake_pollers(server, delivery.wake);
         }
-        over
+        let (schedule, runnable) = over?;
+        if handed.deadline.is_some() {
+            // Of several vCPUs it is the one that got the most.
+            let runnable = match server.vcpus.as_slice() {
+                [_] => runnable,
+                _ => CoreClock::new(self).runnable(handed.owner),
+            };
+            servers.set_posted(vcpu.id.index, runnable);
+        }
+        Some(schedule)
     }
 
+    /// Goes over to the vCPU `listener` of `server`; and for how long that has been able to run.
     #[inline]
     fn switch_to_server(
         &self,
@@ -127,7 +146,7 @@ impl<M: Machine> Hypervisor<M> {
         (listener, told): (u8, VcpuSet),
         deadline: Option<Ticks>,
         now: Ticks,
-    ) -> Option<Schedule> {
+    ) -> Option<(Schedule, Ticks)> {
         let to = server.vcpus.get(usize::from(listener))?;
         if to.pcpu != vcpu.pcpu {
             return None;
@@ -140,13 +159,11 @@ impl<M: Machine> Hypervisor<M> {
             return None;
         }
         let pick = queue.call(vcpu.slot, to.slot, deadline, now)?;
+        let starved = queue.starved(to.slot, now).unwrap_or_default();
         drop(queue);
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
-        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
-        if vcpu.has_note(Attention::Request) {
-            self.wake(vcpu, Wait::Request);
-        }
-        Some(schedule(pick, limit))
+        let runnable = Ticks(now.0.saturating_sub(starved.0));
+        Some((schedule(pick, limit), runnable))
     }
 
     /// EVTCHNOP_send by the loaded vCPU, which has left its guest. What is left to do then: [`Quick::Done`] says that it is
@@ -163,43 +180,37 @@ impl<M: Machine> Hypervisor<M> {
         port: EventPort,
     ) -> Result<Quick, HypercallError> {
         let Located { domain, vcpu } = at;
-        let sent = {
-            let mut events = domain.events.lock();
-            self.with_words(|words| events.send(port, words))
-        }?;
-        if let Sent::Peer(sender, remote, peer) = sent
-            && let Some(target) = self.domain(remote)
-        {
-            let mut events = target.events.lock();
-            match events.listener(peer, sender) {
-                Some((Some(Consumer::Request { server, vcpu: waiter }), _)) => {
-                    drop(events);
-                    if let Some(heard) = self.hear_answer(vcpu, state, target, server, waiter) {
-                        return Ok(heard);
-                    }
-                }
-                Some((None, listener)) => {
-                    let received = self.with_words(|words| events.receive(peer, sender, words));
-                    drop(events);
-                    return Ok(match received {
-                        // It has that event already, or does not want to hear of it.
-                        Received::Delivered(Delivery::NOBODY) => self.go_back(vcpu),
-                        Received::Delivered(delivery)
-                            if remote == domain.id && self.tell_itself(at, cpu, state, delivery) =>
-                        {
-                            self.go_back(vcpu)
-                        }
-                        Received::Delivered(delivery) => self.tell_guest(vcpu, state, target, listener, delivery),
-                        _ => Quick::Due,
-                    });
-                }
-                _ => {}
+        let mut events = domain.events.lock();
+        if let Some((target, server, waiter)) = events.answers(port) {
+            drop(events);
+            if let Some(target) = self.domain(target)
+                && let Some(heard) = self.hear_answer(vcpu, state, target, server, waiter)
+            {
+                return Ok(heard);
             }
+            events = domain.events.lock();
         }
-        if let Sent::Own(delivery) = sent
-            && (delivery == Delivery::NOBODY || self.tell_itself(at, cpu, state, delivery))
-        {
-            return Ok(self.go_back(vcpu));
+        let sent = self.with_words(|words| events.send(port, words));
+        drop(events);
+        let sent = sent?;
+        match sent {
+            Sent::Peer(sender, remote, peer) => {
+                if let Some(target) = self.domain(remote)
+                    && let Some((delivery, listener)) =
+                        self.with_words(|words| target.events.lock().deliver(peer, sender, words))
+                {
+                    // It has that event already, or does not want to hear of it.
+                    let nobody = delivery == Delivery::NOBODY;
+                    if nobody || (remote == domain.id && self.tell_itself(at, cpu, state, delivery)) {
+                        return Ok(self.go_back(vcpu));
+                    }
+                    return Ok(self.tell_guest(vcpu, state, target, listener, delivery));
+                }
+            }
+            Sent::Own(delivery) if delivery == Delivery::NOBODY || self.tell_itself(at, cpu, state, delivery) => {
+                return Ok(self.go_back(vcpu));
+            }
+            _ => {}
         }
         let mut domains = self;
         routing::carry(&mut domains, domain.id, sent);
@@ -243,6 +254,16 @@ impl<M: Machine> Hypervisor<M> {
             }
             return Quick::Due;
         };
+        if delivery.wake.is_empty()
+            && let Some(to) = target.vcpus.get(usize::from(upcall))
+            && to.pcpu == vcpu.pcpu
+            && to.id != vcpu.id
+            && !to.may_wait()
+        {
+            // It could run all the time, and finds it when it is loaded.
+            to.note(Attention::Upcall);
+            return self.go_back(vcpu);
+        }
         let told = target.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
         let alone = told == VcpuSet::only(listener) && delivery.wake.is_empty();
         if alone && let Some(schedule) = self.switch_to_listener(vcpu, target, listener) {

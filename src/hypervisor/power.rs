@@ -144,7 +144,7 @@ impl<M: Machine> Hypervisor<M> {
                 is_on: true,
                 restarts,
                 virtual_offset: domain.virtual_offset.load(Ordering::Acquire),
-                ..VcpuState::new(state.id, Arc::clone(&state.counters))
+                ..VcpuState::new(state.id, Arc::clone(&state.counters), self.booted)
             };
             if state.restarts == restarts {
                 // The vGIC still has the line as the old timer left it, and time spent is spent.

@@ -76,6 +76,7 @@ impl Servers {
             synchronous,
             buffered,
             ports: [EventPort(0); MAX_VCPUS],
+            peers: [EventPort(0); MAX_VCPUS],
             buffered_port: EventPort(0),
             buffered_bound: false,
             bound: VcpuSet::EMPTY,
@@ -156,10 +157,13 @@ impl Servers {
         self.fail_requests(id, None, around, effects);
     }
 
-    /// Somebody bound the port of `vcpu`.
-    pub fn port_bound(&mut self, id: ServerId, vcpu: u8) {
+    /// Somebody bound the port of `vcpu` to its own `peer`.
+    pub fn port_bound(&mut self, id: ServerId, vcpu: u8, peer: EventPort) {
         if let Some(server) = self.server_mut(id) {
             server.bound.insert(vcpu);
+            if let Some(known) = server.peers.get_mut(usize::from(vcpu)) {
+                *known = peer;
+            }
         }
     }
 

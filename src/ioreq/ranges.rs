@@ -16,6 +16,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// Contains nothing: no access is inside.
+    pub(super) const NOTHING: Self = Self {
+        start: u64::MAX,
+        end: 0,
+    };
     /// `None` when `start > end`.
     pub const fn new(start: u64, end: u64) -> Option<Self> {
         if start <= end { Some(Self { start, end }) } else { None }
@@ -46,6 +51,16 @@ impl Range {
     pub const fn overlaps(self, other: Self) -> bool {
         self.start <= other.end && other.start <= self.end
     }
+    /// What is in both.
+    pub const fn common(self, other: Self) -> Option<Self> {
+        let start = if self.start > other.start {
+            self.start
+        } else {
+            other.start
+        };
+        let end = if self.end < other.end { self.end } else { other.end };
+        Self::new(start, end)
+    }
     const fn touches(self, other: Self) -> bool {
         self.start <= other.end.saturating_add(1) && other.start <= self.end.saturating_add(1)
     }
@@ -72,6 +87,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct RangeTable {
     entries: Vec<Entry>,
+    changes: u64,
     capacity: usize,
 }
 
@@ -80,15 +96,27 @@ impl RangeTable {
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             entries: Vec::with_capacity(capacity),
+            changes: 1,
             capacity,
         }
     }
 
+    /// How often it has changed; never 0.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// The server that has all of `access`.
     pub fn find(&self, access: Range) -> Option<ServerId> {
+        self.find_range(access).map(|(owner, _)| owner)
+    }
+
+    /// The server that has all of `access`, and the range of it that does.
+    pub fn find_range(&self, access: Range) -> Option<(ServerId, Range)> {
         let after = self.entries.partition_point(|entry| entry.range.start <= access.start);
         let entry = self.entries.get(after.checked_sub(1)?)?;
-        entry.range.contains(access).then_some(entry.owner)
+        entry.range.contains(access).then_some((entry.owner, entry.range))
     }
 
     /// The servers that have some of `range`, once for each entry.
@@ -163,11 +191,13 @@ impl RangeTable {
 
     /// Takes everything away from `owner`.
     pub fn remove_all(&mut self, owner: ServerId) {
+        self.changes += 1;
         self.entries.retain(|entry| entry.owner != owner);
     }
 
     /// Frees `range`, whoever has it. The caller has made sure that there is room for the pieces.
     fn carve(&mut self, range: Range) {
+        self.changes += 1;
         let first = self.first_from(range.start);
         let count = self.overlapping(range).len();
         let piece = |start: Option<u64>, end: Option<u64>, owner| {

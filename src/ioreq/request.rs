@@ -49,6 +49,15 @@ pub struct Policy {
     pub on_failure: OnFailure,
 }
 
+impl Policy {
+    /// No limits.
+    pub const NONE: Self = Self {
+        timeout: None,
+        attach_timeout: None,
+        on_failure: OnFailure::Wait,
+    };
+}
+
 /// How an access ends.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Answer {
@@ -68,6 +77,7 @@ pub struct Pending {
 }
 
 impl Pending {
+    #[inline]
     pub(super) fn answered(&self, data: u64) -> Request {
         Request::Finished {
             answer: Answer::Value(data & self.access.width.mask()),

@@ -354,13 +354,15 @@ impl Servers {
     }
 
     /// Takes the answer, if there is one: the vCPU goes on with it.
+    #[inline]
     pub fn take(&mut self, vcpu: u8) -> Option<Answer> {
         let request = self.requests.get_mut(usize::from(vcpu))?;
         let Request::Finished { answer } = *request else {
             return None;
         };
-        // Nobody hears of it: its slot was emptied, or given up, when it was finished.
-        request.advance(&Move::Taken).then_some(answer)
+        // [`Move::Taken`]. Nobody hears of it: its slot was emptied, or given up, when it was finished.
+        *request = Request::Idle;
+        Some(answer)
     }
 
     /// The target stops: nobody waits for any answer.

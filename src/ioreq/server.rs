@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::account::ServerCounters;
 use super::buffered::BufferedRanges;
 use super::doorbell::SharedDoorbells;
+use super::handoff::Route;
 use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
@@ -69,6 +70,8 @@ pub(super) struct Server {
     pub(super) synchronous: Pa,
     pub(super) buffered: Pa,
     pub(super) ports: [EventPort; MAX_VCPUS],
+    /// Whom each of them was bound to last; 0: nobody yet. Whoever sends there is told if that is not so any more.
+    pub(super) peers: [EventPort; MAX_VCPUS],
     pub(super) buffered_port: EventPort,
     /// Somebody listens at it.
     pub(super) buffered_bound: bool,
@@ -91,6 +94,13 @@ impl Server {
         self.owner
     }
 
+    /// The owner's port for the requests of `vcpu`, as far as is known.
+    #[inline]
+    pub(super) fn peer(&self, vcpu: u8) -> EventPort {
+        self.peers.get(usize::from(vcpu)).copied().unwrap_or(EventPort(0))
+    }
+
+    #[inline]
     pub(super) fn accepts(&self, vcpu: u8) -> bool {
         self.stage == Stage::Enabled && !self.stale.contains(vcpu)
     }
@@ -114,6 +124,8 @@ pub struct Servers {
     /// Pages that servers have attached.
     pub(super) shadowed: Vec<Shadowed>,
     pub(super) created: u64,
+    /// Who had each vCPU's last request.
+    pub(super) routes: [Route; MAX_VCPUS],
     /// When each vCPU's last request was posted.
     pub(super) posted_at: [Ticks; MAX_VCPUS],
     /// By id of the server.
@@ -144,6 +156,7 @@ impl Servers {
             detached: Vec::with_capacity(MAX_SERVERS * MAX_DOORBELLS),
             shadowed: Vec::with_capacity(shadows),
             created: 0,
+            routes: [Route::NONE; MAX_VCPUS],
             posted_at: [Ticks(0); MAX_VCPUS],
             counters: alloc::vec![ServerCounters::default(); MAX_SERVERS],
             suspects: DomainSet::default(),
@@ -166,11 +179,16 @@ impl Servers {
 
     /// The rules of the device that has all of `access`; `None`: it is no device's.
     pub(super) fn device_policy(&self, access: Range) -> Option<Policy> {
+        self.device_of(access).map(|device| device.policy)
+    }
+
+    /// The device that has all of `access`.
+    pub(super) fn device_of(&self, access: Range) -> Option<&DeviceRange> {
         let after = self
             .devices
             .partition_point(|device| device.range.start() <= access.start());
         let device = self.devices.get(after.checked_sub(1)?)?;
-        device.range.contains(access).then_some(device.policy)
+        device.range.contains(access).then_some(device)
     }
 
     /// Device number `index`, lowest address first.

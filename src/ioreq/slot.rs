@@ -11,6 +11,12 @@ use crate::ids::{EventPort, Pa};
 use crate::memory::PhysicalMemory;
 use crate::trap::access::{Direction, MmioAccess};
 
+/// Offset of the word that begins with [`Ioreq::count`].
+const COUNT_WORD: u64 = 16;
+/// Offset of the word that begins with [`Ioreq::vp_eport`], and where [`Ioreq::flags`] is in it.
+const LAST_WORD: u64 = Ioreq::PORT_OFFSET;
+const FLAGS_SHIFT: u64 = 8 * (Ioreq::FLAGS_OFFSET - LAST_WORD);
+
 /// Where a slot is, and the port that the server was told to answer on.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Slot {
@@ -45,10 +51,12 @@ pub enum Reading {
 }
 
 impl Slot {
+    #[inline]
     fn address(&self) -> Pa {
         Pa(self.page.0 + u64::from(self.vcpu) * Ioreq::SIZE)
     }
 
+    #[inline]
     fn at(&self, offset: u64) -> Pa {
         Pa(self.address().0 + offset)
     }
@@ -66,37 +74,34 @@ impl Slot {
     ///
     /// # Errors
     /// [`SlotError`] when the slot is not as the hypervisor left it; nothing is written.
+    #[inline]
     pub fn begin<M: PhysicalMemory + ?Sized>(&self, memory: &M, access: &MmioAccess) -> Result<(), SlotError> {
-        let state = memory.load_u8(self.at(Ioreq::FLAGS_OFFSET)) & Ioreq::STATE_MASK;
+        let last = memory.load_u64(self.at(LAST_WORD));
+        let state = (last >> FLAGS_SHIFT) as u8 & Ioreq::STATE_MASK;
         if state != State::NONE.0 {
             return Err(SlotError::BadState(state));
         }
-        let port = memory.load_u32(self.at(Ioreq::PORT_OFFSET));
-        if port != self.port.0 {
-            return Err(SlotError::BadPort(port));
+        if last as u32 != self.port.0 {
+            return Err(SlotError::BadPort(last as u32));
         }
         let (data, direction) = match access.direction {
             Direction::Read => (0, Ioreq::READ),
             Direction::Write(value) => (value & access.width.mask(), 0),
         };
-        let mut request = Ioreq {
-            addr: access.ipa.0,
-            data,
-            count: 1,
-            size: access.width.bytes() as u32,
-            vp_eport: self.port.0,
-            pad: 0,
-            flags: direction,
-            kind: TYPE_COPY,
-        };
-        request.set_state(State::NONE);
-        memory.write(self.address(), request.as_bytes());
-        request.set_state(State::READY);
-        memory.store_u8(self.at(Ioreq::FLAGS_OFFSET), request.flags);
+        // By words, each as `Ioreq` has it: `addr`; `data`; `count` and `size`; the port, no padding, the flags, the kind.
+        memory.store_u64(self.address(), access.ipa.0);
+        memory.store_u64(self.at(Ioreq::DATA_OFFSET), data);
+        memory.store_u64(self.at(COUNT_WORD), access.width.bytes() << 32 | 1);
+        let flags_and_kind = u64::from(direction | State::READY.0) | u64::from(TYPE_COPY) << 8;
+        memory.store_u64(
+            self.at(LAST_WORD),
+            flags_and_kind << FLAGS_SHIFT | u64::from(self.port.0),
+        );
         Ok(())
     }
 
     /// Looks at the slot of a request in flight. An answer is taken: the slot is empty afterwards.
+    #[inline]
     pub fn poll<M: PhysicalMemory + ?Sized>(&self, memory: &M) -> Reading {
         let flags = memory.load_u8(self.at(Ioreq::FLAGS_OFFSET));
         match State(flags & Ioreq::STATE_MASK) {

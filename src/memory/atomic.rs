@@ -1,7 +1,7 @@
 //! Atomic changes of words that a guest can write too, in bounded time.
 //!
 //! An exclusive store can be made to fail for ever by somebody who keeps writing the same line (XSA-295). So every such
-//! change is tried [`ATTEMPTS`] times; then the vCPUs that can reach the word are stopped, and it is tried as often
+//! change is tried [`ATTEMPTS`] times, unless the machine has one instruction for it; then the vCPUs that can reach the word are stopped, and it is tried as often
 //! again. There is no unbounded loop: what fails even then is reported as [`Starved`].
 
 use core::fmt;
@@ -45,6 +45,14 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     /// [`Starved`] when the bounded attempts are used up; nothing was changed.
     #[inline]
     pub fn set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
+        match self.memory.set_bits_u64(at, bits) {
+            Some(before) => Ok(before),
+            None => self.try_set_bits(at, bits),
+        }
+    }
+
+    #[inline(never)]
+    fn try_set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
         try_update(self.memory, at, |word| word | bits).or_else(|_| self.alone(at, bits, u64::MAX))
     }
 

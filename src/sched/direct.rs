@@ -3,22 +3,25 @@
 //! Each does what the steps one by one would do, and decides the same, or says no and changes nothing. The vCPUs that it is
 //! not about are looked at through the first of each heap alone.
 
-use super::{Entry, NEVER, Pick, RunQueue, Slot, Wait, aged};
+use super::entry::Entry;
+use super::{NEVER, NOBODY, Pick, RunQueue, Slot, Wait};
 use crate::ids::{Ticks, VcpuId};
 
 impl RunQueue {
     /// The current vCPU `from` waits for `to` to answer a request, until `deadline` at the latest, and `to`, woken if it
     /// waits for an event, runs on `from`'s time: [`Self::wake`], [`Self::block`], [`Self::hand_off`] and [`Self::pick`] in
     /// one step. `None`: it is not as simple as that; nothing has changed.
+    #[inline]
     pub fn call(&mut self, from: Slot, to: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
         let until = deadline.map_or(NEVER, |deadline| deadline.0);
-        if self.current != Some(from.0) || self.visits || self.timers.first_key().min(until) <= now.0 {
+        let first_timer = self.timers.first_key().min(until);
+        if self.current != from.0 || self.visits || first_timer <= now.0 {
             return None;
         }
         let [caller, server] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
         // One that serves another itself is charged to that one, and so is whom it calls.
-        let usual = caller.is_runnable() && caller.charged.is_none() && server.held.is_none();
-        if !usual || server.charged.is_some() || server.deadline.is_some_and(|deadline| deadline <= now) {
+        let usual = caller.is_runnable() && caller.charged == NOBODY && server.held.is_none();
+        if !usual || server.charged != NOBODY || has_passed(server, now) {
             return None;
         }
         let wakes = match server.waits {
@@ -27,7 +30,7 @@ impl RunQueue {
             Some(_) => return None,
         };
         let elapsed = now.0.saturating_sub(self.charged_until.0);
-        let age = caller.age.saturating_add(aged(elapsed, caller.share));
+        let age = caller.age.saturating_add(caller.aged(elapsed));
         let others = if wakes {
             self.ready.first_key()
         } else {
@@ -43,18 +46,18 @@ impl RunQueue {
         if !self.contended {
             self.floor = self.floor.max(age.saturating_sub(self.slice));
         }
-        caller.account(now);
+        caller.account_ready(now);
         caller.waits = Some(Wait::Request);
         caller.deadline = deadline;
-        caller.lends_to = Some(to.0);
-        server.charged = Some(from.0);
+        caller.lends_to = to.0;
+        server.charged = from.0;
         let mut own = server.deadline;
         if wakes {
-            server.account(now);
+            server.since = now;
             server.waits = None;
-            server.deadline = None;
             server.age = server.age.max(self.floor);
             if own.take().is_some() {
+                server.deadline = None;
                 self.timers.remove(to.0);
             }
         } else {
@@ -68,20 +71,19 @@ impl RunQueue {
     }
 
     /// The current vCPU `from`, which runs on the time of `to`, has answered it, and `to` goes on: [`Self::wake`] and
-    /// [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
+    /// [`Self::pick`] in one step. `None`: it is not as simple as that, or somebody else runs; nothing has changed.
+    #[inline]
     pub fn answer(&mut self, from: Slot, to: Slot, now: Ticks) -> Option<Pick> {
-        if self.current != Some(from.0) || self.visits || self.timers.first_key() <= now.0 {
+        if self.current != from.0 || self.visits || self.timers.first_key() <= now.0 {
             return None;
         }
         let [server, caller] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
-        if server.charged != Some(to.0) || !server.is_runnable() || caller.held.is_some() {
-            return None;
-        }
-        if caller.waits != Some(Wait::Request) || server.deadline.is_some_and(|deadline| deadline <= now) {
+        let usual = server.is_runnable() && server.charged == to.0 && caller.held.is_none();
+        if !usual || caller.waits != Some(Wait::Request) || has_passed(server, now) {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
-        let mut age = caller.age.saturating_add(aged(elapsed, caller.share));
+        let mut age = caller.age.saturating_add(caller.aged(elapsed));
         let mut floor = self.floor;
         if !self.contended {
             floor = floor.max(age.saturating_sub(self.slice));
@@ -95,11 +97,12 @@ impl RunQueue {
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
         self.floor = floor;
         server.ran = server.ran.saturating_add(elapsed);
-        server.charged = None;
+        server.charged = NOBODY;
         server.age = own;
         caller.age = age;
-        caller.lends_to = None;
-        caller.account(now);
+        caller.lends_to = NOBODY;
+        caller.waited = caller.waited.saturating_add(now.0.saturating_sub(caller.since.0));
+        caller.since = now;
         caller.waits = None;
         let vcpu = caller.vcpu;
         if caller.deadline.take().is_some() {
@@ -111,61 +114,66 @@ impl RunQueue {
 
     /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs, or none: [`Self::block`]
     /// and [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
+    #[inline]
     pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
         let until = deadline.map_or(NEVER, |deadline| deadline.0);
-        if self.current != Some(slot.0) || self.visits || self.timers.first_key().min(until) <= now.0 {
+        let first_timer = self.timers.first_key().min(until);
+        if self.current != slot.0 || self.visits || self.handoff != NOBODY || first_timer <= now.0 {
             return None;
         }
         let next = self.ready.first();
-        let late = |entry: &Entry| entry.deadline.is_some_and(|deadline| deadline <= now);
-        if self.handoff.is_some() || next.is_some_and(|(_, next)| self.entries.get(next).is_none_or(late)) {
+        let (youngest, next_index) = next.unwrap_or((NEVER, NOBODY));
+        let runner = self.entries.get(next_index).map(|entry| (entry.vcpu, entry.deadline));
+        if runner.is_some_and(|(_, deadline)| deadline.is_some_and(|deadline| deadline <= now)) {
             return None;
         }
         let waiter = self.entries.get_mut(slot.0)?;
-        if !waiter.is_runnable() || waiter.charged.is_some() {
+        if !waiter.is_runnable() || waiter.charged != NOBODY {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
         waiter.ran = waiter.ran.saturating_add(elapsed);
-        waiter.age = waiter.age.saturating_add(aged(elapsed, waiter.share));
+        waiter.age = waiter.age.saturating_add(waiter.aged(elapsed));
         if !self.contended {
             self.floor = self.floor.max(waiter.age.saturating_sub(self.slice));
         }
-        waiter.account(now);
+        waiter.account_ready(now);
         waiter.waits = Some(Wait::Event);
         waiter.deadline = deadline;
         if deadline.is_some() {
             self.timers.put(slot.0, until);
         }
-        let Some((youngest, next)) = next else {
-            self.current = None;
+        let Some((vcpu, own)) = runner else {
+            self.current = NOBODY;
             self.contended = false;
             return Some(Pick {
                 run: None,
                 until: self.until(None, now),
             });
         };
-        self.ready.remove(next);
-        let runner = self.entries.get(next)?;
-        let (vcpu, own) = (runner.vcpu, runner.deadline);
-        Some(self.decided(next, vcpu, youngest, own, now))
+        self.ready.remove(next_index);
+        Some(self.decided(next_index, vcpu, youngest, own, now))
     }
 
     /// An event came for `to`, which waits for one, and it runs before the current vCPU, which can run: [`Self::wake`] and
     /// [`Self::pick`] in one step. `None`: it is not as simple as that, or somebody else runs; nothing has changed.
+    #[inline]
     pub fn preempt(&mut self, to: Slot, now: Ticks) -> Option<Pick> {
-        let from = self.current?;
-        if self.visits || self.handoff.is_some() || self.timers.first_key() <= now.0 {
+        let from = self.current;
+        let [runner, waiter] = self.entries.get_disjoint_mut([from, to.0]).ok()?;
+        // What it is about most often, so that it is looked at first: that vCPU can run already.
+        if waiter.waits != Some(Wait::Event) || waiter.held.is_some() {
             return None;
         }
-        let [runner, waiter] = self.entries.get_disjoint_mut([from, to.0]).ok()?;
-        let usual = runner.is_runnable() && runner.charged.is_none() && waiter.held.is_none();
-        if !usual || waiter.waits != Some(Wait::Event) || runner.deadline.is_some_and(|deadline| deadline <= now) {
+        if self.visits || self.handoff != NOBODY || self.timers.first_key() <= now.0 {
+            return None;
+        }
+        if !runner.is_runnable() || runner.charged != NOBODY || has_passed(runner, now) {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
-        let age = runner.age.saturating_add(aged(elapsed, runner.share));
+        let age = runner.age.saturating_add(runner.aged(elapsed));
         let mut floor = self.floor;
         if !self.contended {
             floor = floor.max(age.saturating_sub(self.slice));
@@ -180,7 +188,7 @@ impl RunQueue {
         self.floor = floor;
         runner.ran = runner.ran.saturating_add(elapsed);
         runner.age = age;
-        waiter.account(now);
+        waiter.since = now;
         waiter.waits = None;
         waiter.age = own;
         let vcpu = waiter.vcpu;
@@ -194,13 +202,19 @@ impl RunQueue {
     /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.
     #[inline]
     fn decided(&mut self, index: usize, vcpu: VcpuId, youngest: u64, deadline: Option<Ticks>, now: Ticks) -> Pick {
-        self.current = Some(index);
-        self.handoff = None;
+        self.current = index;
+        self.handoff = NOBODY;
         self.floor = self.floor.max(youngest.saturating_sub(self.slice));
-        self.contended = self.ready.len() > 0;
+        self.contended = !self.ready.is_empty();
         Pick {
             run: Some(vcpu),
             until: self.until(deadline, now),
         }
     }
+}
+
+/// Whether the deadline of `entry` is one that it does not know of.
+#[inline]
+fn has_passed(entry: &Entry, now: Ticks) -> bool {
+    entry.deadline.is_some_and(|deadline| deadline <= now)
 }

@@ -1,18 +1,37 @@
 //! The slots of a run queue that wait for something, by how early it comes: the first at once, any other in logarithmic time.
 //!
-//! A binary heap in which each slot knows its place. All memory is reserved when a slot is made.
+//! A binary heap in which each slot knows its place, and beside it the slot that was put in last: one that comes and goes, as
+//! whoever serves does, moves nobody else. All memory is reserved when a slot is made.
 
 use alloc::vec::Vec;
 
 /// Not in the heap.
 const ABSENT: usize = usize::MAX;
 
+/// Nobody is apart.
+const NOBODY: (u64, usize) = (u64::MAX, ABSENT);
+
 /// Slots by key; of equal keys the lower slot is first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Heap {
+    /// The slot that came last, if it is still here: in no order to the others.
+    apart: (u64, usize),
+    /// The first key of `items`, or more than any.
+    first: u64,
     items: Vec<(u64, usize)>,
     /// By slot: where it is in `items`.
     places: Vec<usize>,
+}
+
+impl Default for Heap {
+    fn default() -> Self {
+        Self {
+            apart: NOBODY,
+            first: u64::MAX,
+            items: Vec::new(),
+            places: Vec::new(),
+        }
+    }
 }
 
 impl Heap {
@@ -25,53 +44,84 @@ impl Heap {
     /// How many slots wait.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() + usize::from(self.apart.1 != ABSENT)
+    }
+
+    /// Whether none does.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.apart.1 == ABSENT && self.items.is_empty()
     }
 
     /// The first key and its slot.
     #[inline]
     pub(super) fn first(&self) -> Option<(u64, usize)> {
-        self.items.first().copied()
+        let first = match self.items.first() {
+            Some(first) => self.apart.min(*first),
+            None => self.apart,
+        };
+        (first.1 != ABSENT).then_some(first)
     }
 
     /// The first key, or more than any.
     #[inline]
     pub(super) fn first_key(&self) -> u64 {
-        self.items.first().map_or(u64::MAX, |(key, _)| *key)
+        self.apart.0.min(self.first)
     }
 
     /// The first key of all slots but `slot`, or more than any.
     #[inline]
     pub(super) fn first_key_but(&self, slot: usize) -> u64 {
+        if self.apart.1 == slot {
+            return self.first;
+        }
+        self.apart.0.min(self.first_item_but(slot))
+    }
+
+    #[inline(never)]
+    fn first_item_but(&self, slot: usize) -> u64 {
         match self.items.as_slice() {
             [(_, first), rest @ ..] if *first == slot => rest.iter().take(2).map(|(key, _)| *key).min(),
-            [(key, _), ..] => Some(*key),
-            [] => None,
+            _ => Some(self.first),
         }
         .unwrap_or(u64::MAX)
     }
 
     /// Puts `slot` in, or gives it another key.
+    #[inline]
     pub(super) fn put(&mut self, slot: usize, key: u64) {
-        let Some(place) = self.places.get(slot).copied() else {
-            return;
-        };
+        match self.places.get(slot) {
+            Some(&ABSENT) if self.apart.1 == slot || self.apart.1 == ABSENT => self.apart = (key, slot),
+            Some(place) => self.put_among(slot, key, *place),
+            None => {}
+        }
+    }
+
+    #[inline(never)]
+    fn put_among(&mut self, slot: usize, key: u64, place: usize) {
         if let Some(item) = self.items.get_mut(place) {
             *item = (key, slot);
             self.settle(place);
-            return;
+        } else {
+            let before = core::mem::replace(&mut self.apart, (key, slot));
+            let place = self.items.len();
+            // There is room for every slot.
+            if place < self.items.capacity() {
+                self.items.push(before);
+                self.rise(place, before);
+            }
         }
-        let place = self.items.len();
-        // There is room for every slot.
-        if place < self.items.capacity() {
-            self.items.push((key, slot));
-            self.rise(place, (key, slot));
-        }
+        self.note_first();
     }
 
     /// Takes `slot` out. Whether it was in.
     #[inline]
     pub(super) fn remove(&mut self, slot: usize) -> bool {
+        if self.apart.1 == slot {
+            self.apart = NOBODY;
+            // Nobody has that number.
+            return slot != ABSENT;
+        }
         match self.places.get_mut(slot) {
             Some(place) if *place != ABSENT => {
                 let place = core::mem::replace(place, ABSENT);
@@ -82,12 +132,18 @@ impl Heap {
         }
     }
 
+    fn note_first(&mut self) {
+        self.first = self.items.first().map_or(u64::MAX, |(key, _)| *key);
+    }
+
+    #[inline(never)]
     fn take_out(&mut self, place: usize) {
         let Some(last) = self.items.pop() else { return };
         if let Some(item) = self.items.get_mut(place) {
             *item = last;
             self.settle(place);
         }
+        self.note_first();
     }
 
     /// What is at `place` may belong elsewhere.
@@ -178,6 +234,12 @@ mod tests {
             let others = (0..).zip(&model).filter(|(other, _)| *other != slot);
             let least = others.filter_map(|(_, key)| *key).min();
             assert_eq!(heap.first_key_but(slot), least.unwrap_or(u64::MAX), "step {step}");
+            assert_eq!(
+                heap.first_key(),
+                heap.first().map_or(u64::MAX, |(key, _)| key),
+                "step {step}"
+            );
+            assert_eq!(heap.is_empty(), heap.first().is_none(), "step {step}");
             assert_eq!(heap.len(), model.iter().flatten().count(), "step {step}");
         }
     }

@@ -1,6 +1,6 @@
-//! Holding vCPUs, and what is told of those that do not run.
+//! Holding vCPUs, visiting them, and what is told of those that do not run.
 
-use super::{RunQueue, Slot, SlotReport, Wait};
+use super::{NOBODY, Pick, RunQueue, Slot, SlotReport, Wait};
 use crate::ids::Ticks;
 
 impl RunQueue {
@@ -44,13 +44,47 @@ impl RunQueue {
             entry.since = now;
             entry.age = entry.age.max(floor);
             self.contended = true;
-            if self.current != Some(slot.0) {
+            if self.current != slot.0 {
                 self.rank(slot.0);
             }
         }
         // Its deadlines were not looked at.
         self.watch(slot.0);
         true
+    }
+
+    /// At the next decision this pCPU loads `slot`'s vCPU, whatever that waits for, so that its registers can be looked at.
+    /// Its wait stays as it is, and the time is nobody's.
+    pub fn visit(&mut self, slot: Slot) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.visit = true;
+            self.visits = true;
+        }
+    }
+
+    /// The registers of `slot`'s vCPU, which is loaded, are about to be looked at. Whether it goes on: a visited one does not.
+    pub fn end_visit(&mut self, slot: Slot) -> bool {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.visit = false;
+        }
+        self.is_current(slot)
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn next_visit(&mut self) -> Option<Pick> {
+        let next = self.entries.iter_mut().find(|entry| entry.visit);
+        let Some(entry) = next else {
+            self.visits = false;
+            return None;
+        };
+        entry.visit = false;
+        let vcpu = entry.vcpu;
+        self.make_current(NOBODY);
+        Some(Pick {
+            run: Some(vcpu),
+            until: None,
+        })
     }
 
     /// What is known of `slot`'s vCPU.

@@ -179,7 +179,7 @@ fn eight_servers_then_the_oldest_tombstone_gives_its_id() {
     }
     assert_eq!(world.create(BACKEND), Err(NoSpace));
     for id in [5, 2] {
-        world.servers.port_bound(ServerId(id), 0);
+        world.servers.port_bound(ServerId(id), 0, portunus::ids::EventPort(7));
         let (servers, around, _) = world.parts();
         let _ = servers.port_closed(ServerId(id), 0, &around);
     }

@@ -150,7 +150,7 @@ impl World {
     pub(crate) fn serving(&mut self, owner: DomainId) -> (ServerId, portunus::ioreq::Effects) {
         let id = self.create(owner).unwrap();
         for vcpu in 0..self.servers.vcpus() {
-            self.servers.port_bound(id, vcpu);
+            self.servers.port_bound(id, vcpu, portunus::ids::EventPort(7));
         }
         let (servers, around, _) = self.parts();
         let mut effects = servers.set_enabled(owner, id, true, &around).unwrap();
