@@ -10,6 +10,7 @@ pub mod limit;
 mod placement;
 pub mod plan;
 pub mod ram;
+mod shared;
 pub mod vcpu;
 pub mod watchdog;
 

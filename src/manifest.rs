@@ -41,6 +41,7 @@ pub use modules::{Module, ModuleReader, NoModules, PhysicalModules};
 pub use notice::Notice;
 pub use range::{IpaRange, PaRange};
 pub use report::Report;
+pub use shared_memory::SharedMemory;
 pub use tree::Tree;
 
 use domain::DomainNode;
@@ -57,6 +58,8 @@ pub struct Manifest {
     pub domains: Vec<DomainConfig>,
     /// Event channels that exist from the start.
     pub channels: Vec<StaticChannel>,
+    /// Memory that domains share from the start.
+    pub shared_memory: Vec<SharedMemory>,
     /// The machine's real-time clock, if it is the hypervisor's to read.
     pub rtc: Rtc,
     /// Domains' names on the console are coloured.
@@ -130,9 +133,11 @@ impl Manifest {
             }
         }
         let channels = events::parse(&nodes)?;
+        let shared_memory = shared_memory::join(&domains)?;
         let manifest = Self {
             domains,
             channels,
+            shared_memory,
             rtc,
             colour: chosen.has(validate::COLOUR),
             notices: notices.into_lines(),
@@ -160,8 +165,8 @@ impl Manifest {
     }
 }
 
-/// A backend that may map a guest's memory needs tables for it, unless the manifest says how much it gets. Mappings of
-/// grants are as many as the guest's pages, at the most that makes sense.
+/// A backend that may map a guest's memory needs tables for it, and so does who shares memory, unless the manifest says how
+/// much it gets. Mappings of grants are as many as the guest's pages, at the most that makes sense.
 fn grow_pools(domains: &mut [DomainConfig], nodes: &[DomainNode<'_, '_>]) {
     let mapped: Vec<(DomainId, DomainId, u64)> = domains
         .iter()
@@ -189,7 +194,8 @@ fn grow_pools(domains: &mut [DomainConfig], nodes: &[DomainNode<'_, '_>]) {
                 None => guests.push((*guest, *memory)),
             }
         }
-        for (_, memory) in guests {
+        let shared = domain.shared_memory.iter().map(|region| region.guest.size);
+        for memory in guests.iter().map(|(_, memory)| *memory).chain(shared) {
             domain.page_table_pool += domain::tables_to_map(memory);
         }
     }

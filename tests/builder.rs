@@ -109,6 +109,7 @@ fn domain(number: u16, memory: u64) -> DomainConfig {
         restart_limit: None,
         controls: Vec::new(),
         passthrough: Passthrough::default(),
+        shared_memory: Vec::new(),
         devices: Vec::new(),
         layout: Layout {
             memory: layout::banks(memory),

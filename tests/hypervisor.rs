@@ -46,6 +46,8 @@ mod sim;
 mod source;
 #[path = "hypervisor_support/state_page.rs"]
 mod state_page;
+#[path = "hypervisor_support/static_memory.rs"]
+mod static_memory;
 #[path = "hypervisor_support/tables.rs"]
 mod tables;
 #[path = "hypervisor_support/terminal.rs"]

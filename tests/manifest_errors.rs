@@ -314,12 +314,6 @@ fn what_would_weaken_isolation_if_it_were_ignored() {
             "/chosen/flask: compatible: is not supported: a security policy module",
         ),
         (
-            "static shared memory",
-            "vcpu1 {",
-            "shm { compatible = \"xen,domain-shared-memory-v1\"; xen,shared-mem = <0 0x60000000 0 0x1000>; }; vcpu1 {",
-            "/chosen/domU1/shm: xen,shared-mem: is not supported: static shared memory",
-        ),
-        (
             "an event channel of dom0",
             "domU1 {",
             "ec { compatible = \"xen,evtchn-v1\"; xen,evtchn = <1 &chan1>; }; domU1 {",

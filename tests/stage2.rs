@@ -183,6 +183,7 @@ fn every_use_has_its_own_attributes_and_is_read_back() {
             false,
         ),
         (PageUse::Device, MemoryType::Device, true, false),
+        (PageUse::Common, MemoryType::WriteBack, true, false),
     ];
     for (page_use, memory, writable, executable) in rows {
         for (ipa, length) in [(0, PAGE_SIZE), (GIB, GIB)] {

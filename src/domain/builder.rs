@@ -4,12 +4,14 @@
 //! of coherency before the domain runs; a domain whose image is bad or that does not fit is left out with the reason, and
 //! the others are built.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::domain::blueprint::{Blueprint, Draft, Fresh, ImagingError, Placed};
 use crate::domain::image::{ImageError, LoadedImage};
 use crate::domain::placement::Placer;
 use crate::domain::ram::{GuestRam, OutsideRam, Piece};
+use crate::domain::shared::SharedFrames;
 use crate::entropy::Entropy;
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::machine::Machine;
@@ -54,6 +56,9 @@ pub enum BuildError {
     /// There is no RAM for its page tables.
     #[error("its page-table pool: {0}")]
     Pool(FrameError),
+    /// There is no RAM for memory that it shares.
+    #[error("its shared memory {0}: {1}")]
+    SharedMemory(String, FrameError),
     /// Its guest-physical map is larger than the pCPUs translate.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -169,6 +174,7 @@ pub fn build<M: Machine>(
     for range in modules(manifest) {
         frames.reserve(range);
     }
+    let mut shared = SharedFrames::at_given_places(&mut frames, manifest);
     // Those who want a certain place come first, then those who want one piece.
     let mut order: Vec<&DomainConfig> = manifest.domains.iter().collect();
     sort_by_key(&mut order, |domain| {
@@ -179,6 +185,8 @@ pub fn build<M: Machine>(
         .map(|domain| (domain, allocate(&mut frames, domain)))
         .collect();
     sort_by_key(&mut allocated, |(domain, _)| domain.id);
+    shared.add_others(&mut frames, manifest);
+    shared.clear(machine);
 
     let uncached = set_aside(machine, &mut frames, manifest)?;
     let given = allocated.iter().filter_map(|(_, result)| result.as_ref().ok());
@@ -214,6 +222,7 @@ pub fn build<M: Machine>(
                 limits,
                 config,
                 memory: &memory,
+                shared: &shared,
             };
             let fresh = Fresh {
                 restarts: 0,
@@ -364,6 +373,7 @@ struct Builder<'a, M> {
     limits: CpuLimits,
     config: &'a DomainConfig,
     memory: &'a [Vec<IpaRange>],
+    shared: &'a SharedFrames,
 }
 
 impl<M: Machine> Builder<'_, M> {
@@ -434,7 +444,7 @@ impl<M: Machine> Builder<'_, M> {
         })
     }
 
-    /// RAM, the machine's devices that are its own, and the virtual CPU interface of a GICv2.
+    /// RAM, the machine's devices that are its own, memory that it shares, and the virtual CPU interface of a GICv2.
     fn map(&self, pool: &mut Pool, ram: &GuestRam) -> Result<Stage2, BuildError> {
         let limits = self.limits;
         let geometry = Geometry::new(self.map_end(ram), limits.physical_bits, limits.vmid_16_bits)?;
@@ -464,6 +474,11 @@ impl<M: Machine> Builder<'_, M> {
                 )?;
             }
         }
+        for region in &self.config.shared_memory {
+            let frames = self.shared.find(&region.id)?;
+            let places = (region.guest.start, frames.start);
+            stage2.map(self.machine, pool, places, frames.size, PageUse::Common)?;
+        }
         if let (Gic::V2(gic), VirtualGic::V2 { cpu_interface, .. }) = (&self.host.gic, self.config.layout.gic) {
             let gicv = gic.virtual_cpu_interface;
             let stride = if gicv.size >= REPEATED_GICV {
@@ -489,6 +504,10 @@ impl<M: Machine> Builder<'_, M> {
             .passthrough
             .mappings()
             .map(|mapping| mapping.guest_range().end());
-        ram.chain(devices).chain(owned).fold(self.config.layout.end(), u64::max)
+        let shared = self.config.shared_memory.iter().map(|region| region.guest.end());
+        ram.chain(devices)
+            .chain(owned)
+            .chain(shared)
+            .fold(self.config.layout.end(), u64::max)
     }
 }

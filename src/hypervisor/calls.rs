@@ -139,7 +139,8 @@ impl<M: Machine> Hypervisor<M> {
                     let _ = references.put(&self.machine, previous.frame);
                 }
             }
-            PageUse::Device => {}
+            // Registers, and memory that is nobody's own, are there again after a restart.
+            PageUse::Device | PageUse::Common => {}
         }
     }
 }

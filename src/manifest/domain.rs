@@ -16,7 +16,7 @@ use crate::manifest::notice::Notices;
 use crate::manifest::passthrough::{self, Passthrough};
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::rtc;
-use crate::manifest::shared_memory;
+use crate::manifest::shared_memory::{self, SharedRegion};
 use crate::manifest::tree::Node;
 use crate::sched::DEFAULT_SHARE;
 
@@ -112,6 +112,8 @@ pub struct DomainConfig {
     pub controls: Vec<DomainId>,
     /// Devices of the machine that are its own.
     pub passthrough: Passthrough,
+    /// Memory that it shares with others from the start.
+    pub shared_memory: Vec<SharedRegion>,
     /// Devices that other domains serve to it.
     pub devices: Vec<DeviceConfig>,
     /// Where everything is in its guest-physical map.
@@ -200,7 +202,6 @@ pub(crate) fn parse(
 ) -> Result<DomainConfig, ManifestError> {
     let node = domain.node;
     refuse_what_isolates(node, notices)?;
-    shared_memory::refuse(node)?;
 
     let vcpus = vcpus(node)?;
     let memory = memory(node, host)?;
@@ -263,6 +264,7 @@ pub(crate) fn parse(
         vcpus: affinity::parse(node, vcpus, host)?,
         modules: found,
         passthrough,
+        shared_memory: shared_memory::parse(node, host, direct_map)?,
         devices: Vec::new(),
         layout: Layout::default(),
     })

@@ -157,6 +157,9 @@ pub enum Reason {
     /// Two ends of a static event channel that do not name each other.
     #[error("names a node that does not name this one")]
     NotMutual,
+    /// A node of shared memory that does not fit the others of its id.
+    #[error("differs from what another node says of {0}")]
+    OtherRegion(String),
     /// A device that can reach all memory, in a domain that nobody declared trusted.
     #[error(
         "may reach any memory without an IOMMU: the domain needs portunus,dma-trusted, or the device portunus,no-dma"

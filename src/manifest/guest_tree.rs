@@ -96,7 +96,9 @@ impl GuestTree<'_> {
                 .strings("method", &["hvc"])
                 .build(),
         );
-        if let Some(memory) = memory_node(self.memory_of(self.domain)) {
+        let shared = domain.shared_memory.iter().map(|region| region.guest);
+        let banks: Vec<IpaRange> = self.memory_of(self.domain).iter().copied().chain(shared).collect();
+        if let Some(memory) = memory_node(&banks) {
             root.add_child(memory);
         }
         root.add_child(self.timer());

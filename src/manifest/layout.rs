@@ -23,6 +23,9 @@ use crate::sorting::sort_by_key;
 
 use taken::{HOLE_ALIGNMENT, LAST_HOLE, Taken};
 
+/// Who has the addresses of shared memory.
+const SHARED_MEMORY: &str = "shared memory";
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -224,6 +227,21 @@ pub(crate) fn place(domain: &mut DomainConfig, node: Node<'_, '_>, host: &Host) 
             taken.add(RTC, "the emulated real-time clock");
         }
         taken.add(VIRTIO, "the virtio window");
+    }
+    for region in &domain.shared_memory {
+        // Of a direct-mapped domain all the machine's RAM is taken; `validate` sees that the region is in nobody's.
+        if !domain.direct_map {
+            taken
+                .claim(region.guest, SHARED_MEMORY)
+                .map_err(|reason| ManifestError::new(&region.path, "xen,shared-mem", reason))?;
+        }
+        if region.guest.end() > LAST_HOLE {
+            let reason = Reason::AboveLimit {
+                found: region.guest.end(),
+                limit: LAST_HOLE,
+            };
+            return Err(ManifestError::new(&region.path, "xen,shared-mem", reason));
+        }
     }
     for device in &domain.passthrough.devices {
         for mapping in &device.mappings {
@@ -546,7 +564,29 @@ fn extended_regions(domain: &DomainConfig, layout: &Layout, host: &Host, taken: 
         regions.push(IpaRange::new(low, RAM0.end() - low));
     }
     regions.push(IpaRange::new(after(RAM1), EXTENDED_SIZE));
+    for shared in &domain.shared_memory {
+        regions = regions
+            .into_iter()
+            .flat_map(|region| without(region, shared.guest))
+            .collect();
+    }
     // A passed-through device or a device with an address of its own may sit there.
     regions.retain(|region| taken.owner(*region).is_none());
     regions
+}
+
+/// What is left of an extended region below and above `hole`.
+fn without(region: IpaRange, hole: IpaRange) -> impl Iterator<Item = IpaRange> {
+    let parts = if region.overlaps(hole) {
+        let below = hole.start.0 & !(EXTENDED_ALIGNMENT - 1);
+        let above = hole.end().checked_next_multiple_of(EXTENDED_ALIGNMENT);
+        let above = above.unwrap_or(region.end()).max(region.start.0);
+        [
+            IpaRange::new(region.start.0, below.saturating_sub(region.start.0)),
+            IpaRange::new(above, region.end().saturating_sub(above)),
+        ]
+    } else {
+        [region, IpaRange::default()]
+    };
+    parts.into_iter().filter(|part| !part.is_empty())
 }

@@ -35,7 +35,7 @@ impl fmt::Display for Report<'_> {
             writeln!(f)?;
             self.domain(f, domain)?;
         }
-        if !self.manifest.channels.is_empty() {
+        if !self.manifest.channels.is_empty() || !self.manifest.shared_memory.is_empty() {
             writeln!(f)?;
         }
         for channel in &self.manifest.channels {
@@ -47,6 +47,17 @@ impl fmt::Display for Report<'_> {
                 "event channel: {from} port {} <-> {to} port {}",
                 first.port.0, second.port.0
             )?;
+        }
+        for shared in &self.manifest.shared_memory {
+            write!(f, "shared memory {}: {} KiB", shared.id, shared.size / 1024)?;
+            if let Some(range) = shared.host {
+                write!(f, " at {range} of the machine")?;
+            }
+            let users = shared.users.iter();
+            users
+                .map(|(domain, range)| (name_of(&self.manifest.domains, *domain), range))
+                .try_for_each(|(name, range)| write!(f, ", {name} at {range}"))?;
+            writeln!(f)?;
         }
         writeln!(f)?;
         self.rights(f)?;

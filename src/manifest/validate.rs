@@ -81,6 +81,14 @@ pub(crate) fn across_domains(manifest: &Manifest, host: &Host) -> Result<(), Man
         }
     }
     memory.append(&mut modules);
+    for shared in &manifest.shared_memory {
+        let Some(range) = shared.host else { continue };
+        let named = manifest.domains.iter().flat_map(|domain| &domain.shared_memory);
+        let path = named.filter(|region| region.id == shared.id).map(|region| &region.path);
+        let path = path.map(|path| path.as_str()).next().unwrap_or("/chosen");
+        is_free(&memory, range).map_err(|reason| ManifestError::new(path, "xen,shared-mem", reason))?;
+        memory.push((range, format!("shared memory {}", shared.id)));
+    }
     for domain in &manifest.domains {
         for range in &domain.static_memory {
             claim(&mut memory, *range, domain).map_err(|reason| error(domain, "xen,static-mem", reason))?;

@@ -54,6 +54,8 @@ pub enum PageUse {
         /// May be written.
         writable: bool,
     },
+    /// Memory that the manifest gives to several domains, and that is nobody's own.
+    Common,
     /// Registers of a device that belongs to the domain.
     Device,
 }
@@ -84,7 +86,7 @@ impl PageUse {
     /// The one set of attributes that this use has.
     pub const fn attributes(self, caching: Caching) -> Attributes {
         let memory = match self {
-            Self::Ram | Self::Foreign { .. } | Self::Shared { .. } => MemoryType::WriteBack,
+            Self::Ram | Self::Foreign { .. } | Self::Shared { .. } | Self::Common => MemoryType::WriteBack,
             Self::Uncached { .. } => caching.memory_type(),
             Self::Device => MemoryType::Device,
         };
@@ -98,7 +100,7 @@ impl PageUse {
     /// Whether stage 2 lets it be written.
     pub const fn is_writable(self) -> bool {
         match self {
-            Self::Ram | Self::Device => true,
+            Self::Ram | Self::Common | Self::Device => true,
             Self::Foreign { writable } | Self::Shared { writable } | Self::Uncached { writable } => writable,
         }
     }
@@ -120,6 +122,7 @@ impl PageUse {
             Self::Shared { .. } => 3,
             Self::Uncached { .. } => 4,
             Self::Device => 5,
+            Self::Common => 7,
         }
     }
 }
@@ -174,6 +177,7 @@ pub(super) const fn decode(level: u8, descriptor: u64) -> Entry {
         3 => Entry::Leaf(pa, PageUse::Shared { writable }),
         4 => Entry::Leaf(pa, PageUse::Uncached { writable }),
         5 => Entry::Leaf(pa, PageUse::Device),
+        7 => Entry::Leaf(pa, PageUse::Common),
         _ => Entry::Invalid,
     }
 }

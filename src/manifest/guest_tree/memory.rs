@@ -1,4 +1,4 @@
-//! What a guest's tree says of memory that others reach: windows of devices, and grants.
+//! What a guest's tree says of memory that others reach: windows of devices, grants, and shared regions.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -13,15 +13,28 @@ use crate::manifest::domain::DomainConfig;
 /// A pool of bounce buffers for the devices that refer to it (Linux, bindings/reserved-memory/shared-dma-pool.yaml).
 const POOL: &str = "restricted-dma-pool";
 
+/// Memory that domains share (Linux, bindings/reserved-memory/xen,shared-memory.txt), in the words and the order of Xen,
+/// which lists it as memory too.
+const SHARED: &str = "xen,shared-memory-v1";
+
 /// `/reserved-memory`, if there is any. `windows` are the phandles of the devices' windows.
 pub(super) fn reserved(domain: &DomainConfig, windows: &[u32]) -> Option<DeviceTreeNode> {
-    let mut nodes = domain.windows().zip(windows).map(|(window, phandle)| {
+    let shared = domain.shared_memory.iter().map(|region| {
+        Builder::new(&format!("xen-shmem@{:x}", region.guest.start.0))
+            .strings("compatible", &[SHARED])
+            .bytes("reg", &regs(&[region.guest]))
+            .strings("xen,id", &[&region.id])
+            .long("xen,offset", 0)
+            .build()
+    });
+    let pools = domain.windows().zip(windows).map(|(window, phandle)| {
         Builder::new(&format!("{POOL}@{:x}", window.start.0))
             .strings("compatible", &[POOL])
             .bytes("reg", &regs(&[window]))
             .cell("phandle", *phandle)
             .build()
     });
+    let mut nodes = shared.chain(pools);
     let first = nodes.next()?;
     let parent = Builder::new("reserved-memory")
         .cell("#address-cells", 2)
