@@ -28,6 +28,7 @@ use crate::domain::plan::Plan;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::watchdog::Watchdogs;
 use crate::evtchn::EventChannels;
+use crate::grant::{GrantTable, Maptrack};
 use crate::hypervisor::lifecycle::Lifecycle;
 use crate::ids::{DomainId, EventPort, IntId, Ipa, Pa};
 use crate::ioreq::{Servers, Shadows, SharedDoorbells};
@@ -67,6 +68,10 @@ pub struct Domain {
     pub doorbells: SharedDoorbells,
     /// Their pages that the guest reads without a trap.
     pub shadows: Shadows,
+    /// What it grants.
+    pub grants: Mutex<GrantTable>,
+    /// What it has mapped of others' grants.
+    pub maptrack: Mutex<Maptrack>,
     /// Its event channels.
     pub events: Mutex<EventChannels>,
     /// Its interrupts.

@@ -16,6 +16,7 @@ pub mod control;
 mod dm_op;
 mod domctl;
 mod event_channel_op;
+pub mod grant_table_op;
 pub mod host;
 mod hvm_op;
 mod memory_op;
@@ -34,6 +35,7 @@ use crate::abi::sched::ShutdownReason;
 
 pub use buffers::GuestBuffers;
 pub use control::{Direction, Supervisor};
+pub use grant_table_op::Granting;
 pub use host::{DomainInfo, ForeignPage, Host, Right};
 pub use runstate::RunstateArea;
 pub use shadow::Shadowing;
@@ -102,6 +104,15 @@ pub enum Hypercall {
         command: u32,
         /// Its structure.
         pointer: u64,
+    },
+    /// grant_table_op.
+    GrantTable {
+        /// The operation, and for some how far it has come.
+        command: u32,
+        /// Its structures.
+        pointer: u64,
+        /// How many.
+        count: u32,
     },
     /// event_channel_op.
     EventChannel {
@@ -172,6 +183,11 @@ impl Hypercall {
                 kind: x1 as u32,
             },
             number::SCHED_OP => Self::Sched { command, pointer: x1 },
+            number::GRANT_TABLE_OP => Self::GrantTable {
+                command,
+                pointer: x1,
+                count: x2 as u32,
+            },
             number::EVENT_CHANNEL_OP => Self::EventChannel { command, pointer: x1 },
             number::HVM_OP => Self::Hvm {
                 command: x0,
@@ -200,6 +216,7 @@ const OFFERED: u64 = 1 << number::MEMORY_OP
     | 1 << number::VCPU_OP
     | 1 << number::VM_ASSIST
     | 1 << number::SCHED_OP
+    | 1 << number::GRANT_TABLE_OP
     | 1 << number::EVENT_CHANNEL_OP
     | 1 << number::HVM_OP
     | 1 << number::DOMCTL
@@ -295,6 +312,11 @@ fn run<H: Host>(host: &mut H, call: Hypercall, arguments: [u64; 5]) -> Result<Do
         Hypercall::Vcpu { command, vcpu, pointer } => vcpu_op::run(host, command, vcpu, pointer).map(Done::Value),
         Hypercall::Assist { command, kind } => vm_assist::run(host, command, kind).map(Done::Value),
         Hypercall::Sched { command, pointer } => sched_op::run(host, command, pointer),
+        Hypercall::GrantTable {
+            command,
+            pointer,
+            count,
+        } => grant_table_op::run(host, command, pointer, count, arguments),
         Hypercall::EventChannel { command, pointer } => event_channel_op::run(host, command, pointer, arguments),
         Hypercall::Hvm { command, pointer } => hvm_op::run(host, command, pointer).map(Done::Value),
         Hypercall::Domctl { pointer } => domctl::run(host, pointer).map(Done::Value),

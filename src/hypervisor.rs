@@ -16,6 +16,7 @@
 //! | `shadow` | pages of registers that guests read without a trap, and what they acknowledge there |
 //! | `power` | starting and stopping vCPUs |
 //! | `lifecycle` | how domains end and start again |
+//! | `grants` | what domains map and copy of what others grant |
 //! | `calls`, `buffers` | hypercalls: what they ask of the domains, and the guest's arguments |
 //! | `account` | how vCPUs spend their time, for their guests |
 //! | `visits` | looking at the registers of a vCPU that another pCPU has |
@@ -33,6 +34,7 @@ mod calls;
 mod clock;
 mod control;
 mod events;
+mod grants;
 mod handoff;
 mod interrupts;
 pub mod lifecycle;

@@ -33,6 +33,8 @@ pub mod evtchn;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 #[cfg(feature = "hypervisor")]
+pub mod grant;
+#[cfg(feature = "hypervisor")]
 pub mod hypercall;
 #[cfg(feature = "hypervisor")]
 pub mod hypervisor;

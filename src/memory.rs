@@ -20,6 +20,19 @@ pub trait PhysicalMemory: Sync {
     fn read(&self, at: Pa, into: &mut [u8]);
     /// Copies `from` into physical memory.
     fn write(&self, at: Pa, from: &[u8]);
+    /// Copies `length` bytes within physical memory; where the two ranges overlap, what arrives is some of both.
+    fn copy(&self, from: Pa, to: Pa, length: u64) {
+        let mut buffer = [0; 64];
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(buffer.len() as u64);
+            if let Some(piece) = buffer.get_mut(..count as usize) {
+                self.read(Pa(from.0 + done), piece);
+                self.write(Pa(to.0 + done), piece);
+            }
+            done += count;
+        }
+    }
     /// Sets `length` bytes to zero.
     fn zero(&self, at: Pa, length: u64);
 

@@ -18,10 +18,12 @@
 mod anew;
 mod descriptor;
 mod geometry;
+mod granted;
 
 pub use anew::{Region, TableCursor, Taken};
 pub use descriptor::{Attributes, MemoryType, PageUse, hardware_attributes};
 pub use geometry::{Geometry, GeometryError, physical_bits};
+pub use granted::Ungranted;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -81,7 +83,8 @@ pub struct Mapping {
 pub struct Previous {
     /// The frame.
     pub frame: Pa,
-    /// What it was mapped as: the caller gives a reference back for [`PageUse::Foreign`].
+    /// What it was mapped as: the caller gives a reference back for [`PageUse::Foreign`] and
+    /// [`PageUse::Granted`].
     pub page_use: PageUse,
 }
 

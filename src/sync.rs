@@ -11,6 +11,9 @@ pub type Mutex<T> = spin::mutex::TicketMutex<T, Pause>;
 
 static HINT: Once<fn()> = Once::new();
 
+/// What a locked [`Mutex`] gives.
+pub type MutexGuard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Pause>;
+
 /// Has [`pause`] give the machine's own hint. The first call counts.
 ///
 /// The compiler's hint is an ISB on this architecture. YIELD, which needs inline assembly, also tells an emulator that

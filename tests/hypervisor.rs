@@ -8,6 +8,8 @@ mod backend;
 mod control;
 #[path = "hypervisor_support/counters.rs"]
 mod counters;
+#[path = "hypervisor_support/grants.rs"]
+mod grants;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]

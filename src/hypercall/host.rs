@@ -6,6 +6,7 @@
 
 use super::buffers::GuestBuffers;
 use super::control::Supervisor;
+use super::grant_table_op::Granting;
 use super::runstate::RunstateArea;
 use super::shadow::Shadowing;
 use crate::abi::HypercallError;
@@ -78,6 +79,11 @@ pub enum Right {
         /// The other domain.
         target: DomainId,
     },
+    /// Map all of its memory.
+    MapAllMemory {
+        /// The other domain.
+        target: DomainId,
+    },
     /// Have event channels with it.
     EventChannel {
         /// The other domain.
@@ -102,7 +108,7 @@ pub struct ForeignPage {
 }
 
 /// The hypervisor, as a hypercall of one vCPU sees it.
-pub trait Host: GuestBuffers + Supervisor + Shadowing {
+pub trait Host: GuestBuffers + Supervisor + Shadowing + Granting {
     /// See [`Self::domains`].
     type Domains: Domains;
 

@@ -56,7 +56,9 @@ pub(super) fn run<H: Host>(
         abi::ADD_TO_PHYSMAP => {
             let request: abi::AddToPhysmap = read_value(host, pointer)?;
             own(host, request.domid)?;
-            add_one(host, request.space, request.idx, request.gpfn)?;
+            if !add_one(host, request.space, request.idx, request.gpfn)? {
+                return Ok(Done::Continue(arguments));
+            }
             0
         }
         abi::REMOVE_FROM_PHYSMAP => {
@@ -90,12 +92,16 @@ fn info<H: Host>(host: &mut H, pointer: u64) -> Result<super::DomainInfo, Hyperc
     }
 }
 
-fn add_one<H: Host>(host: &mut H, space: u32, index: u64, gfn: u64) -> Result<(), HypercallError> {
+/// `Ok(false)`: not yet, call again.
+fn add_one<H: Host>(host: &mut H, space: u32, index: u64, gfn: u64) -> Result<bool, HypercallError> {
     match space {
-        abi::SPACE_SHARED_INFO if index == 0 => host.map_shared_info(gfn),
+        abi::SPACE_SHARED_INFO if index == 0 => host.map_shared_info(gfn).map(|()| true),
         abi::SPACE_SHARED_INFO => Err(HypercallError::Invalid),
-        // There are no grant tables.
-        abi::SPACE_GRANT_TABLE => Err(HypercallError::Invalid),
+        // Status frames, whose indices are beyond any table, are of version 2.
+        abi::SPACE_GRANT_TABLE => {
+            let index = u32::try_from(index).map_err(|_| HypercallError::Invalid)?;
+            host.map_grant_frame(index, gfn)
+        }
         abi::SPACE_DEV_MMIO => Err(HypercallError::AccessDenied),
         _ => Err(HypercallError::NotImplemented),
     }
@@ -117,8 +123,11 @@ fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5
     let mut done = start;
     while done < end {
         let count = (end - done).min(PIECE as u64) as usize;
-        map_piece(host, &request, foreign, done, count)?;
-        done += count as u64;
+        let mapped = map_piece(host, &request, foreign, done, count)?;
+        done += mapped as u64;
+        if mapped < count {
+            break;
+        }
     }
     if done == size {
         return Ok(Done::Value(0));
@@ -141,13 +150,14 @@ fn foreign<H: Host>(host: &H, id: u16) -> Result<DomainId, HypercallError> {
     }
 }
 
+/// How many entries are done: all, but where one needs another call.
 fn map_piece<H: Host>(
     host: &mut H,
     request: &abi::AddToPhysmapBatch,
     foreign: Option<DomainId>,
     first: u64,
     count: usize,
-) -> Result<(), HypercallError> {
+) -> Result<usize, HypercallError> {
     let mut pages = [ForeignPage {
         source: 0,
         destination: 0,
@@ -163,11 +173,19 @@ fn map_piece<H: Host>(
         // The place of the result must be writable before anything is mapped.
         write_value(host, element(request.errs, index, size_of::<i32>())?, &0i32)?;
     }
+    let mut done = count;
     match foreign {
         Some(foreign) => host.map_foreign(foreign, pages),
         None => {
-            for page in pages.iter_mut() {
-                page.result = add_one(host, request.space.into(), page.source, page.destination);
+            for (index, page) in pages.iter_mut().enumerate() {
+                match add_one(host, request.space.into(), page.source, page.destination) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        done = index;
+                        break;
+                    }
+                    Err(error) => page.result = Err(error),
+                }
             }
         }
     }
@@ -176,7 +194,7 @@ fn map_piece<H: Host>(
             write_value(host, element(request.errs, index, size_of::<i32>())?, &error.entry())?;
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, HypercallError> {
@@ -188,8 +206,10 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
     if !host.permits(Right::Serve { target }) {
         return Err(HypercallError::NotPermitted);
     }
-    if request.kind != abi::RESOURCE_IOREQ_SERVER {
-        return Err(HypercallError::Invalid);
+    match request.kind {
+        abi::RESOURCE_IOREQ_SERVER => {}
+        abi::RESOURCE_GRANT_TABLE => return acquire_grant_table(host, target, pointer, &mut request),
+        _ => return Err(HypercallError::Invalid),
     }
     if request.frame_list == 0 {
         if request.nr_frames != 0 || request.frame != 0 {
@@ -227,6 +247,45 @@ fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, Hypercal
         });
         let shared = shared.ok_or(HypercallError::NoDomain)?;
         let mapped = shared.and_then(|frame| host.map_resource(frame, *gfn));
+        // The caller unmaps what was mapped before.
+        mapped.map_err(|error| if index == 0 { error } else { HypercallError::InputOutput })?;
+    }
+    Ok(0)
+}
+
+/// Maps frames of a domain's grant table. Who writes there grants himself what he likes, so it takes the right to all of the
+/// domain's memory.
+fn acquire_grant_table<H: Host>(
+    host: &mut H,
+    target: DomainId,
+    pointer: u64,
+    request: &mut abi::AcquireResource,
+) -> Result<u64, HypercallError> {
+    if !host.permits(Right::MapAllMemory { target }) {
+        return Err(HypercallError::NotPermitted);
+    }
+    // Identifier 1 is of status frames, which only version 2 has.
+    if request.id != 0 {
+        return Err(HypercallError::Invalid);
+    }
+    let (_, limit) = host.grant_frames_of(target);
+    if request.frame_list == 0 {
+        if request.nr_frames != 0 || request.frame != 0 {
+            return Err(HypercallError::Invalid);
+        }
+        request.nr_frames = limit;
+        write_value(host, pointer, request)?;
+        return Ok(0);
+    }
+    let count = u64::from(request.nr_frames);
+    if count > LIMIT || request.frame.checked_add(count).is_none_or(|end| end > limit.into()) {
+        return Err(HypercallError::Invalid);
+    }
+    for index in 0..count {
+        let gfn = read_value(host, element(request.frame_list, index, size_of::<u64>())?)?;
+        // It is below the limit.
+        let shared = host.share_grant_frame(target, (request.frame + index) as u32);
+        let mapped = shared.and_then(|frame| host.map_resource(frame, gfn));
         // The caller unmaps what was mapped before.
         mapped.map_err(|error| if index == 0 { error } else { HypercallError::InputOutput })?;
     }

@@ -16,6 +16,7 @@ use crate::domain::plan::{OwnDevice, Plan};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainClock, DomainMemory, PvConsole, SwitchConstants};
 use crate::evtchn::{EventChannels, PortLimits, Tables};
+use crate::grant::{GrantTable, Maptrack};
 use crate::hypervisor::clock::TickLength;
 use crate::hypervisor::lifecycle::connect_interrupts;
 use crate::hypervisor::messages::Messages;
@@ -237,6 +238,7 @@ fn assemble_domain<M: Machine>(
     let count = config.vcpu_count();
     let mut pool = built.pool;
     let shared_info = pool.allocate(machine)?;
+    let grants = GrantTable::new(machine, &mut pool, config.grants.frames)?;
     let vcpus = (0..).zip(&config.vcpus).map(|(index, allowed)| {
         let id = VcpuId {
             domain: config.id,
@@ -289,6 +291,8 @@ fn assemble_domain<M: Machine>(
         doorbells: servers.doorbells(),
         shadows: shadows(config, &built.uncached)?,
         servers: Mutex::new(servers),
+        grants: Mutex::new(grants),
+        maptrack: Mutex::new(Maptrack::new(config.grants.maptrack_frames)),
         events: Mutex::new(events),
         vgic: Mutex::new(vgic),
         watchdogs: Mutex::default(),

@@ -126,6 +126,10 @@ impl<M: Machine> Hypervisor<M> {
                     memory.pool.last_unmapped(previous.frame);
                 }
             }
+            // It is RAM, which no pool waits for.
+            PageUse::Granted { .. } => {
+                let _ = self.references.lock().put(&self.machine, previous.frame);
+            }
             PageUse::Shared { .. } => {
                 let mut memory = domain.memory.lock();
                 if memory.shared_info_at == Some(at) {
@@ -180,6 +184,11 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     fn take_out(&mut self, ipa: Ipa) -> Result<(), HypercallError> {
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
+        let there = stage2.lookup(&self.hypervisor.machine, ipa);
+        if there.is_some_and(|there| matches!(there.page_use, PageUse::Granted { .. })) {
+            // Only its handle takes it out.
+            return Err(HypercallError::NoEntry);
+        }
         let previous = stage2
             .unmap_page(&self.hypervisor.machine, pool, ipa)
             .map_err(own_error)?;
@@ -284,6 +293,7 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
             }
             Right::Interrupt { target, interrupt } => (Permission::RaiseInterrupt(interrupt), target),
             Right::MapMemory { target } => (Permission::MapSome, target),
+            Right::MapAllMemory { target } => (Permission::MapMemory, target),
             Right::EventChannel { peer } => (Permission::OpenChannel, peer),
             Right::Control { target } => (Permission::Control, target),
         };

@@ -44,7 +44,12 @@ pub enum PageUse {
         /// May be written.
         writable: bool,
     },
-    /// A page that the hypervisor keeps for this domain (shared_info, an IOREQ page).
+    /// RAM that a domain, perhaps this one, has granted to this one, with a counted reference.
+    Granted {
+        /// May be written.
+        writable: bool,
+    },
+    /// A page that the hypervisor keeps for this domain (shared_info, an IOREQ page, its grant table).
     Shared {
         /// May be written.
         writable: bool,
@@ -86,7 +91,9 @@ impl PageUse {
     /// The one set of attributes that this use has.
     pub const fn attributes(self, caching: Caching) -> Attributes {
         let memory = match self {
-            Self::Ram | Self::Foreign { .. } | Self::Shared { .. } | Self::Common => MemoryType::WriteBack,
+            Self::Ram | Self::Foreign { .. } | Self::Granted { .. } | Self::Shared { .. } | Self::Common => {
+                MemoryType::WriteBack
+            }
             Self::Uncached { .. } => caching.memory_type(),
             Self::Device => MemoryType::Device,
         };
@@ -101,7 +108,10 @@ impl PageUse {
     pub const fn is_writable(self) -> bool {
         match self {
             Self::Ram | Self::Common | Self::Device => true,
-            Self::Foreign { writable } | Self::Shared { writable } | Self::Uncached { writable } => writable,
+            Self::Foreign { writable }
+            | Self::Granted { writable }
+            | Self::Shared { writable }
+            | Self::Uncached { writable } => writable,
         }
     }
 
@@ -122,6 +132,7 @@ impl PageUse {
             Self::Shared { .. } => 3,
             Self::Uncached { .. } => 4,
             Self::Device => 5,
+            Self::Granted { .. } => 6,
             Self::Common => 7,
         }
     }
@@ -177,6 +188,7 @@ pub(super) const fn decode(level: u8, descriptor: u64) -> Entry {
         3 => Entry::Leaf(pa, PageUse::Shared { writable }),
         4 => Entry::Leaf(pa, PageUse::Uncached { writable }),
         5 => Entry::Leaf(pa, PageUse::Device),
+        6 => Entry::Leaf(pa, PageUse::Granted { writable }),
         7 => Entry::Leaf(pa, PageUse::Common),
         _ => Entry::Invalid,
     }

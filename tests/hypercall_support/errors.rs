@@ -70,7 +70,6 @@ fn numbers_that_are_not_served() {
         (16, NotImplemented),
         (19, NotImplemented),
         (hypercall::PLATFORM_OP, NotImplemented),
-        (hypercall::GRANT_TABLE_OP, NotImplemented),
         (hypercall::XSM_OP, NotImplemented),
         (hypercall::PHYSDEV_OP, NotImplemented),
         (hypercall::HYPFS_OP, NotImplemented),

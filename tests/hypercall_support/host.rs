@@ -294,6 +294,7 @@ impl GuestBuffers for FakeHost {
 }
 
 impl portunus::hypercall::Shadowing for FakeHost {}
+impl portunus::hypercall::Granting for FakeHost {}
 
 impl Host for FakeHost {
     type Domains = Self;
@@ -337,7 +338,9 @@ impl Host for FakeHost {
                 serves(target) && (mine(DEVICE, 0x400) || first && mine(ACCELERATED, 0x1000))
             }
             Right::Interrupt { target, interrupt } => serves(target) && interrupt == IntId(SPI),
-            Right::MapMemory { target } => target == GUEST && self.caller.domain == BACKEND,
+            Right::MapMemory { target } | Right::MapAllMemory { target } => {
+                target == GUEST && self.caller.domain == BACKEND
+            }
             Right::EventChannel { peer } => {
                 // A backend binds the ports of its server because it serves.
                 self.caller.domain == GUEST && [BACKEND, SECOND_BACKEND].contains(&peer)

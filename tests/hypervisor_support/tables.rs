@@ -141,15 +141,15 @@ fn the_list_of_domains_says_what_each_does_and_has() {
     assert_eq!(shown[0], title);
     let rows = [
         (
-            "  1 guest            runs          1/2      4     ",
+            "  1 guest            runs          1/2      4    ",
             "      0      2     0        0",
         ),
         (
-            "  2 dm               runs          1/2      4     ",
+            "  2 dm               runs          1/2      4    ",
             "      2      0     2        0",
         ),
         (
-            "  3 stranger         crashed       0/1      4     ",
+            "  3 stranger         crashed       0/1      4    ",
             "      0      0     0        0",
         ),
     ];

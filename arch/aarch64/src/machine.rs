@@ -21,6 +21,10 @@ impl PhysicalMemory for Arm64 {
         // SAFETY: as `read`.
         unsafe { physical::copy(at.0 as usize, from.as_ptr() as usize, from.len()) }
     }
+    fn copy(&self, from: Pa, to: Pa, length: u64) {
+        // SAFETY: as `read`; overlapping frames are guests' own, and any bytes will do.
+        unsafe { physical::copy(to.0 as usize, from.0 as usize, length as usize) }
+    }
     fn zero(&self, at: Pa, length: u64) {
         // SAFETY: the core passes frames that stage 1 maps.
         unsafe { physical::zero(at.0 as usize, length as usize) }

@@ -8,6 +8,7 @@ use crate::domain::blueprint::{Fresh, Step};
 use crate::domain::imaging::Budget;
 use crate::domain::{Domain, DomainMemory};
 use crate::entropy::Entropy;
+use crate::grant::Handle;
 use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, Ipa, MAX_DOMAINS};
 use crate::ioreq::DomainSet;
@@ -83,10 +84,45 @@ impl<M: Machine> Hypervisor<M> {
         }
         Progress::Next(match next {
             Some(at) => Stage::Unmapped { at },
-            None => Stage::Tables {
-                cursor: TableCursor::default(),
+            None => Stage::Handles {
+                handle: Handle::default(),
             },
         })
+    }
+
+    /// Takes granted pages of `domain` out of the map of the first of `holders`, from `at` on: its memory is about to be made
+    /// anew. That of one that stops is left as it is.
+    pub(super) fn revoke_grants(&self, domain: &Domain, mut holders: DomainSet, at: Ipa) -> Progress {
+        let Some(id) = holders.first() else {
+            return self.begin_image(domain);
+        };
+        if domain.is_stopped() {
+            return Progress::Next(Stage::Done);
+        }
+        let next = self.domain(id).and_then(|holder| {
+            let mut taken = Taken::new();
+            let mut memory = holder.memory.lock();
+            let references = self.references.lock();
+            let next = memory.stage2.unmap_some(
+                &self.machine,
+                at,
+                |page| {
+                    matches!(page.page_use, PageUse::Granted { .. }) && references.owner(page.frame) == Some(domain.id)
+                },
+                &mut taken,
+            );
+            drop(references);
+            drop(memory);
+            for (at, page) in taken {
+                self.release(holder, at, page);
+            }
+            next
+        });
+        let at = next.unwrap_or_else(|| {
+            holders.remove(id);
+            Ipa(0)
+        });
+        Progress::Next(Stage::Granted { holders, at })
     }
 
     pub(super) fn free_tables(&self, domain: &Domain, cursor: TableCursor) -> Progress {
@@ -136,10 +172,11 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Begins to make `domain`'s memory, if it is to start again.
-    pub(super) fn begin_image(&self, domain: &Domain) -> Progress {
+    fn begin_image(&self, domain: &Domain) -> Progress {
         if domain.is_stopped() {
             return Progress::Next(Stage::Done);
         }
+        domain.grants.lock().open();
         let fresh = Fresh {
             restarts: domain.restarts.load(Ordering::Acquire).saturating_add(1),
             seeds: self.entropy.lock().as_mut().map(Entropy::seeds),

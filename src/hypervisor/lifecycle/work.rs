@@ -6,6 +6,7 @@ use super::{Lifecycle, StaysDown};
 use crate::domain::Domain;
 use crate::domain::life::Phase;
 use crate::domain::vcpu::Vcpu;
+use crate::grant::Handle;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Entry, Hypervisor};
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Ticks};
@@ -40,6 +41,10 @@ pub(super) enum Stage {
     Channels,
     /// Its map is taken apart: others get their references back.
     Unmapped { at: Ipa },
+    /// What it had of others' grants is given back, by handle.
+    Handles { handle: Handle },
+    /// Its grant table is as before its first instruction.
+    Grants,
     /// Its tables go back to its pool.
     Tables { cursor: TableCursor },
     /// Its RAM is all in its own hands again.
@@ -50,8 +55,9 @@ pub(super) enum Stage {
     Mapped { region: usize, done: u64 },
     /// So are its interrupts, channels and console.
     State,
-    /// Its memory begins to be made.
-    Begin,
+    /// If it is to start again, what others still have mapped of its grants is taken from them, and its memory begins to be
+    /// made.
+    Granted { holders: DomainSet, at: Ipa },
     /// It is being made.
     Image,
     /// All is done.
@@ -101,6 +107,7 @@ impl<M: Machine> Hypervisor<M> {
     fn step(&self, domain: &Domain, vcpu: &Vcpu, lifecycle: &Lifecycle) -> Progress {
         match lifecycle.stage {
             Stage::Requests => {
+                self.close_grants(domain);
                 domain.servers.lock().cancel_all();
                 // A vCPU may have made one after they were abandoned first.
                 self.abandon_servers(domain.id);
@@ -123,15 +130,29 @@ impl<M: Machine> Hypervisor<M> {
             } => self.rest_own(domain, device, transport, since),
             Stage::Channels => self.close_channels(domain),
             Stage::Unmapped { at } => self.unmap_own(domain, at),
+            Stage::Handles { handle } => Progress::Next(match self.drop_handles(domain, handle) {
+                Some(handle) => Stage::Handles { handle },
+                None => Stage::Grants,
+            }),
+            Stage::Grants => Progress::Next(if self.shrink_grants(domain) {
+                Stage::Tables {
+                    cursor: TableCursor::default(),
+                }
+            } else {
+                Stage::Grants
+            }),
             Stage::Tables { cursor } => self.free_tables(domain, cursor),
             Stage::Frames { counter } => self.reclaim_frames(domain, counter),
             Stage::Servers { target } => self.discard_servers(domain.id, DomainId(target)),
             Stage::Mapped { region, done } => self.map_own(domain, region, done),
             Stage::State => {
                 self.reset_state(domain);
-                Progress::Next(Stage::Begin)
+                Progress::Next(Stage::Granted {
+                    holders: domain.grants.lock().holders(),
+                    at: Ipa(0),
+                })
             }
-            Stage::Begin => self.begin_image(domain),
+            Stage::Granted { holders, at } => self.revoke_grants(domain, holders, at),
             Stage::Image => self.continue_image(domain),
             Stage::Done => self.done(domain, vcpu, lifecycle),
         }
