@@ -71,14 +71,14 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::entropy::Entropy;
-use crate::hypervisor::account::Account;
-use crate::hypervisor::mmio::{PendingAccess, PlainAccess};
+use crate::hypervisor::mmio::{AwaitedAccess, PendingAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
 use crate::ids::{DomainId, IntId, Ipa, PcpuId, Ticks, VcpuId};
 use crate::machine::Machine;
 use crate::memory::references::FrameReferences;
 use crate::policy::Policy;
+use crate::sched::Spent;
 use crate::sync::Mutex;
 use crate::trap::registers::GuestFrame;
 use crate::trap::syndrome::Hpfar;
@@ -96,7 +96,7 @@ pub struct VcpuState {
     /// An access that waits for its answer.
     access: Option<PendingAccess>,
     /// The same, one of the usual kind.
-    plain: Option<PlainAccess>,
+    plain: Option<AwaitedAccess>,
     /// Registers that exist in the core alone.
     registers: EmulatedRegisters,
     /// What its physical timer's line was last.
@@ -117,7 +117,8 @@ pub struct VcpuState {
     restarts: u32,
     /// CNTVOFF_EL2.
     pub virtual_offset: u64,
-    account: Account,
+    /// What it spent before its domain's last restart.
+    spent_before: Spent,
     /// What it does once it is unloaded, if that is known.
     leaves_as: Option<u32>,
     /// Who runs after [`Quick::Over`].
@@ -133,7 +134,7 @@ impl VcpuState {
         self.plain.is_some() || self.access.is_some()
     }
 
-    fn new(id: VcpuId, counters: Arc<VcpuCounters>, booted: Ticks) -> Self {
+    fn new(id: VcpuId, counters: Arc<VcpuCounters>) -> Self {
         Self {
             id,
             frame: GuestFrame::default(),
@@ -149,7 +150,7 @@ impl VcpuState {
             is_on: false,
             restarts: 0,
             virtual_offset: 0,
-            account: Account::new(booted),
+            spent_before: Spent::default(),
             leaves_as: None,
             over: Schedule {
                 run: None,
@@ -303,7 +304,7 @@ impl<M: Machine> Hypervisor<M> {
     /// A vCPU's state before its first instruction; asked for once, at boot.
     pub fn initial_state(&self, id: VcpuId) -> VcpuState {
         let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
-        VcpuState::new(id, counters.unwrap_or_default(), self.booted)
+        VcpuState::new(id, counters.unwrap_or_default())
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the
@@ -324,7 +325,9 @@ impl<M: Machine> Hypervisor<M> {
         let Located { domain, vcpu } = at;
         let registers = &state.registers.physical_timer;
         let due = state.polls || state.physical_timer_line || registers.is_enabled() || !state.is_on;
-        if due || !domain.life.is_running() || self.is_finished() || self.must_schedule(vcpu.pcpu) {
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let decides = || pcpu.must_schedule.load(Ordering::Acquire);
+        if due || !domain.life.is_running() || self.is_finished() || decides() {
             return false;
         }
         if vcpu.has_notes() {
@@ -342,7 +345,7 @@ impl<M: Machine> Hypervisor<M> {
         if state.flush_due {
             state.flush_due = false;
             let told = self.flush_interrupts(cpu, domain, vcpu);
-            if told && self.must_schedule(vcpu.pcpu) {
+            if told && decides() {
                 return false;
             }
         }

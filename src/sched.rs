@@ -28,7 +28,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{Ticks, VcpuId};
 use entry::Entry;
-pub use entry::SlotReport;
+pub use entry::{SlotReport, Spent};
 use heap::Heap;
 
 /// What a vCPU that does not run waits for; a wake-up names what happened and only ends a wait that it concerns.
@@ -90,6 +90,12 @@ const NEVER: u64 = u64::MAX;
 /// No vCPU's number.
 const NOBODY: usize = usize::MAX;
 
+/// A time, or [`NEVER`].
+#[inline]
+fn at(deadline: Option<Ticks>) -> u64 {
+    deadline.map_or(NEVER, |deadline| deadline.0)
+}
+
 /// The share of a domain whose manifest names none.
 pub const DEFAULT_SHARE: u32 = 100;
 
@@ -135,7 +141,7 @@ impl RunQueue {
         let Some(entry) = self.entries.get_mut(self.current) else {
             return;
         };
-        entry.ran = entry.ran.saturating_add(elapsed);
+        entry.ran += elapsed;
         let payer = if entry.charged == NOBODY {
             self.current
         } else {
@@ -162,7 +168,7 @@ impl RunQueue {
                 entry.account(now);
             }
             entry.waits = Some(wait);
-            entry.deadline = deadline;
+            entry.deadline = at(deadline);
         }
         self.watch(slot.0);
     }
@@ -170,8 +176,10 @@ impl RunQueue {
     /// Looks at the deadline of a vCPU that waits from now on, if it has one, and no longer otherwise.
     fn watch(&mut self, index: usize) {
         let Some(entry) = self.entries.get(index) else { return };
-        match (entry.waits, entry.deadline, entry.held) {
-            (Some(Wait::Event | Wait::Request), Some(deadline), None) => self.timers.put(index, deadline.0),
+        match (entry.waits, entry.held) {
+            (Some(Wait::Event | Wait::Request), None) if entry.deadline != NEVER => {
+                self.timers.put(index, entry.deadline);
+            }
             _ => {
                 self.timers.remove(index);
             }
@@ -239,7 +247,7 @@ impl RunQueue {
         if let Some(entry) = self.entries.get_mut(index) {
             entry.account(now);
             entry.waits = None;
-            if entry.deadline.take().is_some() {
+            if core::mem::replace(&mut entry.deadline, NEVER) != NEVER {
                 self.timers.remove(index);
             }
             entry.age = entry.age.max(floor);
@@ -256,14 +264,11 @@ impl RunQueue {
 
     /// When to decide again at the latest: the current vCPU has a deadline of its own.
     #[inline]
-    fn until(&self, deadline: Option<Ticks>, now: Ticks) -> Option<Ticks> {
-        let mut until = self.timers.first_key();
+    fn until(&self, deadline: u64, now: Ticks) -> Option<Ticks> {
+        // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
+        let mut until = self.timers.first_key().min(deadline);
         if self.contended {
             until = until.min(now.0.saturating_add(self.slice));
-        }
-        // Of those that can run, only the one that does is woken for its timers; another looks at them when it runs.
-        if let Some(deadline) = deadline {
-            until = until.min(deadline.0);
         }
         (until != NEVER).then_some(Ticks(until))
     }
@@ -288,7 +293,7 @@ impl RunQueue {
     /// Sets or clears the time at which a runnable vCPU wants this pCPU's attention (an emulated timer).
     pub fn set_deadline(&mut self, slot: Slot, deadline: Option<Ticks>) {
         if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.deadline = deadline;
+            entry.deadline = at(deadline);
             self.watch(slot.0);
         }
     }
@@ -330,10 +335,12 @@ impl RunQueue {
         let (run, deadline) = match current {
             Some(entry) => {
                 // A vCPU that runs looks at its timers itself.
-                entry.deadline = entry.deadline.filter(|deadline| *deadline > now);
+                if entry.deadline <= now.0 {
+                    entry.deadline = NEVER;
+                }
                 (Some(entry.vcpu), entry.deadline)
             }
-            None => (None, None),
+            None => (None, NEVER),
         };
         Pick {
             run,

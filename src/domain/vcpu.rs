@@ -45,6 +45,9 @@ pub enum Power {
     On,
 }
 
+/// None of `RUNSTATE_*`.
+const NO_RUNSTATE: u32 = u32::MAX;
+
 /// A vCPU as its domain knows it.
 #[derive(Debug)]
 pub struct Vcpu {
@@ -62,6 +65,8 @@ pub struct Vcpu {
     marks_runstate: AtomicBool,
     /// There is such a place, or was until now.
     publishes: AtomicBool,
+    /// What it says; no state: nothing yet.
+    shown: AtomicU32,
     /// What its pCPU counts; its register file points here too.
     pub counters: Arc<VcpuCounters>,
     attention: AtomicU32,
@@ -80,6 +85,7 @@ impl Vcpu {
             runstate: Mutex::new(None),
             marks_runstate: AtomicBool::new(false),
             publishes: AtomicBool::new(false),
+            shown: AtomicU32::new(NO_RUNSTATE),
             counters: Arc::default(),
             attention: AtomicU32::new(0),
             may_wait: AtomicBool::new(true),
@@ -107,6 +113,7 @@ impl Vcpu {
     pub fn set_runstate_area(&self, area: Option<RunstateArea>) {
         let mut runstate = self.runstate.lock();
         *runstate = area.map(|area| area.marked(self.marks_runstate.load(Ordering::Relaxed)));
+        self.shown.store(NO_RUNSTATE, Ordering::Relaxed);
         self.publishes.store(runstate.is_some(), Ordering::Release);
     }
 
@@ -115,6 +122,17 @@ impl Vcpu {
         let mut runstate = self.runstate.lock();
         self.marks_runstate.store(marked, Ordering::Relaxed);
         *runstate = runstate.map(|area| area.marked(marked));
+    }
+
+    /// Whether the guest reads somewhere how it spends its time.
+    #[inline(always)]
+    pub fn publishes_runstate(&self) -> bool {
+        self.publishes.load(Ordering::Relaxed)
+    }
+
+    /// From now on the guest is to read there that it is in `state`. Whether that is news.
+    pub fn show_runstate(&self, state: u32) -> bool {
+        self.shown.swap(state, Ordering::Relaxed) != state
     }
 
     /// Where the guest reads how it spends its time.

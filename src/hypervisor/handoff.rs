@@ -101,7 +101,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Tells the server's domain of its event, and goes over to the vCPU that hears it, if that can run here and now.
-    #[inline]
+    #[inline(always)]
     fn go_to_server(
         &self,
         vcpu: &Vcpu,
@@ -138,7 +138,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Goes over to the vCPU `listener` of `server`; and for how long that has been able to run.
-    #[inline]
+    #[inline(always)]
     fn switch_to_server(
         &self,
         vcpu: &Vcpu,

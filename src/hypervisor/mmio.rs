@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trace::Kind;
 use crate::trap::access::{
-    DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, load_value, plan_from_syndrome,
+    AccessWidth, DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, load_value, plan_from_syndrome,
 };
 use crate::trap::exception::GuestException;
 use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
@@ -41,6 +41,29 @@ pub(crate) struct PlainAccess {
     pub(crate) register: u8,
     pub(crate) extension: Extension,
     pub(crate) virtual_address: u64,
+}
+
+/// What of one that waits for its answer is needed then.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct AwaitedAccess {
+    virtual_address: u64,
+    width: AccessWidth,
+    register: u8,
+    extension: Extension,
+    is_read: bool,
+}
+
+impl PlainAccess {
+    #[inline(always)]
+    fn awaited(&self) -> AwaitedAccess {
+        AwaitedAccess {
+            virtual_address: self.virtual_address,
+            width: self.access.width,
+            register: self.register,
+            extension: self.extension,
+            is_read: self.access.direction == Direction::Read,
+        }
+    }
 }
 
 /// Where one transfer went.
@@ -366,6 +389,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Traces that the loaded vCPU has an answer, if it has.
+    #[inline(always)]
     fn taken(&self, vcpu: &Vcpu, answer: Option<Answer>) -> Option<Answer> {
         if let Some(answer) = answer {
             self.machine
@@ -382,13 +406,13 @@ impl<M: Machine> Hypervisor<M> {
         domain: &Domain,
         vcpu: &Vcpu,
         state: &mut VcpuState,
-        plain: PlainAccess,
+        plain: &PlainAccess,
     ) -> Quick {
         match self.call_server(domain, vcpu, state, &plain.access) {
             Called::Not => {}
             called => {
                 state.count(Exit::Server);
-                state.plain = Some(plain);
+                state.plain = Some(plain.awaited());
                 if called == Called::Over {
                     return Quick::Over;
                 }
@@ -405,19 +429,19 @@ impl<M: Machine> Hypervisor<M> {
                     } else {
                         Answer::Value(u64::MAX)
                     };
-                    self.finish_plain(cpu, state, &plain, answer);
+                    self.finish_plain(cpu, state, &plain.awaited(), answer);
                 }
             }
             Routed::Waits => {
                 state.count(Exit::Server);
                 match self.await_answer(domain, vcpu) {
-                    Some(answer) => self.finish_plain(cpu, state, &plain, answer),
-                    None => state.plain = Some(plain),
+                    Some(answer) => self.finish_plain(cpu, state, &plain.awaited(), answer),
+                    None => state.plain = Some(plain.awaited()),
                 }
             }
             Routed::Done(value) => {
                 state.count(Exit::Server);
-                self.finish_plain(cpu, state, &plain, Answer::Value(value));
+                self.finish_plain(cpu, state, &plain.awaited(), Answer::Value(value));
             }
             Routed::Again => state.count(Exit::Server),
         }
@@ -425,47 +449,46 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The answer to the access of the loaded vCPU, if it waits for a plain one: it is finished. Whether there is no other.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_plain<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
-        let Some(plain) = &state.plain else {
+        let Some(plain) = state.plain else {
             return state.access.is_none();
         };
-        let (register, extension) = (plain.register, plain.extension);
-        let (width, is_read) = (plain.access.width, plain.access.direction == Direction::Read);
         let answer = domain.servers.lock().take(vcpu.id.index);
         match self.taken(vcpu, answer) {
             Some(Answer::Value(value)) => {
                 state.plain = None;
-                if is_read {
-                    state.frame.write(register, load_value(width, extension, value));
+                if plain.is_read {
+                    state
+                        .frame
+                        .write(plain.register, load_value(plain.width, plain.extension, value));
                 }
                 state.frame.advance_a64();
                 true
             }
             Some(answer) => {
-                if let Some(plain) = state.plain.take() {
-                    self.finish_plain(cpu, state, &plain, answer);
-                }
+                state.plain = None;
+                self.finish_plain(cpu, state, &plain, answer);
                 true
             }
             None => false,
         }
     }
 
-    fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &PlainAccess, answer: Answer) {
-        let PlainAccess { access, .. } = plain;
-        match (answer, access.direction) {
-            (Answer::Value(value), direction) => {
-                if direction == Direction::Read {
-                    let value = load_value(access.width, plain.extension, value);
+    #[inline(never)]
+    fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &AwaitedAccess, answer: Answer) {
+        match answer {
+            Answer::Value(value) => {
+                if plain.is_read {
+                    let value = load_value(plain.width, plain.extension, value);
                     state.frame.write(plain.register, value);
                 }
                 state.frame.advance(InstructionLength::Word);
             }
-            (Answer::Abort, direction) => {
+            Answer::Abort => {
                 let exception = GuestException::DataAbort {
                     virtual_address: Some(plain.virtual_address),
-                    write: direction != Direction::Read,
+                    write: !plain.is_read,
                     cache_maintenance: false,
                 };
                 self.inject(cpu, state, exception);

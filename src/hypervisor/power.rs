@@ -144,12 +144,14 @@ impl<M: Machine> Hypervisor<M> {
                 is_on: true,
                 restarts,
                 virtual_offset: domain.virtual_offset.load(Ordering::Acquire),
-                ..VcpuState::new(state.id, Arc::clone(&state.counters), self.booted)
+                ..VcpuState::new(state.id, Arc::clone(&state.counters))
             };
             if state.restarts == restarts {
                 // The vGIC still has the line as the old timer left it, and time spent is spent.
                 new.physical_timer_line = state.physical_timer_line;
-                new.account = state.account;
+                new.spent_before = state.spent_before;
+            } else {
+                new.spent_before = self.spent(vcpu, self.machine.now());
             }
             *state = new;
             state.frame = GuestFrame {

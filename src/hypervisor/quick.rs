@@ -315,7 +315,7 @@ impl<M: Machine> Hypervisor<M> {
                 return Quick::Due;
             }
         }
-        match self.quick_post(cpu, domain, vcpu, state, plain) {
+        match self.quick_post(cpu, domain, vcpu, state, &plain) {
             // The guest was left: it is to be entered again.
             Quick::Done if slot.is_some() => Quick::Due,
             quick => quick,
@@ -444,7 +444,7 @@ impl<M: Machine> Hypervisor<M> {
         domain: &Domain,
         vcpu: &Vcpu,
         state: &mut VcpuState,
-        plain: PlainAccess,
+        plain: &PlainAccess,
         may_ring: bool,
     ) -> Quick {
         self.left_guest(vcpu.pcpu);

@@ -22,19 +22,33 @@ pub(crate) struct GuestGate {
 
 impl GuestGate {
     /// `pcpu` is about to return to a guest: waits while the gate is closed, which is for one bounded attempt each time.
+    #[inline(always)]
     pub(crate) fn enter(&self, pcpu: PcpuId) {
         let Some(inside) = self.inside.get(usize::from(pcpu.0)) else {
             return;
         };
+        if !self.goes_in(inside) {
+            self.wait_outside(inside);
+        }
+    }
+
+    #[inline(always)]
+    fn goes_in(&self, inside: &AtomicBool) -> bool {
+        inside.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.closed.load(Ordering::Relaxed) == 0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_outside(&self, inside: &AtomicBool) {
         loop {
-            inside.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            if self.closed.load(Ordering::Relaxed) == 0 {
-                return;
-            }
             inside.store(false, Ordering::Release);
             while self.closed.load(Ordering::Acquire) != 0 {
                 crate::sync::pause();
+            }
+            if self.goes_in(inside) {
+                return;
             }
         }
     }

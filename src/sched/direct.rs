@@ -3,17 +3,16 @@
 //! Each does what the steps one by one would do, and decides the same, or says no and changes nothing. The vCPUs that it is
 //! not about are looked at through the first of each heap alone.
 
-use super::entry::Entry;
-use super::{NEVER, NOBODY, Pick, RunQueue, Slot, Wait};
+use super::{NEVER, NOBODY, Pick, RunQueue, Slot, Wait, at};
 use crate::ids::{Ticks, VcpuId};
 
 impl RunQueue {
     /// The current vCPU `from` waits for `to` to answer a request, until `deadline` at the latest, and `to`, woken if it
     /// waits for an event, runs on `from`'s time: [`Self::wake`], [`Self::block`], [`Self::hand_off`] and [`Self::pick`] in
     /// one step. `None`: it is not as simple as that; nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn call(&mut self, from: Slot, to: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
-        let until = deadline.map_or(NEVER, |deadline| deadline.0);
+        let until = at(deadline);
         let first_timer = self.timers.first_key().min(until);
         if self.current != from.0 || self.visits || first_timer <= now.0 {
             return None;
@@ -21,7 +20,7 @@ impl RunQueue {
         let [caller, server] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
         // One that serves another itself is charged to that one, and so is whom it calls.
         let usual = caller.is_runnable() && caller.charged == NOBODY && server.held.is_none();
-        if !usual || server.charged != NOBODY || has_passed(server, now) {
+        if !usual || server.charged != NOBODY || server.deadline <= now.0 {
             return None;
         }
         let wakes = match server.waits {
@@ -41,29 +40,29 @@ impl RunQueue {
             return None;
         }
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
-        caller.ran = caller.ran.saturating_add(elapsed);
+        caller.ran += elapsed;
         caller.age = age;
         if !self.contended {
             self.floor = self.floor.max(age.saturating_sub(self.slice));
         }
-        caller.account_ready(now);
+        caller.ready += caller.spent(now);
         caller.waits = Some(Wait::Request);
-        caller.deadline = deadline;
+        caller.deadline = until;
         caller.lends_to = to.0;
         server.charged = from.0;
         let mut own = server.deadline;
         if wakes {
-            server.since = now;
+            server.slept += server.spent(now);
             server.waits = None;
             server.age = server.age.max(self.floor);
-            if own.take().is_some() {
-                server.deadline = None;
+            if own != NEVER {
+                (own, server.deadline) = (NEVER, NEVER);
                 self.timers.remove(to.0);
             }
         } else {
             self.ready.remove(to.0);
         }
-        if deadline.is_some() {
+        if until != NEVER {
             self.timers.put(from.0, until);
         }
         let vcpu = server.vcpu;
@@ -72,14 +71,14 @@ impl RunQueue {
 
     /// The current vCPU `from`, which runs on the time of `to`, has answered it, and `to` goes on: [`Self::wake`] and
     /// [`Self::pick`] in one step. `None`: it is not as simple as that, or somebody else runs; nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn answer(&mut self, from: Slot, to: Slot, now: Ticks) -> Option<Pick> {
         if self.current != from.0 || self.visits || self.timers.first_key() <= now.0 {
             return None;
         }
         let [server, caller] = self.entries.get_disjoint_mut([from.0, to.0]).ok()?;
         let usual = server.is_runnable() && server.charged == to.0 && caller.held.is_none();
-        if !usual || caller.waits != Some(Wait::Request) || has_passed(server, now) {
+        if !usual || caller.waits != Some(Wait::Request) || server.deadline <= now.0 {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
@@ -96,27 +95,27 @@ impl RunQueue {
         }
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
         self.floor = floor;
-        server.ran = server.ran.saturating_add(elapsed);
+        server.ran += elapsed;
         server.charged = NOBODY;
         server.age = own;
         caller.age = age;
         caller.lends_to = NOBODY;
-        caller.waited = caller.waited.saturating_add(now.0.saturating_sub(caller.since.0));
-        caller.since = now;
+        caller.waited += caller.spent(now);
         caller.waits = None;
         let vcpu = caller.vcpu;
-        if caller.deadline.take().is_some() {
+        if caller.deadline != NEVER {
+            caller.deadline = NEVER;
             self.timers.remove(to.0);
         }
         self.ready.put(from.0, own);
-        Some(self.decided(to.0, vcpu, youngest, None, now))
+        Some(self.decided(to.0, vcpu, youngest, NEVER, now))
     }
 
     /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs, or none: [`Self::block`]
     /// and [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
-        let until = deadline.map_or(NEVER, |deadline| deadline.0);
+        let until = at(deadline);
         let first_timer = self.timers.first_key().min(until);
         if self.current != slot.0 || self.visits || self.handoff != NOBODY || first_timer <= now.0 {
             return None;
@@ -124,7 +123,7 @@ impl RunQueue {
         let next = self.ready.first();
         let (youngest, next_index) = next.unwrap_or((NEVER, NOBODY));
         let runner = self.entries.get(next_index).map(|entry| (entry.vcpu, entry.deadline));
-        if runner.is_some_and(|(_, deadline)| deadline.is_some_and(|deadline| deadline <= now)) {
+        if runner.is_some_and(|(_, deadline)| deadline <= now.0) {
             return None;
         }
         let waiter = self.entries.get_mut(slot.0)?;
@@ -133,15 +132,15 @@ impl RunQueue {
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
-        waiter.ran = waiter.ran.saturating_add(elapsed);
+        waiter.ran += elapsed;
         waiter.age = waiter.age.saturating_add(waiter.aged(elapsed));
         if !self.contended {
             self.floor = self.floor.max(waiter.age.saturating_sub(self.slice));
         }
-        waiter.account_ready(now);
+        waiter.ready += waiter.spent(now);
         waiter.waits = Some(Wait::Event);
-        waiter.deadline = deadline;
-        if deadline.is_some() {
+        waiter.deadline = until;
+        if until != NEVER {
             self.timers.put(slot.0, until);
         }
         let Some((vcpu, own)) = runner else {
@@ -149,7 +148,7 @@ impl RunQueue {
             self.contended = false;
             return Some(Pick {
                 run: None,
-                until: self.until(None, now),
+                until: self.until(NEVER, now),
             });
         };
         self.ready.remove(next_index);
@@ -158,7 +157,7 @@ impl RunQueue {
 
     /// An event came for `to`, which waits for one, and it runs before the current vCPU, which can run: [`Self::wake`] and
     /// [`Self::pick`] in one step. `None`: it is not as simple as that, or somebody else runs; nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn preempt(&mut self, to: Slot, now: Ticks) -> Option<Pick> {
         let from = self.current;
         let [runner, waiter] = self.entries.get_disjoint_mut([from, to.0]).ok()?;
@@ -169,7 +168,7 @@ impl RunQueue {
         if self.visits || self.handoff != NOBODY || self.timers.first_key() <= now.0 {
             return None;
         }
-        if !runner.is_runnable() || runner.charged != NOBODY || has_passed(runner, now) {
+        if !runner.is_runnable() || runner.charged != NOBODY || runner.deadline <= now.0 {
             return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
@@ -186,22 +185,23 @@ impl RunQueue {
         }
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
         self.floor = floor;
-        runner.ran = runner.ran.saturating_add(elapsed);
+        runner.ran += elapsed;
         runner.age = age;
-        waiter.since = now;
+        waiter.slept += waiter.spent(now);
         waiter.waits = None;
         waiter.age = own;
         let vcpu = waiter.vcpu;
-        if waiter.deadline.take().is_some() {
+        if waiter.deadline != NEVER {
+            waiter.deadline = NEVER;
             self.timers.remove(to.0);
         }
         self.ready.put(from, age);
-        Some(self.decided(to.0, vcpu, own, None, now))
+        Some(self.decided(to.0, vcpu, own, NEVER, now))
     }
 
     /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.
-    #[inline]
-    fn decided(&mut self, index: usize, vcpu: VcpuId, youngest: u64, deadline: Option<Ticks>, now: Ticks) -> Pick {
+    #[inline(always)]
+    fn decided(&mut self, index: usize, vcpu: VcpuId, youngest: u64, deadline: u64, now: Ticks) -> Pick {
         self.current = index;
         self.handoff = NOBODY;
         self.floor = self.floor.max(youngest.saturating_sub(self.slice));
@@ -211,10 +211,4 @@ impl RunQueue {
             until: self.until(deadline, now),
         }
     }
-}
-
-/// Whether the deadline of `entry` is one that it does not know of.
-#[inline]
-fn has_passed(entry: &Entry, now: Ticks) -> bool {
-    entry.deadline.is_some_and(|deadline| deadline <= now)
 }

@@ -1,6 +1,6 @@
 //! What a run queue keeps of each vCPU.
 
-use super::{DEFAULT_SHARE, NOBODY, Wait};
+use super::{DEFAULT_SHARE, NEVER, NOBODY, Wait};
 use crate::ids::{Ticks, VcpuId};
 
 #[derive(Debug)]
@@ -12,8 +12,8 @@ pub(super) struct Entry {
     pub(super) share: u32,
     /// Run time scaled by share, in ticks.
     pub(super) age: u64,
-    /// When to wake it at the latest.
-    pub(super) deadline: Option<Ticks>,
+    /// When to wake it at the latest; [`NEVER`] if at no time.
+    pub(super) deadline: u64,
     /// Whom its time is charged to while it serves, or [`NOBODY`].
     pub(super) charged: usize,
     /// Who runs on its time while it waits: the other end of `charged`.
@@ -24,8 +24,11 @@ pub(super) struct Entry {
     pub(super) ready: u64,
     /// Since when it can run, or waits.
     pub(super) since: Ticks,
-    /// Ticks that it waited for servers, up to `since`.
+    /// Ticks that it waited for servers, and for events, up to `since`.
     pub(super) waited: u64,
+    pub(super) slept: u64,
+    /// What of `ready` it was held.
+    pub(super) paused: u64,
     /// Since when it is held.
     pub(super) held: Option<Ticks>,
 }
@@ -39,13 +42,15 @@ impl Entry {
             visit: false,
             share: share.max(1),
             age: 0,
-            deadline: None,
+            deadline: NEVER,
             charged: NOBODY,
             lends_to: NOBODY,
             ran: 0,
             ready: 0,
             since: Ticks(0),
             waited: 0,
+            slept: 0,
+            paused: 0,
             held: None,
         }
     }
@@ -61,23 +66,28 @@ impl Entry {
     pub(super) fn account(&mut self, now: Ticks) {
         let spent = now.0.saturating_sub(self.since.0);
         match self.waits {
-            None if self.held.is_none() => self.ready = self.ready.saturating_add(spent),
-            Some(Wait::Request) => self.waited = self.waited.saturating_add(spent),
+            None if self.held.is_none() => self.ready += spent,
+            Some(Wait::Request) => self.waited += spent,
+            Some(Wait::Event) => self.slept += spent,
             _ => {}
         }
         self.since = now;
     }
 
-    /// As [`Self::account`], of one that could run.
+    /// Its wait, or the time in which it could run, ends: how long that was.
     #[inline]
-    pub(super) fn account_ready(&mut self, now: Ticks) {
-        self.ready = self.ready.saturating_add(now.0.saturating_sub(self.since.0));
+    pub(super) fn spent(&mut self, now: Ticks) -> u64 {
+        let spent = now.0.saturating_sub(self.since.0);
         self.since = now;
+        spent
     }
 
     /// How much it ages in so many ticks.
     #[inline]
     pub(super) fn aged(&self, elapsed: u64) -> u64 {
+        if self.share == DEFAULT_SHARE {
+            return elapsed;
+        }
         elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(self.share)
     }
 }
@@ -99,4 +109,27 @@ pub struct SlotReport {
     pub ran: Ticks,
     /// How long it waited for servers.
     pub waited: Ticks,
+}
+
+/// How a vCPU has spent its time.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Spent {
+    /// It ran.
+    pub running: Ticks,
+    /// It could have run.
+    pub runnable: Ticks,
+    /// It waited for an event or for a server.
+    pub blocked: Ticks,
+}
+
+impl Spent {
+    /// What is not of `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let less = |now: Ticks, before: Ticks| Ticks(now.0.saturating_sub(before.0));
+        Self {
+            running: less(self.running, before.running),
+            runnable: less(self.runnable, before.runnable),
+            blocked: less(self.blocked, before.blocked),
+        }
+    }
 }

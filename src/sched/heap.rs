@@ -88,7 +88,7 @@ impl Heap {
     }
 
     /// Puts `slot` in, or gives it another key.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&mut self, slot: usize, key: u64) {
         match self.places.get(slot) {
             Some(&ABSENT) if self.apart.1 == slot || self.apart.1 == ABSENT => self.apart = (key, slot),
@@ -115,13 +115,18 @@ impl Heap {
     }
 
     /// Takes `slot` out. Whether it was in.
-    #[inline]
+    #[inline(always)]
     pub(super) fn remove(&mut self, slot: usize) -> bool {
         if self.apart.1 == slot {
             self.apart = NOBODY;
             // Nobody has that number.
             return slot != ABSENT;
         }
+        self.remove_among(slot)
+    }
+
+    #[inline(never)]
+    fn remove_among(&mut self, slot: usize) -> bool {
         match self.places.get_mut(slot) {
             Some(place) if *place != ABSENT => {
                 let place = core::mem::replace(place, ABSENT);
@@ -136,7 +141,6 @@ impl Heap {
         self.first = self.items.first().map_or(u64::MAX, |(key, _)| *key);
     }
 
-    #[inline(never)]
     fn take_out(&mut self, place: usize) {
         let Some(last) = self.items.pop() else { return };
         if let Some(item) = self.items.get_mut(place) {

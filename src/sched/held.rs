@@ -1,6 +1,6 @@
 //! Holding vCPUs, visiting them, and what is told of those that do not run.
 
-use super::{NOBODY, Pick, RunQueue, Slot, SlotReport, Wait};
+use super::{NEVER, NOBODY, Pick, RunQueue, Slot, SlotReport, Spent, Wait};
 use crate::ids::Ticks;
 
 impl RunQueue {
@@ -39,7 +39,9 @@ impl RunQueue {
             return false;
         };
         // To whoever has a limit on it, it got no time.
-        entry.ready = entry.ready.saturating_add(now.0.saturating_sub(held.0));
+        let paused = now.0.saturating_sub(held.0);
+        entry.ready += paused;
+        entry.paused += paused;
         if entry.waits.is_none() {
             entry.since = now;
             entry.age = entry.age.max(floor);
@@ -97,15 +99,16 @@ impl RunQueue {
             is_current: self.is_current(slot),
             waits: entry.waits,
             held: entry.held.is_some(),
-            deadline: entry.deadline,
+            deadline: (entry.deadline != NEVER).then_some(Ticks(entry.deadline)),
             since: Ticks(since),
             ran: Ticks(entry.ran),
-            waited: Ticks(entry.waited.saturating_add(open)),
+            waited: Ticks(entry.waited + open),
         })
     }
 
     /// Ticks that `slot`'s vCPU could have run but did not get, up to `now`: a time limit on it does not count them. All the
     /// time that it is held counts as such. `None` while it is off.
+    #[inline]
     pub fn starved(&self, slot: Slot, now: Ticks) -> Option<Ticks> {
         let entry = self.entries.get(slot.0)?;
         let open = match (entry.waits, entry.held) {
@@ -114,12 +117,37 @@ impl RunQueue {
             (Some(_), None) => 0,
             (None, None) => now.0.saturating_sub(entry.since.0),
         };
-        let running = if self.is_current(slot) {
+        let ran = entry.ran + self.running_for(slot, now);
+        Some(Ticks((entry.ready + open).saturating_sub(ran)))
+    }
+
+    /// Ticks of the current vCPU that are not charged yet; of others: none.
+    #[inline]
+    fn running_for(&self, slot: Slot, now: Ticks) -> u64 {
+        if self.is_current(slot) {
             now.0.saturating_sub(self.charged_until.0)
         } else {
             0
+        }
+    }
+
+    /// How `slot`'s vCPU has spent its time up to `now`; while it was off, or held though it could run, in neither way.
+    pub fn spent(&self, slot: Slot, now: Ticks) -> Spent {
+        let Some(entry) = self.entries.get(slot.0) else {
+            return Spent::default();
         };
-        let ran = entry.ran.saturating_add(running);
-        Some(Ticks(entry.ready.saturating_add(open).saturating_sub(ran)))
+        let open = now.0.saturating_sub(entry.since.0);
+        let (could, waits) = match (entry.waits, entry.held) {
+            (Some(Wait::Event | Wait::Request), _) => (0, open),
+            (None, None) => (open, 0),
+            _ => (0, 0),
+        };
+        let running = entry.ran + self.running_for(slot, now);
+        let could = (entry.ready + could).saturating_sub(entry.paused);
+        Spent {
+            running: Ticks(running),
+            runnable: Ticks(could.saturating_sub(running)),
+            blocked: Ticks(entry.waited + entry.slept + waits),
+        }
     }
 }

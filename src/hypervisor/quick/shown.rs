@@ -103,12 +103,12 @@ impl<M: Machine> Hypervisor<M> {
             if self.meets_shadow(cpu, (domain, vcpu), state, (slot, &access)) {
                 return Quick::Due;
             }
-            return match self.quick_post(cpu, domain, vcpu, state, plain) {
+            return match self.quick_post(cpu, domain, vcpu, state, &plain) {
                 Quick::Done => Quick::Due,
                 quick => quick,
             };
         }
-        self.quick_post(cpu, domain, vcpu, state, plain)
+        self.quick_post(cpu, domain, vcpu, state, &plain)
     }
 
     /// An access to a shadow page that is dealt with, in whatever state the page is: a register that acknowledges, or a read
@@ -137,7 +137,7 @@ impl<M: Machine> Hypervisor<M> {
         domain: &Domain,
         vcpu: &Vcpu,
         state: &mut VcpuState,
-        plain: PlainAccess,
+        plain: &PlainAccess,
     ) -> Quick {
         let may_ring = domain.doorbells.may_have(plain.access.ipa);
         if may_ring && let Some(quick) = self.quick_ring(domain, vcpu, state, &plain.access) {
