@@ -398,14 +398,14 @@ impl<M: Machine> Hypervisor<M> {
         Entry::Run
     }
 
-    /// First step when a vCPU is unloaded: takes what the list registers say into the vGIC. Afterwards no list register
+    /// First step when a vCPU is unloaded: takes what the list registers hold into the vGIC. Afterwards no list register
     /// is in use. Returns whether the physical interrupt of the virtual timer is active, as it was handed to this vCPU.
     #[inline]
     pub fn leave<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Located { domain, vcpu } = at;
         let (kick, timer) = {
             let mut vgic = domain.vgic.lock();
-            let kick = vgic.unload(vcpu.id.index, cpu.virtual_interface());
+            let kick = vgic.park(vcpu.id.index, cpu.virtual_interface());
             (kick, vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER))
         };
         state.flush_due = true;
@@ -414,6 +414,16 @@ impl<M: Machine> Hypervisor<M> {
             self.interrupt_vcpus(domain, kick);
         }
         timer
+    }
+
+    /// First step when a vCPU is loaded that [`Self::leave`] unloaded, or none: its list registers hold what they held.
+    /// Returns whether the physical interrupt of the virtual timer is to be active.
+    #[inline]
+    pub fn load<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+        let Located { domain, vcpu } = at;
+        let mut vgic = domain.vgic.lock();
+        state.flush_due = vgic.load(vcpu.id.index, cpu.virtual_interface());
+        vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER)
     }
 
     /// The domain that a physical SPI belongs to.

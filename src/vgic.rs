@@ -6,8 +6,8 @@
 //! most 32 interrupts. All memory is allocated by [`Vgic::new`].
 //!
 //! **A running vCPU** owns the state that its list registers hold. [`Vgic::sync`] reads it back, [`Vgic::flush`] moves the
-//! most urgent interrupts into list registers, [`Vgic::unload`] leaves them free ([`interface`]). Between two flushes
-//! nothing is read or written: list registers stay as they are over any number of exits. Whoever changes something that a
+//! most urgent interrupts into list registers, [`Vgic::park`] and [`Vgic::unload`] leave them free ([`interface`]). Between
+//! two flushes nothing is read or written: list registers stay as they are over any number of exits. Whoever changes something that a
 //! vCPU must see gets that vCPU in the returned set; it is kicked, and flushes before it runs on. Writes to the state of
 //! an interrupt that another vCPU holds are applied when that one reads its list registers back; a *read* of such state
 //! asks for the same and answers [`Answer::Again`] until it has happened, so that what a guest reads is exact.

@@ -103,17 +103,33 @@ impl Run {
     fn load(&mut self, vcpu: u8) {
         if !self.loaded[usize::from(vcpu)] {
             self.loaded[usize::from(vcpu)] = true;
-            self.guest.flush(vcpu);
+            let due = self
+                .guest
+                .vgic
+                .load(vcpu, &mut self.guest.interfaces[usize::from(vcpu)]);
+            if due {
+                self.guest.flush(vcpu);
+            }
         }
     }
 
     fn unload(&mut self, vcpu: u8) {
         if std::mem::take(&mut self.loaded[usize::from(vcpu)]) {
+            let parks = self.random.below(4) > 0;
             let interface = &mut self.guest.interfaces[usize::from(vcpu)];
-            let kick = self.guest.vgic.unload(vcpu, interface);
+            let kick = if parks {
+                self.guest.vgic.park(vcpu, interface)
+            } else {
+                self.guest.vgic.unload(vcpu, interface)
+            };
             assert_eq!(interface.free().count_ones() as usize, interface.list_registers());
             self.kick(kick);
             self.settle(vcpu);
+            let active = self.physical_active.contains(&(Some(vcpu), TIMER));
+            assert_eq!(self.guest.vgic.holds_physical(vcpu, TIMER), active);
+            if parks {
+                return;
+            }
             // Running priorities do not matter to a vCPU that looks for a reason to wake.
             let expected = self.ideal.candidates(vcpu, None).0;
             assert_eq!(self.guest.vgic.has_deliverable(vcpu), expected.is_some(), "vCPU {vcpu}");
@@ -159,6 +175,10 @@ impl Run {
 
     fn check(&mut self) {
         self.serve();
+        // The timer of a vCPU that is not loaded is as the vGIC says, and becomes so in hardware when it is.
+        let (vgic, loaded) = (&self.guest.vgic, self.loaded);
+        self.physical_active
+            .retain(|(vcpu, _)| vcpu.is_none_or(|vcpu| loaded[usize::from(vcpu)] || vgic.holds_physical(vcpu, TIMER)));
         // A physical interrupt is active exactly as long as something is left of the virtual one.
         for (vcpu, physical) in self.physical_active.clone() {
             let interrupt = if physical.is_private() {

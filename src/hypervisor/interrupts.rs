@@ -275,8 +275,8 @@ impl<M: Machine> Hypervisor<M> {
         let mut vgic = domain.vgic.lock();
         let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
         let deliverable = vgic.has_deliverable(vcpu.id.index);
+        state.flush_due |= vgic.needs_flush(vcpu.id.index);
         drop(vgic);
-        state.flush_due = true;
         if !kick.is_empty() {
             self.interrupt_vcpus(domain, kick);
         }
@@ -288,14 +288,14 @@ impl<M: Machine> Hypervisor<M> {
         wakes
     }
 
-    /// The pCPU has nothing to run and keeps the vCPU loaded: what its list registers say is taken into the vGIC, so that
-    /// the domain's other vCPUs can read it.
+    /// The pCPU has nothing to run and keeps the vCPU loaded: what its list registers hold is taken into the vGIC, so that
+    /// the domain's other vCPUs can see it.
     pub fn rest<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
         if state.flush_due {
             return;
         }
         let Some((domain, _)) = self.vcpu(state.id) else { return };
-        let kick = domain.vgic.lock().wait(state.id.index, cpu.virtual_interface());
+        let kick = domain.vgic.lock().rest(state.id.index, cpu.virtual_interface());
         state.flush_due = true;
         self.interrupt_vcpus(domain, kick);
     }

@@ -201,7 +201,7 @@ impl Vgic {
             return false;
         }
         let index = match irq.place {
-            Place::Idle if !irq.physical_active => cpu.interface.unused(interface),
+            Place::Idle if !irq.physical_active => cpu.interface.unused(),
             Place::Resident { cpu: holder } if holder == vcpu => cpu.interface.ended(irq.lr, interface),
             _ => None,
         };

@@ -116,6 +116,11 @@ impl Vgic {
         if bank.is_state() {
             let (first, count) = bank.span(within, width);
             self.read_back(vcpu, interface);
+            for index in 0..count {
+                if let Some(slot) = self.slot(scope, first + index) {
+                    self.fetch(slot, interface);
+                }
+            }
             let mut holders = VcpuSet::EMPTY;
             for slot in (0..count).filter_map(|index| self.slot(scope, first + index)) {
                 holders.merge(self.ahead(slot, vcpu));
@@ -188,6 +193,7 @@ impl Vgic {
             let Some(slot) = self.slot(scope, first + index) else {
                 continue;
             };
+            self.fetch(slot, interface);
             if self.write_field(interface, vcpu, bank, slot, field)
                 && self.owner(slot).is_none()
                 && self.irqs[slot].physical.is_some()

@@ -202,6 +202,9 @@ impl Vgic {
     }
 
     fn pulse(&mut self, slot: Slot) -> VcpuSet {
+        if self.pulse_parked(slot) {
+            return self.take_kick();
+        }
         self.irqs[slot].latch |= 1;
         self.update(slot);
         self.take_kick()

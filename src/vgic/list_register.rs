@@ -29,12 +29,14 @@ impl LrState {
             Self::PendingAndActive => 3,
         }
     }
-    const fn from_bits(bits: u32) -> Option<Self> {
-        match bits {
-            1 => Some(Self::Pending),
-            2 => Some(Self::Active),
-            3 => Some(Self::PendingAndActive),
-            _ => None,
+    /// By the two low bits: 1 is pending, 2 active.
+    #[inline]
+    pub const fn from_bits(bits: u32) -> Self {
+        match bits & 3 {
+            0 => Self::Inactive,
+            1 => Self::Pending,
+            2 => Self::Active,
+            _ => Self::PendingAndActive,
         }
     }
     /// Waits to be acknowledged, active or not.
@@ -128,6 +130,12 @@ impl ListRegister {
         }
     }
 
+    /// Software alone is behind it, and nobody awaits its end.
+    #[inline]
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self.backing, Backing::Software { maintenance: false, .. })
+    }
+
     /// It asks for a maintenance interrupt at its end.
     pub(crate) const fn asks_for_maintenance(&self) -> bool {
         matches!(self.backing, Backing::Software { maintenance: true, .. })
@@ -150,9 +158,10 @@ impl ListRegister {
 
     /// What ICH_LR<n>_EL2 says; `None` when its state is inactive.
     pub const fn from_ich(word: u64) -> Option<Self> {
-        let Some(state) = LrState::from_bits((word >> 62) as u32) else {
+        let state = LrState::from_bits((word >> 62) as u32);
+        if matches!(state, LrState::Inactive) {
             return None;
-        };
+        }
         Some(Self {
             interrupt: IntId(word as u32),
             priority: (word >> 48) as u8,
@@ -186,9 +195,10 @@ impl ListRegister {
 
     /// What GICH_LR<n> says; `None` when its state is inactive.
     pub const fn from_gich(word: u32) -> Option<Self> {
-        let Some(state) = LrState::from_bits(word >> 28 & 3) else {
+        let state = LrState::from_bits(word >> 28);
+        if matches!(state, LrState::Inactive) {
             return None;
-        };
+        }
         Some(Self {
             interrupt: IntId(word & 0x3ff),
             priority: (word >> 23 & 0x1f) as u8 * 8,
@@ -230,6 +240,10 @@ pub trait VirtualInterface {
     fn list_registers(&self) -> usize;
     /// Reads list register `index`, which is below [`Self::list_registers`]; `None` when it is free.
     fn read(&self, index: usize) -> Option<ListRegister>;
+    /// The state of list register `index`, which is all of it that changes by itself.
+    fn state(&self, index: usize) -> LrState {
+        self.read(index).map_or(LrState::Inactive, |register| register.state)
+    }
     /// Writes list register `index`; `None` frees it.
     fn write(&mut self, index: usize, value: Option<ListRegister>);
     /// What list register `index` holds, with software behind it, is not pending any more and asks for no maintenance: it is

@@ -328,6 +328,12 @@ impl Sim {
             });
         }
         self.update(pcpu, |state| state.loaded = Some(next));
+        self.with(next, |context| {
+            self.on(pcpu, |hypervisor| {
+                let at = hypervisor.locate(next).expect("it exists");
+                hypervisor.load(at, &mut context.cpu, &mut context.state);
+            });
+        });
     }
 
     /// `pcpu` comes out of its guest, if it is in one, handles what came, and goes on.

@@ -21,12 +21,10 @@ const HCR: u64 = {
     let tacr = 1 << 21; // ACTLR_EL1 traps: it can change the CPU for everybody
     let tsw = 1 << 22; // set/way maintenance traps: it reaches others' lines
     let rw = 1 << 31; // EL1 is AArch64
-    // Off on purpose: DC (the guest's MMU-off accesses are what stage 2 says), TVM/TRVM/TTLB (a guest's own translation is
+    // Off on purpose: API, APK (`keys`), DC (the guest's MMU-off accesses are what stage 2 says), TVM/TRVM/TTLB (a guest's own translation is
     // its own), TPC/TPU, TDZ, TGE, HCD, E2H, NV.
     vm | swio | ptw | fmo | imo | amo | fb | bsu | twi | tid3 | tsc | tidcp | tacr | tsw | rw
 };
-/// Key registers and pointer-authentication instructions do not trap.
-const HCR_APK_API: u64 = 1 << 40 | 1 << 41;
 /// LORegion registers trap.
 const HCR_TLOR: u64 = 1 << 35;
 /// Error record registers trap.
@@ -63,9 +61,6 @@ pub(crate) fn prepare_guests() {
 /// The value of HCR_EL2 while any guest runs, apart from [`prepare_guests`].
 fn hcr(features: Features) -> u64 {
     let mut hcr = HCR;
-    if features.pointer_authentication {
-        hcr |= HCR_APK_API;
-    }
     if features.lor {
         hcr |= HCR_TLOR;
     }

@@ -54,6 +54,10 @@ impl VirtualInterface for ListRegisters {
     fn read(&self, index: usize) -> Option<ListRegister> {
         either!(self, gic => gic.read(index))
     }
+    #[inline]
+    fn state(&self, index: usize) -> LrState {
+        either!(self, gic => gic.state(index))
+    }
     #[inline(always)]
     fn write(&mut self, index: usize, value: Option<ListRegister>) {
         either!(self, gic => gic.write(index, value))

@@ -6,7 +6,7 @@ use crate::sysreg::{field, read_sysreg};
 /// Optional parts of the architecture that this pCPU implements.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Features {
-    /// FEAT_PAuth in any algorithm: keys are switched, instructions don't trap.
+    /// FEAT_PAuth in any algorithm: keys are switched where they are used.
     pub(crate) pointer_authentication: bool,
     /// FEAT_SVE
     pub(crate) sve: bool,

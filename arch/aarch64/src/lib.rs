@@ -23,6 +23,7 @@ mod fp;
 mod gic;
 mod heap;
 mod identity;
+mod keys;
 mod layout;
 pub mod machine;
 mod mmio;

@@ -46,6 +46,8 @@ pub(crate) struct Local {
     pub(crate) loaded: *mut VcpuContext,
     /// The vCPU whose FP registers are in the hardware; null when nobody's are.
     pub(crate) fp_owner: *mut VcpuContext,
+    /// Pointer authentication and its keys do not trap.
+    pub(crate) keys_open: bool,
     /// FP instructions of the loaded vCPU trap.
     pub(crate) fp_traps: bool,
     /// The vCPUs that live here, by domain and index, null for others; each allocated at boot, for ever.
@@ -95,6 +97,7 @@ impl Pcpu {
             local: UnsafeCell::new(Local {
                 loaded: null_mut(),
                 fp_owner: null_mut(),
+                keys_open: false,
                 fp_traps: true,
                 contexts: Vec::new(),
                 reschedule: true,

@@ -1,7 +1,6 @@
 //! What a pCPU does after each exception: ask the core who runs, load it, sleep when nobody does.
 
 use crate::cpu::El2Cpu;
-use crate::features::Features;
 use crate::machine::Arm64;
 use crate::pcpu::{Local, Pcpu};
 use crate::switch::{Links, VcpuContext};
@@ -189,11 +188,7 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
     if local.loaded == next {
         return true;
     }
-    let Features {
-        pointer_authentication: keys,
-        ras,
-        ..
-    } = local.features;
+    let ras = local.features.ras;
     let mut timer_is_active = false;
     if let Some(context) = local.loaded() {
         let Links {
@@ -202,23 +197,29 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
             located,
         } = context.links;
         timer_is_active = hypervisor.leave(located, &mut El2Cpu::with(gic), &mut context.state);
-        context.save(keys, ras);
+        context.save(ras);
         gic.save_virtual(&mut context.virtual_state);
-        context.timer_active = timer_is_active;
     }
     // The incoming timer must not fire before its interrupt's state is this vCPU's.
     write_sysreg!("cntv_ctl_el0", 0);
     local.loaded = next;
     trace::switch(pcpu, vcpu);
+    let mut keys_open = local.keys_open;
     if let Some(context) = local.loaded() {
-        let gic = context.links.gic;
-        if context.timer_active != timer_is_active {
-            let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
-            gic.set_active(pcpu.id(), virtual_timer, context.timer_active);
-        }
+        let Links {
+            hypervisor,
+            gic,
+            located,
+        } = context.links;
         gic.restore_virtual(&context.virtual_state);
-        context.load(keys, ras);
+        let has_timer = hypervisor.load(located, &mut El2Cpu::with(gic), &mut context.state);
+        if has_timer != timer_is_active {
+            let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
+            gic.set_active(pcpu.id(), virtual_timer, has_timer);
+        }
+        context.load(&mut keys_open, ras);
     }
+    local.keys_open = keys_open;
     fp::on_switch(local, next);
     true
 }

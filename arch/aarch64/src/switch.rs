@@ -11,8 +11,9 @@ use crate::cpu::El2Cpu;
 use crate::features::Features;
 use crate::fp::FpState;
 use crate::gic::{Gic, VirtualState};
+use crate::keys::{self, Keys};
 use crate::machine::Arm64;
-use crate::sysreg::{isb, read_sysreg, write_sysreg};
+use crate::sysreg::{isb, load_sysregs, read_sysreg, store_sysregs, write_sysreg};
 use core::mem::offset_of;
 use portunus::hypervisor::{Hypervisor, Located, VcpuConstants, VcpuState};
 
@@ -36,13 +37,11 @@ pub(crate) struct VcpuContext {
     /// EL1's system registers while another vCPU is loaded.
     el1: El1State,
     /// Pointer authentication keys.
-    keys: KeyState,
+    pub(crate) keys: Keys,
     /// A virtual SError that it has not taken yet.
     system_error: SystemErrorState,
     /// The virtual CPU interface.
     pub(crate) virtual_state: VirtualState,
-    /// The physical virtual-timer interrupt is active: handed to this vCPU, which has not deactivated it yet.
-    pub(crate) timer_active: bool,
     /// FP and SIMD registers while another vCPU owns them.
     pub(crate) fp: FpState,
     /// For how many more loads the FP registers come along without a trap.
@@ -61,129 +60,101 @@ pub(crate) struct Links {
 const _: () = assert!(offset_of!(VcpuContext, state) == 0 && offset_of!(VcpuState, frame) % 16 == 0);
 
 macro_rules! el1_registers {
-    ($(#[$doc:meta] $field:ident $name:literal)*) => {
-        /// System registers of EL1 and EL0 that a guest changes without a trap.
+    ($($offset:literal $first:ident $first_name:literal, $second:ident $second_name:literal;)*) => {
+        /// System registers of EL1 and EL0 that a guest changes without a trap, in pairs but for TCR_EL1.
         #[derive(Copy, Clone, Debug, Default)]
+        #[repr(C)]
         pub(crate) struct El1State {
+            $($first: u64, $second: u64,)*
             tcr: u64,
-            $(#[$doc] $field: u64,)*
         }
 
+        $(const _: () = assert!(offset_of!(El1State, $first) == $offset && offset_of!(El1State, $second) == $offset + 8);)*
+
         impl El1State {
+            #[inline]
             fn save(&mut self) {
                 self.tcr = read_sysreg!("tcr_el1");
-                $(self.$field = read_sysreg!($name);)*
+                store_sysregs!((&raw mut *self).cast(), $($offset $first_name $second_name)*);
             }
+            /// They are a guest's own, and no guest runs before all of them are.
+            #[inline]
             fn load(&self) {
                 if read_sysreg!("tcr_el1") != self.tcr {
                     write_sysreg!("tcr_el1", self.tcr);
                 }
-                $(write_sysreg!($name, self.$field);)*
+                load_sysregs!((&raw const *self).cast(), $($offset $first_name $second_name)*);
             }
         }
     };
 }
 
+// CNTV_CTL_EL0 is the last: the comparison is armed with everything else in place.
 el1_registers! {
-    /// SCTLR_EL1
-    sctlr "sctlr_el1"
-    /// CPACR_EL1
-    cpacr "cpacr_el1"
-    /// TTBR0_EL1
-    ttbr0 "ttbr0_el1"
-    /// TTBR1_EL1
-    ttbr1 "ttbr1_el1"
-    /// MAIR_EL1
-    mair "mair_el1"
-    /// AMAIR_EL1
-    amair "amair_el1"
-    /// ESR_EL1
-    esr "esr_el1"
-    /// FAR_EL1
-    far "far_el1"
-    /// AFSR0_EL1
-    afsr0 "afsr0_el1"
-    /// AFSR1_EL1
-    afsr1 "afsr1_el1"
-    /// VBAR_EL1
-    vbar "vbar_el1"
-    /// CONTEXTIDR_EL1
-    contextidr "contextidr_el1"
-    /// TPIDR_EL0
-    tpidr_el0 "tpidr_el0"
-    /// TPIDRRO_EL0
-    tpidrro_el0 "tpidrro_el0"
-    /// TPIDR_EL1
-    tpidr_el1 "tpidr_el1"
-    /// PAR_EL1
-    par "par_el1"
-    /// CSSELR_EL1
-    csselr "csselr_el1"
-    /// SP_EL0
-    sp_el0 "sp_el0"
-    /// SP_EL1
-    sp_el1 "sp_el1"
-    /// ELR_EL1
-    elr "elr_el1"
-    /// SPSR_EL1
-    spsr "spsr_el1"
-    /// CNTKCTL_EL1
-    cntkctl "cntkctl_el1"
-    /// CNTV_CVAL_EL0
-    cntv_cval "cntv_cval_el0"
-    /// CNTV_CTL_EL0, last: the comparison is armed with everything else in place
-    cntv_ctl "cntv_ctl_el0"
+    0 sctlr "sctlr_el1", cpacr "cpacr_el1";
+    16 ttbr0 "ttbr0_el1", ttbr1 "ttbr1_el1";
+    32 mair "mair_el1", amair "amair_el1";
+    48 esr "esr_el1", far "far_el1";
+    64 afsr0 "afsr0_el1", afsr1 "afsr1_el1";
+    80 vbar "vbar_el1", contextidr "contextidr_el1";
+    96 tpidr_el0 "tpidr_el0", tpidrro_el0 "tpidrro_el0";
+    112 tpidr_el1 "tpidr_el1", par "par_el1";
+    128 csselr "csselr_el1", cntkctl "cntkctl_el1";
+    144 sp_el0 "sp_el0", sp_el1 "sp_el1";
+    160 elr "elr_el1", spsr "spsr_el1";
+    176 cntv_cval "cntv_cval_el0", cntv_ctl "cntv_ctl_el0";
 }
 
 /// What a pending virtual SError consists of: HCR_EL2.VSE, and with FEAT_RAS its syndrome (VSESR_EL2) and what a deferred
-/// one left (VDISR_EL2).
+/// one left (VDISR_EL2). Nearly always there is nothing, and nothing is what the hardware holds between two vCPUs.
 #[derive(Copy, Clone, Debug, Default)]
 struct SystemErrorState {
+    is_any: bool,
     pending: u64,
     syndrome: u64,
     deferred: u64,
 }
 
 impl SystemErrorState {
+    #[inline]
     fn save(&mut self, ras: bool) {
-        self.pending = read_sysreg!("hcr_el2") & HCR_VSE;
-        if ras {
-            self.syndrome = read_sysreg!("s3_4_c5_c2_3");
-            self.deferred = read_sysreg!("s3_4_c12_c1_1");
+        let pending = read_sysreg!("hcr_el2") & HCR_VSE;
+        let deferred = if ras { read_sysreg!("s3_4_c12_c1_1") } else { 0 };
+        if pending | deferred != 0 {
+            self.take(ras, pending, deferred);
         }
     }
-    fn load(&self, ras: bool) {
-        let hcr = read_sysreg!("hcr_el2");
-        if hcr & HCR_VSE != self.pending {
-            write_sysreg!("hcr_el2", hcr & !HCR_VSE | self.pending);
+
+    #[cold]
+    #[inline(never)]
+    fn take(&mut self, ras: bool, pending: u64, deferred: u64) {
+        let syndrome = if ras { read_sysreg!("s3_4_c5_c2_3") } else { 0 };
+        Self::default().put(ras);
+        *self = Self {
+            is_any: true,
+            pending,
+            syndrome,
+            deferred,
+        };
+    }
+
+    #[inline]
+    fn load(&mut self, ras: bool) {
+        if self.is_any {
+            self.is_any = false;
+            self.put(ras);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put(&self, ras: bool) {
+        write_sysreg!("hcr_el2", read_sysreg!("hcr_el2") & !HCR_VSE | self.pending);
         if ras {
             write_sysreg!("s3_4_c5_c2_3", self.syndrome);
             write_sysreg!("s3_4_c12_c1_1", self.deferred);
         }
     }
-}
-
-macro_rules! key_registers {
-    ($($index:literal $name:literal)*) => {
-        /// The ten halves of the five keys (FEAT_PAuth), by their encodings, for assemblers that know no PAuth.
-        #[derive(Copy, Clone, Debug, Default)]
-        struct KeyState([u64; 10]);
-
-        impl KeyState {
-            fn save(&mut self) {
-                $(self.0[$index] = read_sysreg!($name);)*
-            }
-            fn load(&self) {
-                $(write_sysreg!($name, self.0[$index]);)*
-            }
-        }
-    };
-}
-
-key_registers! {
-    0 "s3_0_c2_c1_0" 1 "s3_0_c2_c1_1" 2 "s3_0_c2_c1_2" 3 "s3_0_c2_c1_3" 4 "s3_0_c2_c2_0"
-    5 "s3_0_c2_c2_1" 6 "s3_0_c2_c2_2" 7 "s3_0_c2_c2_3" 8 "s3_0_c2_c3_0" 9 "s3_0_c2_c3_1"
 }
 
 impl El1State {
@@ -200,10 +171,8 @@ impl El1State {
 /// Makes the loaded vCPU's registers what they are before its first instruction. The caller's ISB or ERET follows.
 pub(crate) fn reset(features: Features) {
     El1State::at_reset().load();
-    if features.pointer_authentication {
-        KeyState::default().load();
-    }
-    SystemErrorState::default().load(features.ras);
+    keys::reset(features);
+    SystemErrorState::default().put(features.ras);
 }
 
 impl VcpuContext {
@@ -215,28 +184,26 @@ impl VcpuContext {
             links,
             constants,
             el1: El1State::at_reset(),
-            keys: KeyState::default(),
+            keys: Keys::default(),
             system_error: SystemErrorState::default(),
             virtual_state: VirtualState::default(),
-            timer_active: false,
             fp: FpState::new(),
             fp_eager: 0,
         }
     }
 
-    /// Takes this vCPU's registers out of the hardware, with `keys` (FEAT_PAuth) and what FEAT_RAS adds; its list registers are the core's and are free by now.
+    /// Takes this vCPU's registers out of the hardware, with what FEAT_RAS adds; its list registers are the core's and are
+    /// free by now.
     #[inline]
-    pub(crate) fn save(&mut self, keys: bool, ras: bool) {
+    pub(crate) fn save(&mut self, ras: bool) {
         self.el1.save();
-        if keys {
-            self.keys.save();
-        }
+        self.keys.save();
         self.system_error.save(ras);
     }
 
     /// Puts them into the hardware. The caller's ISB or ERET follows.
     #[inline]
-    pub(crate) fn load(&self, keys: bool, ras: bool) {
+    pub(crate) fn load(&mut self, keys_open: &mut bool, ras: bool) {
         let vttbr = self.constants.vttbr;
         if read_sysreg!("vttbr_el2") != vttbr {
             let vtcr = self.constants.vtcr | VTCR_RES1;
@@ -248,9 +215,7 @@ impl VcpuContext {
         write_sysreg!("vmpidr_el2", self.constants.vmpidr);
         write_sysreg!("cntvoff_el2", self.state.virtual_offset);
         self.el1.load();
-        if keys {
-            self.keys.load();
-        }
+        self.keys.load(keys_open);
         self.system_error.load(ras);
         isb();
     }

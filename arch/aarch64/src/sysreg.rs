@@ -27,7 +27,53 @@ macro_rules! write_sysreg {
     }};
 }
 
+/// Stores system registers, two by each instruction, at these offsets from an address.
+///
+/// The address is that of writable memory of the caller's, as far as the offsets reach.
+macro_rules! store_sysregs {
+    ($to:expr, $($offset:literal $first:literal $second:literal)*) => {{
+        let to: *mut u8 = $to;
+        // SAFETY: reading these registers changes nothing, and the memory is the caller's.
+        unsafe {
+            core::arch::asm!(
+                $(
+                    concat!("mrs {first}, ", $first),
+                    concat!("mrs {second}, ", $second),
+                    concat!("stp {first}, {second}, [{to}, #", $offset, "]"),
+                )*
+                first = out(reg) _,
+                second = out(reg) _,
+                to = in(reg) to,
+                options(nostack, preserves_flags),
+            );
+        }
+    }};
+}
+
+/// Loads system registers, the other way round. The caller's comment says why the values are safe.
+macro_rules! load_sysregs {
+    ($from:expr, $($offset:literal $first:literal $second:literal)*) => {{
+        let from: *const u8 = $from;
+        // SAFETY: the memory is the caller's; what the values do is argued where this is used.
+        unsafe {
+            core::arch::asm!(
+                $(
+                    concat!("ldp {first}, {second}, [{from}, #", $offset, "]"),
+                    concat!("msr ", $first, ", {first}"),
+                    concat!("msr ", $second, ", {second}"),
+                )*
+                first = out(reg) _,
+                second = out(reg) _,
+                from = in(reg) from,
+                options(nostack, preserves_flags),
+            );
+        }
+    }};
+}
+
+pub(crate) use load_sysregs;
 pub(crate) use read_sysreg;
+pub(crate) use store_sysregs;
 pub(crate) use write_sysreg;
 
 /// Waits until register writes before it are seen by what follows (ISB).

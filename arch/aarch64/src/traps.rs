@@ -6,7 +6,7 @@ use crate::pcpu::{Local, Pcpu};
 use crate::run::{self, hypervisor};
 use crate::switch::{Links, VcpuContext};
 use crate::sysreg::read_sysreg;
-use crate::{console, epitaph, fp, power, timer, trace};
+use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
 use portunus::hypervisor::{Claim, Quick, Saved, Syndrome};
@@ -214,8 +214,13 @@ fn again(local: &mut Local) -> Next {
 /// The core's way for exceptions of every kind.
 #[inline(never)]
 fn core(local: &mut Local) {
-    let Some(context) = local.loaded() else { return };
     let esr = read_sysreg!("esr_el2");
+    let gets_keys = keys::on_trap(local, esr);
+    let Some(context) = local.loaded() else { return };
+    if gets_keys {
+        context.state.count(Exit::Other);
+        return;
+    }
     let syndrome = Syndrome {
         esr,
         far: read_sysreg!("far_el2"),

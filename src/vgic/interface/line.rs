@@ -4,10 +4,10 @@
 //! changed in place: a pending state goes, and the maintenance interrupt that a high line asks for at the guest's EOI is no
 //! longer asked for. Everything else goes through the queues.
 
-use super::{LrState, at};
+use super::at;
 use crate::ids::{IntId, VcpuSet};
 use crate::vgic::irq::{Place, Slot};
-use crate::vgic::list_register::{Backing, VirtualInterface};
+use crate::vgic::list_register::{Backing, LrState, VirtualInterface};
 use crate::vgic::{Vgic, VgicError};
 
 impl Vgic {

@@ -158,6 +158,9 @@ impl GicV2 {
     pub(crate) fn read(&self, index: usize) -> Option<ListRegister> {
         ListRegister::from_gich(self.hypervisor.read(GICH_LR + index * 4))
     }
+    pub(crate) fn state(&self, index: usize) -> LrState {
+        LrState::from_bits(self.hypervisor.read(GICH_LR + index * 4) >> 28)
+    }
     #[inline(always)]
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         self.hypervisor.write(GICH_LR + index * 4, ListRegister::to_gich(value));

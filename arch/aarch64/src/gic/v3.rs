@@ -245,6 +245,9 @@ impl GicV3 {
     pub(crate) fn read(&self, index: usize) -> Option<ListRegister> {
         ListRegister::from_ich(read_list_register(index))
     }
+    pub(crate) fn state(&self, index: usize) -> LrState {
+        LrState::from_bits((read_list_register(index) >> 62) as u32)
+    }
     #[inline(always)]
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         write_list_register(index, ListRegister::to_ich(value));
