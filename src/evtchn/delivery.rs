@@ -140,6 +140,9 @@ impl EventChannels {
         port: EventPort,
         words: &SharedWords<'_, M>,
     ) -> Result<Delivery, HypercallError> {
+        if port > self.highest_port() {
+            return Err(HypercallError::Invalid);
+        }
         let vcpu = self.guest_port(port)?.vcpu;
         let (index, bit) = bit(port);
         let unmasked = || -> Result<Option<u8>, Starved> {
