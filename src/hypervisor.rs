@@ -109,6 +109,8 @@ pub struct VcpuState {
     hole: quick::Hole,
     /// Before the page at whose start it accessed something last.
     hole_before: quick::Hole,
+    /// Where its stores to registers went lately.
+    known: quick::KnownStores,
     /// It sleeps in SCHEDOP_poll.
     polls: bool,
     /// It was powered on, and has not turned off since.
@@ -146,6 +148,7 @@ impl VcpuState {
             argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
+            known: quick::KnownStores::default(),
             polls: false,
             is_on: false,
             restarts: 0,
