@@ -7,6 +7,8 @@
 
 pub mod cadence;
 pub mod pl011;
+pub mod scif;
 
 pub use cadence::Cadence;
 pub use pl011::Pl011;
+pub use scif::Scif;

@@ -12,6 +12,8 @@ struct Rule {
     readable: bool,
     writable: bool,
     must_be_zero: u32,
+    /// Flags that a 0 clears, if they were read as 1 before; a 1 leaves them.
+    flags: u32,
 }
 
 /// An access that the rules allow.
@@ -31,6 +33,8 @@ pub(crate) struct Model {
 struct State {
     values: BTreeMap<usize, u32>,
     accesses: Vec<Access>,
+    /// What was last read of each register since it was written.
+    seen: BTreeMap<usize, u32>,
 }
 
 fn number(text: &str) -> u32 {
@@ -45,19 +49,17 @@ impl Model {
         let rows = text.lines().filter(|line| line.starts_with("| 0x"));
         let rules = rows.map(|line| {
             let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let [offset, _, bytes, access, must_be_zero, source] = cells[..] else {
-                panic!("a row of six cells: {line}")
+            let [offset, _, bytes, access, must_be_zero, flags, source] = cells[..] else {
+                panic!("a row of seven cells: {line}")
             };
+            let bits = |cell: &str| if cell.is_empty() { 0 } else { number(cell) };
             assert!(!source.is_empty(), "no source: {line}");
             let rule = Rule {
                 bytes: number(bytes),
                 readable: access.contains("read"),
                 writable: access.contains("write"),
-                must_be_zero: if must_be_zero.is_empty() {
-                    0
-                } else {
-                    number(must_be_zero)
-                },
+                must_be_zero: bits(must_be_zero),
+                flags: bits(flags),
             };
             (number(offset) as usize, rule)
         });
@@ -91,7 +93,9 @@ impl Model {
         );
         let mut state = self.state.lock().unwrap();
         state.accesses.push(Access::Read(offset));
-        state.values.get(&offset).copied().unwrap_or(0)
+        let value = state.values.get(&offset).copied().unwrap_or(0);
+        state.seen.insert(offset, value);
+        value
     }
 
     fn write(&self, offset: usize, bytes: u32, value: u32) {
@@ -102,7 +106,19 @@ impl Model {
             0,
             "{value:#x} sets reserved bits of the register at {offset:#x}"
         );
-        self.state.lock().unwrap().accesses.push(Access::Write(offset, value));
+        let mut state = self.state.lock().unwrap();
+        let seen = state.seen.remove(&offset).unwrap_or(0);
+        let unseen = rule.flags & !value & !seen;
+        assert_eq!(
+            unseen & state.values.get(&offset).copied().unwrap_or(0),
+            0,
+            "flags of the register at {offset:#x} are cleared that were not read as 1"
+        );
+        if rule.flags != 0 {
+            let before = state.values.get(&offset).copied().unwrap_or(0);
+            state.values.insert(offset, before & !(rule.flags & seen & !value));
+        }
+        state.accesses.push(Access::Write(offset, value));
     }
 }
 
