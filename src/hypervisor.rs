@@ -334,10 +334,11 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         if vcpu.has_notes() {
-            let Some(notes) = vcpu.take_interrupt_notes() else {
+            // An access that waits looks for its answer in any case.
+            let Some(notes) = vcpu.take_usual_notes() else {
                 return false;
             };
-            state.flush_due = true;
+            state.flush_due |= notes.has(Attention::Interrupts) || notes.has(Attention::Upcall);
             if notes.has(Attention::Upcall) {
                 self.take_upcall(domain, vcpu);
             }
