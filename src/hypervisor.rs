@@ -11,6 +11,7 @@
 //! | `quick` | accesses that are answered at once |
 //! | `mmio` | an access to a device: from the abort to the register that it loads |
 //! | `interrupts` | everything that makes or takes interrupts |
+//! | `rest` | a wait while nobody else can run: nothing is put away |
 //! | `handoff` | a request to a server on the same pCPU and its answer: one straight path |
 //! | `events` | event channels across domains, and what servers cause |
 //! | `shadow` | pages of registers that guests read without a trap, and what they acknowledge there |
@@ -45,6 +46,7 @@ mod posted;
 mod power;
 mod quick;
 mod reports;
+mod rest;
 mod run;
 mod set_way;
 mod shadow;
@@ -109,8 +111,6 @@ pub struct VcpuState {
     hole: quick::Hole,
     /// Before the page at whose start it accessed something last.
     hole_before: quick::Hole,
-    /// Where its stores to registers went lately.
-    known: quick::KnownStores,
     /// It sleeps in SCHEDOP_poll.
     polls: bool,
     /// It was powered on, and has not turned off since.
@@ -148,7 +148,6 @@ impl VcpuState {
             argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
-            known: quick::KnownStores::default(),
             polls: false,
             is_on: false,
             restarts: 0,
@@ -334,11 +333,10 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         if vcpu.has_notes() {
-            // An access that waits looks for its answer in any case.
-            let Some(notes) = vcpu.take_usual_notes() else {
+            let Some(notes) = vcpu.take_interrupt_notes() else {
                 return false;
             };
-            state.flush_due |= notes.has(Attention::Interrupts) || notes.has(Attention::Upcall);
+            state.flush_due = true;
             if notes.has(Attention::Upcall) {
                 self.take_upcall(domain, vcpu);
             }

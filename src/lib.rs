@@ -53,8 +53,6 @@ pub mod primecell;
 #[cfg(feature = "hypervisor")]
 pub mod psci;
 #[cfg(feature = "hypervisor")]
-pub mod registers;
-#[cfg(feature = "hypervisor")]
 pub mod routing;
 #[cfg(feature = "hypervisor")]
 pub mod rtc;

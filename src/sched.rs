@@ -23,6 +23,7 @@ mod entry;
 mod heap;
 mod held;
 mod loans;
+mod rest;
 
 use alloc::vec::Vec;
 
@@ -79,6 +80,8 @@ pub struct RunQueue {
     handoff: usize,
     /// Some vCPU is to be visited.
     visits: bool,
+    /// The current vCPU waits where it is, on nobody's time.
+    rests: bool,
     /// Who can run, but the current one, by age: that of who pays for it.
     ready: Heap,
     /// Who waits for an event or a request until a time at the latest, but those that are held.
@@ -111,6 +114,7 @@ impl RunQueue {
             contended: false,
             handoff: NOBODY,
             visits: false,
+            rests: false,
             ready: Heap::default(),
             timers: Heap::default(),
         }
@@ -138,6 +142,9 @@ impl RunQueue {
     fn charge(&mut self, now: Ticks) {
         let elapsed = now.0.saturating_sub(self.charged_until.0);
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        if self.rests {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(self.current) else {
             return;
         };
@@ -218,11 +225,6 @@ impl RunQueue {
             return false;
         }
         let held = entry.held.is_some();
-        if self.current == NOBODY && !held && entry.lends_to == NOBODY {
-            self.charged_until = Ticks(now.0.max(self.charged_until.0));
-            self.make_ready(slot.0, now);
-            return true;
-        }
         self.charge(now);
         let served = self
             .entries
@@ -248,13 +250,6 @@ impl RunQueue {
     }
 
     fn make_runnable(&mut self, index: usize, now: Ticks) {
-        self.make_ready(index, now);
-        self.end_loans_to(index);
-    }
-
-    /// As [`Self::make_runnable`], of one whose time nobody has borrowed.
-    #[inline]
-    fn make_ready(&mut self, index: usize, now: Ticks) {
         let floor = self.floor;
         if let Some(entry) = self.entries.get_mut(index) {
             entry.account(now);
@@ -271,6 +266,7 @@ impl RunQueue {
                 }
             }
         }
+        self.end_loans_to(index);
     }
 
     /// When to decide again at the latest: the current vCPU has a deadline of its own.

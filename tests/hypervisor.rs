@@ -2,8 +2,6 @@
 
 #[path = "hypervisor_support/access.rs"]
 mod access;
-#[path = "hypervisor_support/advisories.rs"]
-mod advisories;
 #[path = "hypervisor_support/backend.rs"]
 mod backend;
 #[path = "hypervisor_support/control.rs"]
@@ -34,6 +32,8 @@ mod requests;
 mod restarts;
 #[path = "hypervisor_support/restarts_served.rs"]
 mod restarts_served;
+#[path = "hypervisor_support/rests.rs"]
+mod rests;
 #[path = "hypervisor_support/shadow.rs"]
 mod shadow;
 #[path = "hypervisor_support/shadow_errors.rs"]

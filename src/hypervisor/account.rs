@@ -31,6 +31,14 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// The vCPU waits where it is, or runs there again.
+    #[inline(always)]
+    pub(crate) fn account_rest(&self, vcpu: &Vcpu, state: &VcpuState, new: u32) {
+        if vcpu.publishes_runstate() {
+            self.publish_runstate(vcpu, &state.spent_before, new);
+        }
+    }
+
     /// What a vCPU does that is not loaded.
     #[inline(never)]
     fn runstate(&self, vcpu: &Vcpu) -> u32 {

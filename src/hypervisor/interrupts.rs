@@ -238,7 +238,7 @@ impl<M: Machine> Hypervisor<M> {
         let Some(deadline) = self.wait_until(cpu, state, None, now) else {
             return Quick::Due;
         };
-        let over = self.switch_from_waiter(vcpu, Wait::Event, deadline, now);
+        let over = self.switch_from_waiter(vcpu, deadline, now);
         if over.is_none() {
             self.block(vcpu, Wait::Event, deadline);
         }
@@ -255,7 +255,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Until when the loaded vCPU may wait, if it may: a timer of its own ends it. `None`: one has come already.
     #[inline]
-    fn wait_until<C: Cpu>(
+    pub(crate) fn wait_until<C: Cpu>(
         &self,
         cpu: &C,
         state: &VcpuState,
@@ -271,7 +271,13 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The loaded vCPU is marked as waiting: what came before woke nobody, and ends its wait now. Whether something did.
-    fn recheck_wait<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
+    pub(crate) fn recheck_wait<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+    ) -> bool {
         let mut vgic = domain.vgic.lock();
         let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
         let deliverable = vgic.has_deliverable(vcpu.id.index);
@@ -280,8 +286,8 @@ impl<M: Machine> Hypervisor<M> {
         if !kick.is_empty() {
             self.interrupt_vcpus(domain, kick);
         }
-        // The note is an event's for SCHEDOP_poll.
-        let wakes = deliverable || vcpu.has_note(Attention::Poll);
+        // The notes are an event's for SCHEDOP_poll, and of the domain's end.
+        let wakes = deliverable || vcpu.has_note(Attention::Poll) || vcpu.has_note(Attention::Stop);
         if wakes {
             self.wake(vcpu, Wait::Event);
         }
@@ -301,7 +307,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// When the loaded vCPU's virtual timer fires, on the system counter.
-    fn virtual_deadline<C: Cpu>(&self, cpu: &C) -> Option<Ticks> {
+    pub(crate) fn virtual_deadline<C: Cpu>(&self, cpu: &C) -> Option<Ticks> {
         let control = cpu.read_el1(El1Register::CntvCtlEl0);
         let fires = control & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE;
         let compare = cpu.read_el1(El1Register::CntvCvalEl0);

@@ -4,7 +4,6 @@
 //! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
 //! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
 
-mod known;
 mod shown;
 
 use crate::abi::HypercallError;
@@ -22,11 +21,9 @@ use crate::machine::Machine;
 use crate::trace::{Denial, Kind};
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::exception::{GuestException, inject};
-use crate::trap::registers::Saved;
+use crate::trap::registers::{GuestFrame, Saved};
 use crate::trap::syndrome::{Hpfar, Syndrome};
 use crate::vgic::{Frame, SgiRegister};
-
-pub(crate) use known::KnownStores;
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -67,8 +64,6 @@ impl Hole {
 /// S1PTW) has no translation (DFSC 0b0001xx), and that is no cache maintenance (no CM).
 const PLAIN_ACCESS: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 0b0001 << 2;
 const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 8 | 1 << 7 | 0b1111 << 2;
-/// Set in the DFSC of a fault that a translation was found for, and in none of a translation fault.
-const NO_RIGHT: u64 = 1 << 3;
 /// SSE and SF.
 const SIGNED: u64 = 1 << 21;
 const SIXTY_FOUR: u64 = 1 << 15;
@@ -123,7 +118,7 @@ impl<M: Machine> Hypervisor<M> {
     /// WFI and the like.
     #[inline]
     pub fn on_quick_wait<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
-        if esr & WAIT_MASK != WAIT_FOR_INTERRUPT || state.frame.pstate & AARCH32 != 0 {
+        if !is_wait_for_interrupt(esr, &state.frame) {
             return Quick::No;
         }
         let Located { domain, vcpu } = at;
@@ -173,9 +168,6 @@ impl<M: Machine> Hypervisor<M> {
         (esr, far, hpfar): (u64, u64, impl FnOnce() -> u64),
         saved: Saved,
     ) -> Quick {
-        if esr & NO_RIGHT != 0 {
-            return self.quick_store(at, cpu, state, esr, far, saved);
-        }
         let offset = far % PAGE_SIZE;
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
@@ -184,7 +176,7 @@ impl<M: Machine> Hypervisor<M> {
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
-            return Quick::No;
+            return self.quick_store(at, cpu, state, esr, far, saved);
         }
         if !saved.has(register_of(esr)) {
             return Quick::Registers;
@@ -463,6 +455,12 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.begin_plain(cpu, domain, vcpu, state, plain)
     }
+}
+
+/// Whether ESR_EL2 is of a WFI of AArch64.
+#[inline(always)]
+pub(crate) fn is_wait_for_interrupt(esr: u64, frame: &GuestFrame) -> bool {
+    esr & WAIT_MASK == WAIT_FOR_INTERRUPT && frame.pstate & AARCH32 == 0
 }
 
 /// Whether an access at the first byte of a page is known not to have begun in the page before.

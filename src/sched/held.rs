@@ -124,7 +124,7 @@ impl RunQueue {
     /// Ticks of the current vCPU that are not charged yet; of others: none.
     #[inline]
     fn running_for(&self, slot: Slot, now: Ticks) -> u64 {
-        if self.is_current(slot) {
+        if self.is_current(slot) && !self.rests {
             now.0.saturating_sub(self.charged_until.0)
         } else {
             0

@@ -22,6 +22,15 @@ use crate::trap::access::AccessWidth;
 const SGI_INTID: u64 = 0xf << 24;
 
 impl Vgic {
+    /// Whether nothing is there for the running vCPU to take, to end or to wait for in the queues: no interrupt but one that
+    /// is yet to come ends its WFI.
+    #[inline]
+    pub fn shows_nothing<V: VirtualInterface>(&self, vcpu: u8, interface: &V) -> bool {
+        self.cpus
+            .get(usize::from(vcpu))
+            .is_some_and(|cpu| cpu.interface.shows_nothing(interface))
+    }
+
     /// [`Self::physical_private_at_once`], if that means to write the same list register again. `false`: nothing was done.
     #[inline(always)]
     pub fn physical_private_again<V: VirtualInterface>(

@@ -11,8 +11,6 @@ mod line;
 mod park;
 mod read_back;
 
-pub use line::LineSlot;
-
 use super::Vgic;
 use super::irq::Slot;
 use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};
@@ -164,6 +162,12 @@ impl VcpuInterface {
     pub(super) fn unused(&self) -> Option<u8> {
         let free = self.existing & !self.used;
         (free != 0).then(|| free.trailing_zeros() as u8)
+    }
+
+    /// The list registers show everything, and the guest has ended all that they held.
+    #[inline(always)]
+    pub(super) fn shows_nothing<V: VirtualInterface>(&self, interface: &V) -> bool {
+        self.shows_everything() && self.used & !interface.free() == 0
     }
 
     /// That list register, if the guest has ended what it held and it may be written at once.

@@ -116,8 +116,7 @@ impl Sim {
         self.execute_hvc(vcpu, immediate);
     }
 
-    /// The vCPU executes an HVC with the registers that it has.
-    pub(crate) fn execute_hvc(&self, vcpu: VcpuId, immediate: u16) {
+    fn execute_hvc(&self, vcpu: VcpuId, immediate: u16) {
         self.with(vcpu, |context| context.state.frame.pc += 4);
         self.trap(vcpu, exception(0x16, immediate.into()));
     }

@@ -90,6 +90,8 @@ struct SimPcpu {
     busy: bool,
     /// It does not come out of whatever it does.
     stuck: bool,
+    /// It waits for an interrupt with its vCPU in place.
+    in_place: bool,
 }
 
 /// The machine, the core, the vCPUs.
@@ -193,6 +195,11 @@ impl Sim {
     pub(crate) fn running(&self, pcpu: u8) -> Option<VcpuId> {
         let state = self.pcpus[usize::from(pcpu)].get();
         state.loaded.filter(|_| state.in_guest)
+    }
+
+    /// Whether `pcpu` waits for an interrupt with its vCPU in place.
+    pub(crate) fn waits_here(&self, pcpu: u8) -> bool {
+        self.pcpus[usize::from(pcpu)].get().in_place
     }
 
     pub(crate) fn runs(&self, vcpu: VcpuId) -> bool {
@@ -338,11 +345,57 @@ impl Sim {
 
     /// `pcpu` comes out of its guest, if it is in one, handles what came, and goes on.
     fn exit(&self, pcpu: PcpuId, handle: impl FnOnce(&Self)) {
+        if self.update(pcpu, |state| std::mem::take(&mut state.in_place)) {
+            return self.end_wait_in_place(pcpu, false, handle);
+        }
         if self.update(pcpu, |state| std::mem::take(&mut state.in_guest)) {
             self.hypervisor.left_guest(pcpu);
         }
         self.update(pcpu, |state| state.busy = true);
         handle(self);
+        self.resume(pcpu);
+        self.update(pcpu, |state| state.busy = false);
+    }
+
+    /// `pcpu` waits with `vcpu` in place, if this is a WFI and the core lets it.
+    fn waits_in_place(&self, pcpu: PcpuId, vcpu: VcpuId, syndrome: &Syndrome) -> bool {
+        self.update(pcpu, |state| state.busy = true);
+        let waits = self.with(vcpu, |context| {
+            let Context { cpu, state, .. } = context;
+            self.on(pcpu, |hypervisor| {
+                let at = hypervisor.locate(vcpu).expect("it exists");
+                hypervisor.begin_rest(at, cpu, state, syndrome.esr)
+            })
+        });
+        self.update(pcpu, |state| {
+            state.busy = false;
+            state.in_place = waits;
+            state.in_guest &= !waits;
+        });
+        waits
+    }
+
+    /// An interrupt ends that wait: the vCPU's timer's, or another one, which `handle` takes.
+    fn end_wait_in_place(&self, pcpu: PcpuId, timer: bool, handle: impl FnOnce(&Self)) {
+        let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
+        let on = |call: &dyn Fn(&Hypervisor<FakeMachine>, &mut Context) -> bool| {
+            self.with(vcpu, |context| self.on(pcpu, |hypervisor| call(hypervisor, context)))
+        };
+        let goes_on = on(&|hypervisor, context| {
+            let at = hypervisor.locate(vcpu).expect("it exists");
+            hypervisor.end_rest(at, &mut context.cpu, &mut context.state, timer)
+        });
+        if goes_on {
+            assert!(timer, "{vcpu:?} goes on without an interrupt");
+            return self.update(pcpu, |state| state.in_guest = true);
+        }
+        self.update(pcpu, |state| state.busy = true);
+        handle(self);
+        on(&|hypervisor, context| {
+            let at = hypervisor.locate(vcpu).expect("it exists");
+            hypervisor.wait_on(at, &mut context.cpu, &mut context.state);
+            true
+        });
         self.resume(pcpu);
         self.update(pcpu, |state| state.busy = false);
     }
@@ -383,6 +436,9 @@ impl Sim {
     pub(crate) fn trap_by(&self, vcpu: VcpuId, syndrome: Syndrome, looks: &[Saved]) {
         assert!(self.runs(vcpu), "{vcpu:?} does not run");
         let pcpu = self.pcpu_of(vcpu);
+        if !looks.is_empty() && self.waits_in_place(pcpu, vcpu, &syndrome) {
+            return;
+        }
         self.exit(pcpu, |sim| {
             let over = sim.with(vcpu, |context| {
                 let Context { cpu, state, .. } = context;
@@ -467,13 +523,17 @@ impl Sim {
             fires
         });
         if fires {
-            self.exit(pcpu, |sim| {
+            let take = |sim: &Self| {
                 sim.with(vcpu, |context| {
                     sim.on(pcpu, |hypervisor| {
                         hypervisor.on_virtual_timer(&mut context.cpu, &mut context.state)
                     });
                 });
-            });
+            };
+            if self.update(pcpu, |state| std::mem::take(&mut state.in_place)) {
+                return self.end_wait_in_place(pcpu, true, take);
+            }
+            self.exit(pcpu, take);
         }
     }
 

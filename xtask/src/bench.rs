@@ -16,11 +16,10 @@ use clap::Args;
 
 use crate::build;
 use crate::failure::{Doing, Result, failed};
-use crate::qemu::Board;
 use crate::scenario::{self, Machine, Scenario};
 use crate::setup;
 use crate::stage::{self, Choices, Stage};
-use crate::workspace::Workspace;
+use crate::workspace::{HYPERVISOR, Workspace};
 use row::Row;
 
 /// Options of `cargo xtask bench`.
@@ -129,10 +128,7 @@ impl Bench {
         }
         print!(
             "{row} on {machine}: {}",
-            reader.report(
-                &build::program(workspace, Board::QemuVirt.package()).elf,
-                &workspace.root
-            )?
+            reader.report(&build::program(workspace, HYPERVISOR).elf, &workspace.root)?
         );
         Ok(ExitCode::SUCCESS)
     }

@@ -5,7 +5,7 @@ use crate::gic::{self, Acknowledged, Gic};
 use crate::pcpu::{Local, Pcpu};
 use crate::run::{self, hypervisor};
 use crate::switch::{Links, VcpuContext};
-use crate::sysreg::read_sysreg;
+use crate::sysreg::{isb, read_sysreg, wfi};
 use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
@@ -89,11 +89,15 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let class = esr >> 26 & 0x3f;
     if class == DATA_ABORT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return data_abort(esr, context, Saved::CALLER);
+        return data_abort(context, esr, Saved::CALLER);
     }
     if class == SYSTEM_REGISTER_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
         return system_register(context, esr, Saved::CALLER);
+    }
+    if class == WAIT_CLASS {
+        trace::record_loaded(pcpu, Kind::Trap, esr as u32);
+        return wait(pcpu, context, esr);
     }
     if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
         trace::record_loaded(pcpu, answered.kind, answered.argument);
@@ -104,7 +108,6 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     trace::record_loaded(pcpu, kind, argument);
     match class {
         CALL_CLASS => call(context, esr),
-        WAIT_CLASS => wait(context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
@@ -121,7 +124,7 @@ fn fault_page(esr: u64) -> u64 {
 }
 
 #[inline(never)]
-fn data_abort(esr: u64, context: &mut VcpuContext, saved: Saved) -> Next {
+fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
     let far = read_sysreg!("far_el2");
     let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
@@ -147,14 +150,44 @@ fn call(context: &mut VcpuContext, esr: u64) -> Next {
 }
 
 #[inline(never)]
-fn wait(context: &mut VcpuContext, esr: u64) -> Next {
+fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Next {
     let Links {
         hypervisor,
         gic,
         located,
     } = context.links;
     let mut cpu = El2Cpu::with(gic);
-    Next::of(hypervisor.on_quick_wait(located, &mut cpu, &mut context.state, esr))
+    if !hypervisor.begin_rest(located, &mut cpu, &mut context.state, esr) {
+        return Next::of(hypervisor.on_quick_wait(located, &mut cpu, &mut context.state, esr));
+    }
+    // No list register holds anything, so that only a physical interrupt ends this.
+    trace::record_loaded(pcpu, Kind::Idle, 0);
+    isb();
+    wfi();
+    let first = acknowledge(pcpu, gic);
+    let timer = first.is_some_and(is_virtual_timer);
+    if hypervisor.end_rest(located, &mut cpu, &mut context.state, timer) {
+        return Next::Guest;
+    }
+    woken(pcpu, gic, first)
+}
+
+/// Another interrupt than its timer's has ended the wait of the loaded vCPU's pCPU.
+#[inline(never)]
+fn woken(pcpu: &'static Pcpu, gic: &'static Gic, first: Option<Acknowledged>) -> Next {
+    // SAFETY: this is the only handler that runs on this pCPU.
+    let local = unsafe { pcpu.local() };
+    if let Some(acknowledged) = first {
+        take(pcpu, local, gic, acknowledged);
+        take_interrupts(pcpu, local);
+    }
+    if let Some(context) = local.loaded() {
+        let Links {
+            hypervisor, located, ..
+        } = context.links;
+        hypervisor.wait_on(located, &mut El2Cpu::with(gic), &mut context.state);
+    }
+    Next::Due
 }
 
 #[inline(never)]
@@ -205,7 +238,7 @@ fn again(local: &mut Local) -> Next {
     };
     let esr = read_sysreg!("esr_el2");
     match esr >> 26 & 0x3f {
-        DATA_ABORT_CLASS => data_abort(esr, context, Saved::ALL),
+        DATA_ABORT_CLASS => data_abort(context, esr, Saved::ALL),
         SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
         _ => Next::Core,
     }

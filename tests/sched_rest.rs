@@ -1,0 +1,205 @@
+//! A wait in place against a wait by which the pCPU becomes idle: for everybody else the same happens.
+
+use portunus::ids::{DomainId, Ticks, VcpuId};
+use portunus::sched::{RunQueue, Slot, Wait};
+
+const SLICE: u64 = 1_000;
+const ROUNDS: u64 = 40_000;
+
+/// A generator that is the same each time (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+}
+
+/// A queue with these vCPUs, all of them waiting for an event.
+fn queue(shares: &[u32]) -> (RunQueue, Vec<Slot>) {
+    let mut queue = RunQueue::new(Ticks(SLICE));
+    let slots = (1..).zip(shares).map(|(domain, share)| {
+        let vcpu = VcpuId {
+            domain: DomainId(domain),
+            index: 0,
+        };
+        let slot = queue.add(vcpu, *share);
+        queue.wake(slot, Wait::Power, Ticks(0));
+        queue.block(slot, Wait::Event, None, Ticks(0));
+        slot
+    });
+    let slots = slots.collect();
+    queue.pick(Ticks(0));
+    (queue, slots)
+}
+
+/// One queue on which vCPUs rest, and one on which they block and are woken.
+struct Pair {
+    resting: RunQueue,
+    idle: RunQueue,
+    slots: Vec<Slot>,
+    now: Ticks,
+    /// Who rests, and until when.
+    rests: Option<(Slot, Option<Ticks>)>,
+    /// Rests that ended by themselves, and those that others ended.
+    over: (u32, u32),
+}
+
+impl Pair {
+    fn new(shares: &[u32]) -> Self {
+        let ((resting, slots), (idle, _)) = (queue(shares), queue(shares));
+        Self {
+            resting,
+            idle,
+            slots,
+            now: Ticks(1),
+            rests: None,
+            over: (0, 0),
+        }
+    }
+
+    fn current(&self) -> Option<Slot> {
+        self.idle.running()
+    }
+
+    fn pick(&mut self) {
+        assert_eq!(
+            self.resting.pick(self.now),
+            self.idle.pick(self.now),
+            "at {:?}",
+            self.now
+        );
+    }
+
+    /// Something that both are told, and what they say to it: whether to decide.
+    fn both(&mut self, tell: impl Fn(&mut RunQueue, Ticks) -> bool) {
+        let (one, other) = (tell(&mut self.resting, self.now), tell(&mut self.idle, self.now));
+        // Who waits in place is still the current one: to decide once more is no mistake, not to decide is.
+        assert!(one || !other, "at {:?}", self.now);
+        if one || other {
+            self.interrupted();
+        }
+    }
+
+    /// The current vCPU waits.
+    fn wait(&mut self, slot: Slot, deadline: Option<Ticks>) {
+        if self.resting.rest(slot, deadline, self.now) {
+            self.rests = Some((slot, deadline));
+            self.idle.block(slot, Wait::Event, deadline, self.now);
+            let pick = self.idle.pick(self.now);
+            assert_eq!(pick.run, None, "somebody could run at {:?}", self.now);
+        } else {
+            self.both(|queue, now| {
+                queue.block(slot, Wait::Event, deadline, now);
+                true
+            });
+        }
+    }
+
+    /// The pCPU is kicked, or its time has come.
+    fn interrupted(&mut self) {
+        if let Some((slot, deadline)) = self.rests.take() {
+            self.over.1 += 1;
+            self.resting.stop_resting(self.now);
+            if self.resting.waits(slot) == Some(Wait::Event) {
+                self.resting.block(slot, Wait::Event, deadline, self.now);
+            }
+        }
+        self.pick();
+    }
+
+    /// The timer of the one that rests fires.
+    fn fire(&mut self) {
+        let Some((slot, deadline)) = self.rests else {
+            return self.interrupted();
+        };
+        if self.resting.end_rest(slot, self.now) {
+            self.rests = None;
+            self.over.0 += 1;
+            self.idle.wake(slot, Wait::Event, self.now);
+            let pick = self.idle.pick(self.now);
+            assert_eq!(self.resting.running(), Some(slot), "at {:?}", self.now);
+            assert_eq!(pick.run.map(|vcpu| vcpu.domain.0 - 1), Some(slot.index() as u16));
+        } else {
+            let wakes = deadline.is_none_or(|deadline| deadline > self.now);
+            self.both(|queue, now| wakes && queue.wake(slot, Wait::Event, now));
+            self.interrupted();
+        }
+    }
+
+    fn check(&mut self) {
+        for slot in self.slots.clone() {
+            let starved = (self.resting.starved(slot, self.now), self.idle.starved(slot, self.now));
+            assert_eq!(starved.0, starved.1, "{slot:?} at {:?}", self.now);
+            let (one, other) = (
+                self.resting.report(slot, self.now).expect("a vCPU"),
+                self.idle.report(slot, self.now).expect("a vCPU"),
+            );
+            let told = |report: portunus::sched::SlotReport| {
+                (
+                    report.waits,
+                    report.held,
+                    report.deadline,
+                    report.since,
+                    report.ran,
+                    report.waited,
+                )
+            };
+            assert_eq!(told(one), told(other), "{slot:?} at {:?}", self.now);
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_that_rests_alone_is_to_all_others_one_that_waits() {
+    for shares in [&[100][..], &[100, 100], &[300, 20, 100]] {
+        let mut dice = Dice(0x1234_5678 + shares.len() as u64);
+        let mut pair = Pair::new(shares);
+        for round in 0..ROUNDS {
+            pair.now.0 += 1 + dice.roll(SLICE / 2);
+            let slot = pair.slots[dice.roll(shares.len() as u64) as usize];
+            let deadline = (dice.roll(2) == 0).then(|| Ticks(pair.now.0 + 1 + dice.roll(4 * SLICE)));
+            match dice.roll(16) {
+                0..6 => match pair.current() {
+                    Some(current) => pair.wait(current, deadline),
+                    None => pair.fire(),
+                },
+                6..9 => pair.fire(),
+                9 | 10 => pair.both(|queue, now| queue.wake(slot, Wait::Event, now)),
+                11 => pair.both(|queue, now| queue.hold(slot, now)),
+                12 | 13 => pair.both(|queue, now| queue.release(slot, now)),
+                14 => pair.interrupted(),
+                _ if round % 4 == 0 => {
+                    // Somebody looks at its registers: nothing is decided by that.
+                    for queue in [&mut pair.resting, &mut pair.idle] {
+                        queue.visit(slot);
+                    }
+                    pair.interrupted();
+                    pair.interrupted();
+                }
+                _ => {}
+            }
+            pair.check();
+        }
+        assert!(pair.over.0 > 500 && pair.over.1 > 100, "{shares:?}: {:?}", pair.over);
+    }
+}
+
+#[test]
+fn nobody_rests_while_another_can_run_or_is_to_be_looked_at() {
+    let mut pair = Pair::new(&[100, 100]);
+    let [one, other] = [pair.slots[0], pair.slots[1]];
+    assert!(!pair.resting.rest(one, None, pair.now), "it does not run");
+    pair.both(|queue, now| queue.wake(one, Wait::Event, now));
+    assert!(!pair.resting.rest(other, None, pair.now), "it does not run");
+    pair.resting.visit(other);
+    assert!(!pair.resting.rest(one, None, pair.now), "somebody is to be visited");
+    pair.resting.pick(pair.now);
+    pair.resting.pick(pair.now);
+    pair.resting.wake(other, Wait::Event, pair.now);
+    assert!(!pair.resting.rest(one, None, pair.now), "another can run");
+    assert_eq!(pair.resting.waits(one), None, "nothing has changed");
+}
