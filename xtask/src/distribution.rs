@@ -1,7 +1,9 @@
-//! An unmodified arm64 kernel and a static busybox, from the distribution of the host.
+//! Unmodified arm64 kernels and a static busybox, from the distribution of the host.
 //!
 //! The packages come by apt-get with lists, cache and status of their own, so nothing is added to the system and no
 //! rights are needed. What was unpacked is kept; delete the cache folder to get newer versions.
+
+mod built;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,12 @@ pub(crate) struct Kernel {
 pub(crate) fn kernel(flavour: KernelFlavour) -> Result<Kernel> {
     let package = match flavour {
         KernelFlavour::Cloud => "linux-image-cloud-arm64",
+        KernelFlavour::Grants => {
+            return Ok(Kernel {
+                image: built::kernel()?,
+                modules: None,
+            });
+        }
     };
     let folder = provide(package, true)?;
     let starting_with = |folder: &Path, start: &str| {

@@ -127,6 +127,8 @@ pub(crate) struct Module {
 pub(crate) enum KernelFlavour {
     /// The small one for virtual machines.
     Cloud,
+    /// A small one with VirtIO over grants and over a window, built from the distribution's sources.
+    Grants,
 }
 
 /// An initial file system.

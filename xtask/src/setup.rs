@@ -93,34 +93,48 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn install(absent: &[Tool<'_>]) -> Result<()> {
-    let mut packages: Vec<&str> = absent.iter().map(|tool| tool.package).collect();
-    packages.sort_unstable();
-    packages.dedup();
     let programs = absent.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ");
     if find("apt-get").is_none() {
         return Err(Failure::SetupMissing(format!(
             "missing: {programs}; please install them (QEMU 7.2 or newer)"
         )));
     }
-    let by_hand = Failure::SetupMissing(format!(
-        "missing: {programs}; install by: sudo apt-get install --no-install-recommends {}",
+    let packages: Vec<&str> = absent.iter().map(|tool| tool.package).collect();
+    install_packages(&packages, &programs)?;
+    if absent.iter().all(|tool| find(tool.program).is_some()) {
+        Ok(())
+    } else {
+        Err(by_hand(&packages, &programs))
+    }
+}
+
+fn by_hand(packages: &[&str], what: &str) -> Failure {
+    Failure::SetupMissing(format!(
+        "missing: {what}; install by: sudo apt-get install --no-install-recommends {}",
         packages.join(" ")
-    ));
-    let Some(privilege) = privilege() else {
-        return Err(by_hand);
+    ))
+}
+
+/// Installs packages for `what`, where that is allowed.
+pub(crate) fn install_packages(packages: &[&str], what: &str) -> Result<()> {
+    let mut packages = packages.to_vec();
+    packages.sort_unstable();
+    packages.dedup();
+    let Some(privilege) = privilege().filter(|_| find("apt-get").is_some()) else {
+        return Err(by_hand(&packages, what));
     };
-    println!("installing {} for {programs}", packages.join(", "));
+    println!("installing {} for {what}", packages.join(", "));
     if !have_package_lists() && !apt_get(privilege, &["update"]) {
-        return Err(by_hand);
+        return Err(by_hand(&packages, what));
     }
     let arguments = [&["install", "-y", "--no-install-recommends"], packages.as_slice()].concat();
     // The lists may name versions that the mirror no longer has: refresh them once.
     let installed =
         apt_get(privilege, &arguments) || (apt_get(privilege, &["update"]) && apt_get(privilege, &arguments));
-    if installed && absent.iter().all(|tool| find(tool.program).is_some()) {
+    if installed {
         Ok(())
     } else {
-        Err(by_hand)
+        Err(by_hand(&packages, what))
     }
 }
 
