@@ -29,8 +29,13 @@ pub(crate) fn answer(configs: &[ServedConfig], devices: &[Device], shim: &XenShi
 fn count(configs: &[ServedConfig], devices: &[Device], shim: &XenShim) {
     for (config, served) in configs.iter().zip(devices) {
         let AddressCounts { descriptors, granted } = served.device.addresses();
+        let share = match granted {
+            0 => "none by grant",
+            _ if granted == descriptors => "all by grant",
+            _ => "some by grant",
+        };
         println!(
-            "{} of \"{}\": {descriptors} descriptors, {granted} of them grants; {}",
+            "{} of \"{}\": {descriptors} descriptors, {share}; {}",
             config.name,
             config.guest_name,
             shim.device_memory(served.memory)
