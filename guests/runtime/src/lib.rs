@@ -20,6 +20,7 @@ mod entry;
 pub mod events;
 pub mod exceptions;
 pub mod gic;
+pub mod granting;
 mod heap;
 pub mod hypercall;
 pub mod mmio;

@@ -84,7 +84,9 @@ pub(super) fn kernel() -> Result<PathBuf> {
     });
     // Leftovers cost nothing but space, and the reason for a failure is in `placed`.
     let _ = fs::remove_dir_all(&work);
-    placed.map(|()| folder.join("Image"))
+    placed?;
+    let _ = fs::remove_dir_all(&sources);
+    Ok(folder.join("Image"))
 }
 
 /// FNV-1a: the same on every host and with every compiler.

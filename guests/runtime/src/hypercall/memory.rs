@@ -23,6 +23,22 @@ pub unsafe fn map_shared_info(frame: u64) -> Result<()> {
     unsafe { call(MEMORY_OP, [ADD_TO_PHYSMAP, pointer(&mut argument), 0, 0, 0]) }.map(drop)
 }
 
+/// Puts frame `index` of this domain's grant table at guest frame `frame`.
+///
+/// # Safety
+/// What was at that frame is gone, and the hypervisor writes there at any time, by atomic accesses.
+pub unsafe fn map_grant_table(index: u64, frame: u64) -> Result<()> {
+    let mut argument = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: memory::SPACE_GRANT_TABLE,
+        idx: index,
+        gpfn: frame,
+        ..Default::default()
+    };
+    // SAFETY: the structure is here; the caller gives the frame.
+    unsafe { call(MEMORY_OP, [ADD_TO_PHYSMAP, pointer(&mut argument), 0, 0, 0]) }.map(drop)
+}
+
 /// Maps frames `from` of `domain` at the caller's frames `to`; `errors` gets 0 or a negative error each.
 ///
 /// # Safety
