@@ -6,7 +6,7 @@ use core::fmt;
 
 use guest_runtime::window::{NoRoom, Window};
 use portunus_virtio::grants::GrantMemory;
-use portunus_virtio::memory::{GuestAddress, GuestMemory, MemoryError, Piece, RingArea};
+use portunus_virtio::memory::{GuestAddress, GuestMemory, MemoryError, Part, Piece, RingArea};
 
 use crate::config::{MemoryAccess, ServedConfig};
 use crate::grants::XenGranter;
@@ -84,8 +84,11 @@ impl GuestMemory for DeviceMemory {
     fn gather(&self, pieces: impl Iterator<Item = Piece>, into: &mut [u8]) -> Result<(), MemoryError> {
         either!(self, memory => memory.gather(pieces, into))
     }
-    fn scatter(&self, pieces: impl Iterator<Item = Piece>, from: &[u8]) -> Result<(), MemoryError> {
-        either!(self, memory => memory.scatter(pieces, from))
+    fn scatter<'a>(&self, parts: impl Iterator<Item = Part<'a>>) -> Result<(), MemoryError> {
+        either!(self, memory => memory.scatter(parts))
+    }
+    fn is_far(&self) -> bool {
+        either!(self, memory => memory.is_far())
     }
     fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
         either!(self, memory => memory.hold(ring))

@@ -10,7 +10,7 @@ use guest_runtime::window::{CHUNK, NoRoom, Window};
 use heapless::Vec;
 use portunus::abi::grant::{CopyEnd, GrantCopy, MapGrantRef, UnmapGrantRef};
 use portunus_virtio::grants::{
-    BATCH, GrantError, GrantReference, GrantedBytes, GrantedPages, Granter, PAGE_SIZE, RINGS,
+    BATCH, GrantError, GrantReference, GrantedBytes, GrantedPages, GrantedPart, Granter, PAGE_SIZE, RINGS,
 };
 
 use crate::fate;
@@ -92,18 +92,21 @@ impl XenGranter {
         }
     }
 
-    /// Copies between parts of granted pages and this domain's memory at `local`. `to_guest` says which way.
+    /// Copies between granted pages and this domain's memory. For each part: where it is there, and where its bytes are here.
     ///
     /// # Safety
-    /// There are as many bytes at `local` as all parts have; for a copy to here they are the caller's to write.
-    unsafe fn copy_parts(&self, parts: &[GrantedBytes], local: u64, to_guest: bool) -> Result<(), GrantError> {
-        // A part may cross a page of this domain's.
+    /// There are as many bytes here as each part has; for a copy to here they are the caller's to write.
+    unsafe fn copy_parts(
+        &self,
+        parts: impl Iterator<Item = (GrantedBytes, u64)>,
+        to_guest: bool,
+    ) -> Result<(), GrantError> {
         let mut operations = Vec::<GrantCopy, BATCH>::new();
         let mut references = Vec::<GrantReference, BATCH>::new();
-        let mut local = local;
-        for part in parts {
+        for (part, mut local) in parts {
             let mut offset = part.offset;
             let mut left = part.length;
+            // What is in one page there may be in two here.
             while left != 0 {
                 if operations.is_full() {
                     self.copy_now(&mut operations, &references)?;
@@ -236,14 +239,21 @@ impl Granter for XenGranter {
     }
 
     fn copy_from(&self, from: &[GrantedBytes], into: &mut [u8]) -> Result<(), GrantError> {
-        // SAFETY: the library's slice is as long as the parts.
-        unsafe { self.copy_parts(from, into.as_mut_ptr() as u64, false) }
+        let mut local = into.as_mut_ptr() as u64;
+        let parts = from.iter().map(|bytes| {
+            let here = local;
+            local += u64::from(bytes.length);
+            (*bytes, here)
+        });
+        // SAFETY: the library's slice is as long as all parts.
+        unsafe { self.copy_parts(parts, false) }
     }
 
-    fn copy_to(&self, to: &[GrantedBytes], from: &[u8]) -> Result<(), GrantError> {
+    fn copy_to(&self, parts: &[GrantedPart<'_>]) -> Result<(), GrantError> {
         fate::step();
-        // SAFETY: the library's slice is as long as the parts; it is only read.
-        unsafe { self.copy_parts(to, from.as_ptr() as u64, true) }
+        let parts = parts.iter().map(|part| (part.to, part.bytes.as_ptr() as u64));
+        // SAFETY: the library's slices are as long as their parts; they are only read.
+        unsafe { self.copy_parts(parts, true) }
     }
 }
 

@@ -48,6 +48,8 @@ struct Slot<R> {
     ranges: u16,
     /// A flush is to follow the last piece.
     flush: bool,
+    /// The status is written.
+    answered: bool,
     /// Pieces that the disk works on.
     outstanding: u32,
 }
@@ -138,8 +140,14 @@ impl<D: Disk, R: Default> BlockDevice<D, R> {
                 State::Abandoned => {}
                 State::Active => match completion.result {
                     Ok(data) if slot.kind == Kind::Read => {
-                        if requests.write(&slot.request, offset, data).is_err() {
-                            slot.status = Status::IoError;
+                        // With the last piece goes the status, at once: more copies may cost more hypercalls.
+                        let last = slot.outstanding == 0 && slot.left == 0 && slot.status == Status::Ok;
+                        let end = requests.writable(&slot.request).saturating_sub(1);
+                        let parts = [(offset, data), (end, &[Status::Ok as u8][..])];
+                        let parts = if last { &parts[..] } else { &parts[..1] };
+                        match requests.write(&slot.request, parts) {
+                            Ok(()) => slot.answered = last,
+                            Err(_) => slot.status = Status::IoError,
                         }
                     }
                     Ok(_) => {}
@@ -246,6 +254,7 @@ impl<R> Slot<R> {
         (self.sector, self.left, self.started) = (header.sector, 0, 0);
         (self.range, self.ranges) = (0, 0);
         self.flush = false;
+        self.answered = false;
         self.outstanding = 0;
 
         let data = match RequestType::from_number(header.kind) {
@@ -375,12 +384,12 @@ impl<R> Slot<R> {
         if self.kind == Kind::GetId && self.status == Status::Ok {
             let id = disk.id();
             let length = id.len().min(end as usize);
-            match requests.write(&self.request, 0, id.get(..length).unwrap_or_default()) {
+            match requests.write(&self.request, &[(0, id.get(..length).unwrap_or_default())]) {
                 Ok(()) => written = length as u32,
                 Err(_) => self.status = Status::IoError,
             }
         }
-        if requests.write(&self.request, end, &[self.status as u8]).is_err() {
+        if !self.answered && requests.write(&self.request, &[(end, &[self.status as u8])]).is_err() {
             requests.fail();
             return;
         }

@@ -6,7 +6,7 @@
 use heapless::Vec;
 
 use crate::grants::AddressCounts;
-use crate::memory::{GuestAddress, GuestMemory, MemoryError, Piece};
+use crate::memory::{GuestAddress, GuestMemory, MemoryError, Part, Piece};
 
 /// Descriptors that one chain may have, those of its indirect table included. A driver that respects the block device's
 /// `seg_max` needs no more.
@@ -285,11 +285,23 @@ impl Chain {
         Ok(())
     }
 
-    /// Copies into the writable bytes, from `offset` on; all of it or an error.
-    pub(crate) fn write<M: GuestMemory>(&self, memory: &M, offset: u32, from: &[u8]) -> Result<(), TransferError> {
-        within(offset, from.len(), self.writable)?;
+    /// Copies each of `parts` into the writable bytes, from its offset on; all of it or an error.
+    pub(crate) fn write<M: GuestMemory>(&self, memory: &M, parts: &[(u32, &[u8])]) -> Result<(), TransferError> {
+        for (offset, bytes) in parts {
+            within(*offset, bytes.len(), self.writable)?;
+        }
         let segments = self.segments.get(self.readable_segments..).unwrap_or_default();
-        memory.scatter(Self::pieces(segments, offset, from.len()), from)?;
+        memory.scatter(parts.iter().flat_map(|(offset, bytes)| {
+            let mut rest = *bytes;
+            Self::pieces(segments, *offset, bytes.len()).map_while(move |piece| {
+                let (bytes, after) = rest.split_at_checked(piece.length)?;
+                rest = after;
+                Some(Part {
+                    to: piece.address,
+                    bytes,
+                })
+            })
+        }))?;
         Ok(())
     }
 }

@@ -16,8 +16,8 @@ pub trait Requests {
     fn writable(&self, request: &Self::Request) -> u32;
     /// Copies from the bytes that the driver gives.
     fn read(&self, request: &Self::Request, offset: u32, into: &mut [u8]) -> Result<(), TransferError>;
-    /// Copies to the bytes that the driver wants.
-    fn write(&self, request: &Self::Request, offset: u32, from: &[u8]) -> Result<(), TransferError>;
+    /// Copies each of `parts` to the bytes that the driver wants, from its offset on.
+    fn write(&self, request: &Self::Request, parts: &[(u32, &[u8])]) -> Result<(), TransferError>;
     /// Gives the request back with the number of bytes written, counted from the first writable one.
     fn complete(&mut self, request: &Self::Request, written: u32);
     /// A request that can't even be answered: the device needs a reset.

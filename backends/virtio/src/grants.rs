@@ -14,12 +14,12 @@ use core::cell::RefCell;
 
 use heapless::Vec;
 
-use crate::memory::{GuestAddress, GuestMemory, MemoryError, Piece, RingArea};
+use crate::memory::{GuestAddress, GuestMemory, MemoryError, Part, Piece, RingArea};
 use crate::mmio::MAX_QUEUES;
 
 /// Bytes that one reference stands for.
 pub const PAGE_SIZE: usize = 4096;
-/// Pages that are mapped or copied at a time at most.
+/// Parts of pages that are mapped or copied at a time at most.
 pub const BATCH: usize = 64;
 /// Rings that can be held at a time: those of one device.
 pub const RINGS: usize = 3 * MAX_QUEUES;
@@ -41,6 +41,15 @@ pub struct GrantedBytes {
     pub length: u16,
 }
 
+/// Bytes for a part of a granted page.
+#[derive(Copy, Clone, Debug)]
+pub struct GrantedPart<'a> {
+    /// Where they go.
+    pub to: GrantedBytes,
+    /// As many bytes.
+    pub bytes: &'a [u8],
+}
+
 /// A page is not granted, not for this, or not any more; or there is no room for it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("grant {} can't be used", .0.0)]
@@ -59,8 +68,8 @@ pub trait Granter {
     fn unmap(&self, pages: Self::Pages);
     /// Copies `from`, at most [`BATCH`], one after the other into `into`, which is as long as all of them.
     fn copy_from(&self, from: &[GrantedBytes], into: &mut [u8]) -> Result<(), GrantError>;
-    /// Copies `from` to `to`, as [`Self::copy_from`].
-    fn copy_to(&self, to: &[GrantedBytes], from: &[u8]) -> Result<(), GrantError>;
+    /// Copies each of `parts`, at most [`BATCH`], to its place.
+    fn copy_to(&self, parts: &[GrantedPart<'_>]) -> Result<(), GrantError>;
 }
 
 /// Pages that are mapped. Their owner may change any byte at any time.
@@ -161,28 +170,21 @@ impl From<Piece> for Cut {
     }
 }
 
-/// Up to [`BATCH`] parts of pages that follow each other in the caller's buffer.
-type Batch = Vec<GrantedBytes, BATCH>;
-
-/// Cuts `pieces` into batches and calls `each` with every batch and its length in bytes.
-fn batches(
-    pieces: impl Iterator<Item = Piece>,
-    mut each: impl FnMut(&[GrantedBytes], usize) -> Result<(), MemoryError>,
+/// Puts `items` into batches of up to [`BATCH`] and calls `each` with every batch.
+fn batches<T>(
+    items: impl Iterator<Item = Result<T, MemoryError>>,
+    mut each: impl FnMut(&[T]) -> Result<(), MemoryError>,
 ) -> Result<(), MemoryError> {
-    let mut batch = Batch::new();
-    let mut length = 0;
-    for bytes in pieces.flat_map(Cut::from) {
-        let bytes = bytes?;
+    let mut batch = Vec::<T, BATCH>::new();
+    for item in items {
         if batch.is_full() {
-            each(&batch, length)?;
+            each(&batch)?;
             batch.clear();
-            length = 0;
         }
-        length += usize::from(bytes.length);
         // There is room.
-        let _ = batch.push(bytes);
+        let _ = batch.push(item?);
     }
-    if batch.is_empty() { Ok(()) } else { each(&batch, length) }
+    if batch.is_empty() { Ok(()) } else { each(&batch) }
 }
 
 fn refused(GrantError(reference): GrantError) -> MemoryError {
@@ -226,20 +228,18 @@ impl<G: Granter> GrantMemory<G> {
         Some(with(&held.pages, held.ring.address.0 as usize % PAGE_SIZE + place))
     }
 
-    /// Maps the pages of a batch, lets `with` copy each part, and gives them back.
-    fn mapped(
+    /// Maps the pages of `batch`, lets `with` copy each of them from or to an offset in the mapped pages, and gives them back.
+    fn mapped<T>(
         &self,
-        batch: &[GrantedBytes],
+        batch: &[T],
+        place: impl Fn(&T) -> GrantedBytes,
         writable: bool,
-        mut with: impl FnMut(&G::Pages, usize, core::ops::Range<usize>),
+        mut with: impl FnMut(&G::Pages, usize, &T),
     ) -> Result<(), MemoryError> {
-        let references: Vec<GrantReference, BATCH> = batch.iter().map(|bytes| bytes.reference).collect();
+        let references: Vec<GrantReference, BATCH> = batch.iter().map(|item| place(item).reference).collect();
         let pages = self.granter.map(&references, writable).map_err(refused)?;
-        let mut done = 0;
-        for (index, bytes) in batch.iter().enumerate() {
-            let end = done + usize::from(bytes.length);
-            with(&pages, index * PAGE_SIZE + usize::from(bytes.offset), done..end);
-            done = end;
+        for (index, item) in batch.iter().enumerate() {
+            with(&pages, index * PAGE_SIZE + usize::from(place(item).offset), item);
         }
         self.granter.unmap(pages);
         Ok(())
@@ -265,7 +265,7 @@ impl<G: Granter> GuestMemory for GrantMemory<G> {
         {
             return Ok(());
         }
-        self.scatter(core::iter::once(Piece { address: at, length }), from)
+        self.scatter(core::iter::once(Part { to: at, bytes: from }))
     }
     fn load_acquire_u16(&self, at: GuestAddress) -> Result<u16, MemoryError> {
         let word = at.0.is_multiple_of(2);
@@ -279,31 +279,61 @@ impl<G: Granter> GuestMemory for GrantMemory<G> {
     }
     fn gather(&self, pieces: impl Iterator<Item = Piece>, mut into: &mut [u8]) -> Result<(), MemoryError> {
         let copies = into.len() < G::MAP_FROM;
-        batches(pieces, |batch, length| {
-            let (part, rest) = core::mem::take(&mut into)
+        batches(pieces.flat_map(Cut::from), |batch| {
+            let length = batch.iter().map(|bytes| usize::from(bytes.length)).sum();
+            let (mut part, rest) = core::mem::take(&mut into)
                 .split_at_mut_checked(length)
                 .unwrap_or_default();
             into = rest;
             if copies {
                 return self.granter.copy_from(batch, part).map_err(refused);
             }
-            self.mapped(batch, false, |pages, place, range| {
-                pages.read(place, part.get_mut(range).unwrap_or_default());
-            })
+            self.mapped(
+                batch,
+                |bytes| *bytes,
+                false,
+                |pages, place, bytes| {
+                    let length = usize::from(bytes.length);
+                    let (now, later) = core::mem::take(&mut part)
+                        .split_at_mut_checked(length)
+                        .unwrap_or_default();
+                    pages.read(place, now);
+                    part = later;
+                },
+            )
         })
     }
-    fn scatter(&self, pieces: impl Iterator<Item = Piece>, mut from: &[u8]) -> Result<(), MemoryError> {
-        let copies = from.len() < G::MAP_FROM;
-        batches(pieces, |batch, length| {
-            let (part, rest) = from.split_at_checked(length).unwrap_or_default();
-            from = rest;
-            if copies {
-                return self.granter.copy_to(batch, part).map_err(refused);
-            }
-            self.mapped(batch, true, |pages, place, range| {
-                pages.write(place, part.get(range).unwrap_or_default());
+    fn scatter<'a>(&self, parts: impl Iterator<Item = Part<'a>>) -> Result<(), MemoryError> {
+        // The first part says how large the request is: what follows the data is its status.
+        let mut parts = parts.peekable();
+        let copies = parts.peek().is_none_or(|part| part.bytes.len() < G::MAP_FROM);
+        let cut = parts.flat_map(|part| {
+            let mut rest = part.bytes;
+            let piece = Piece {
+                address: part.to,
+                length: rest.len(),
+            };
+            Cut::from(piece).map(move |to| {
+                let to = to?;
+                let (bytes, after) = rest.split_at_checked(to.length.into()).unwrap_or_default();
+                rest = after;
+                Ok(GrantedPart { to, bytes })
             })
+        });
+        batches(cut, |batch| {
+            if copies {
+                return self.granter.copy_to(batch).map_err(refused);
+            }
+            self.mapped(
+                batch,
+                |part| part.to,
+                true,
+                |pages, place, part| pages.write(place, part.bytes),
+            )
         })
+    }
+    fn is_far(&self) -> bool {
+        true
     }
     fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
         let error = MemoryError(ring.address);

@@ -28,6 +28,15 @@ pub struct Piece {
     pub length: usize,
 }
 
+/// Bytes that go into one piece of a request's buffers.
+#[derive(Copy, Clone, Debug)]
+pub struct Part<'a> {
+    /// Where the first one goes.
+    pub to: GuestAddress,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
 /// One of a queue's three rings.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct RingArea {
@@ -62,15 +71,16 @@ pub trait GuestMemory {
         }
         Ok(())
     }
-    /// Copies `from` to `pieces`, one after the other.
-    fn scatter(&self, pieces: impl Iterator<Item = Piece>, mut from: &[u8]) -> Result<(), MemoryError> {
-        for piece in pieces {
-            let error = MemoryError(piece.address);
-            let (part, rest) = from.split_at_checked(piece.length).ok_or(error)?;
-            self.write(piece.address, part)?;
-            from = rest;
+    /// Copies each of `parts` to its place.
+    fn scatter<'a>(&self, parts: impl Iterator<Item = Part<'a>>) -> Result<(), MemoryError> {
+        for part in parts {
+            self.write(part.to, part.bytes)?;
         }
         Ok(())
+    }
+    /// Whether it is dear to look at a table of descriptors that lies among a request's buffers: then none is offered.
+    fn is_far(&self) -> bool {
+        false
     }
     /// A queue's ring is used often from now on, until [`Self::release`].
     fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
@@ -103,8 +113,11 @@ impl<M: GuestMemory> GuestMemory for &M {
     fn gather(&self, pieces: impl Iterator<Item = Piece>, into: &mut [u8]) -> Result<(), MemoryError> {
         (**self).gather(pieces, into)
     }
-    fn scatter(&self, pieces: impl Iterator<Item = Piece>, from: &[u8]) -> Result<(), MemoryError> {
-        (**self).scatter(pieces, from)
+    fn scatter<'a>(&self, parts: impl Iterator<Item = Part<'a>>) -> Result<(), MemoryError> {
+        (**self).scatter(parts)
+    }
+    fn is_far(&self) -> bool {
+        (**self).is_far()
     }
     fn hold(&self, ring: RingArea) -> Result<(), MemoryError> {
         (**self).hold(ring)

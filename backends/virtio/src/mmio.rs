@@ -107,6 +107,8 @@ pub struct MmioDevice<D, P = NoPage> {
     resumed: bool,
     /// The configuration space is not what a predecessor told the driver of.
     untold: bool,
+    /// Those of the transport and the rings.
+    ring_features: RingFeature,
     /// Buffers that the driver has named since power-on.
     addresses: AddressCounts,
     /// The driver stopped a queue whose rings may still be held.
@@ -138,6 +140,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
             fault: None,
             resumed: false,
             untold: false,
+            ring_features: RingFeature::all(),
             addresses: AddressCounts::default(),
             stopped: false,
         }
@@ -199,7 +202,7 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     }
 
     fn features(&self) -> u64 {
-        self.model.features() | RingFeature::all().bits()
+        self.model.features() | self.ring_features.bits()
     }
 
     fn queue_count(&self) -> usize {

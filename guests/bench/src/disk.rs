@@ -4,9 +4,11 @@
 //! disk and completes it, the interrupt is acknowledged in the device and in the interrupt controller, and the driver takes the
 //! data. Each disk has a backend domain of its own.
 
-use guest_runtime::disk::Disk;
+use guest_runtime::disk::{Disk, Found};
+use guest_runtime::dma::{GrantHal, Reach, WindowHal};
 use guest_runtime::gic::Gic;
 use guest_runtime::hypercall::{self, DOMID_SELF, control};
+use guest_runtime::virtio::{Hal, IdentityHal};
 use portunus::abi::dm_op::MAX_SERVERS;
 
 use crate::operations;
@@ -17,23 +19,18 @@ const REQUEST: usize = 4096;
 /// Bytes of registers that a device has if its manifest node says `portunus,accel`.
 const ACCEL_SIZE: u64 = 4096;
 
-/// Prints the rows of the first accelerated disk and of the first other one.
+/// Prints the rows of the first disk of each kind.
 pub(crate) fn measure(gic: Gic) {
-    let mut accel = None;
-    let mut plain = None;
-    let mut disks = 0;
-    while let Some(disk) = Disk::open_nth(gic, disks).expect("the disk's driver works") {
-        disks += 1;
-        if disk.registers.end - disk.registers.start >= ACCEL_SIZE {
-            accel.get_or_insert(disk);
-        } else {
-            plain.get_or_insert(disk);
-        }
-    }
-    match &mut accel {
-        Some(disk) => {
-            reads("blk_read_4k_accel", disk);
-            exits("blk_sync_exits_accel", disk);
+    let disks = || (0..).map_while(Found::nth);
+    let has = |accel: bool, right: fn(&Reach) -> bool| {
+        disks().find(|found| right(&found.reach) && is_accelerated(found) == accel)
+    };
+    let whole = |reach: &Reach| *reach == Reach::All;
+    match has(true, whole) {
+        Some(found) => {
+            let mut disk = open::<IdentityHal>(gic, found);
+            reads("blk_read_4k_accel", &mut disk);
+            exits("blk_sync_exits_accel", &mut disk);
         }
         None => {
             for name in ["blk_read_4k_accel", "blk_sync_exits_accel"] {
@@ -41,13 +38,39 @@ pub(crate) fn measure(gic: Gic) {
             }
         }
     }
-    match &mut plain {
-        Some(disk) => reads("blk_read_4k_plain", disk),
+    match has(true, |reach| matches!(reach, Reach::Window(_))) {
+        Some(found) => {
+            if let Reach::Window(window) = &found.reach {
+                WindowHal::use_window(window);
+            }
+            reads("blk_read_4k_window", &mut open::<WindowHal>(gic, found));
+        }
+        None => unavailable("blk_read_4k_window", "no disk of this domain has a window"),
+    }
+    match has(true, |reach| matches!(reach, Reach::Grants(_))) {
+        Some(found) => {
+            if let Reach::Grants(backend) = found.reach {
+                GrantHal::use_backend(backend);
+            }
+            reads("blk_read_4k_grants", &mut open::<GrantHal>(gic, found));
+        }
+        None => unavailable("blk_read_4k_grants", "no disk of this domain is granted its memory"),
+    }
+    match has(false, whole) {
+        Some(found) => reads("blk_read_4k_plain", &mut open::<IdentityHal>(gic, found)),
         None => unavailable("blk_read_4k_plain", "every disk of this domain has portunus,accel"),
     }
 }
 
-fn reads(name: &str, disk: &mut Disk) {
+fn is_accelerated(found: &Found) -> bool {
+    found.registers.end - found.registers.start >= ACCEL_SIZE
+}
+
+fn open<H: Hal>(gic: Gic, found: Found) -> Disk<H> {
+    Disk::start(gic, found).expect("the disk's driver works")
+}
+
+fn reads<H: Hal>(name: &str, disk: &mut Disk<H>) {
     let mut data = [0; REQUEST];
     row(name, || {
         operations::between_marks(|| disk.read(0, &mut data).expect("a sector that is there can be read"))

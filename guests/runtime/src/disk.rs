@@ -3,13 +3,15 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use virtio_drivers::Hal;
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 
 use crate::device_tree::Interrupt;
+use crate::dma::Reach;
 use crate::gic::Gic;
 use crate::mmio::Registers;
-use crate::virtio::{IdentityHal, each_mmio};
+use crate::virtio::{IdentityHal, each_mmio_node};
 use crate::wait_for_interrupt;
 
 pub use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE};
@@ -20,10 +22,10 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const DEVICE_ID: usize = 8;
 const BLOCK: u32 = 2;
 
-/// A disk of one vCPU.
-pub struct Disk {
+/// A disk of one vCPU, whose driver makes memory reachable by `H`.
+pub struct Disk<H: Hal = IdentityHal> {
     /// The driver.
-    pub driver: VirtIOBlk<IdentityHal, MmioTransport<'static>>,
+    pub driver: VirtIOBlk<H, MmioTransport<'static>>,
     /// Where its registers are.
     pub base: u64,
     /// All of them.
@@ -31,6 +33,44 @@ pub struct Disk {
     /// Its interrupt.
     pub interrupt: Interrupt,
     gic: Gic,
+}
+
+/// A block device that nobody drives yet.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// All of its registers.
+    pub registers: Range<u64>,
+    /// Its interrupt.
+    pub interrupt: Interrupt,
+    /// What it may reach.
+    pub reach: Reach,
+}
+
+impl Found {
+    /// The block device of the device tree that has `before` others before it.
+    pub fn nth(before: usize) -> Option<Self> {
+        let mut found = None;
+        let mut before = before;
+        each_mmio_node(|registers, interrupt, node| {
+            // SAFETY: the device tree names virtio-mmio registers there; reading what it is changes nothing.
+            let identity = unsafe { Registers::new(registers.start as usize) };
+            // No transport is made of another device: its end would reset it.
+            if found.is_some() || identity.read(MAGIC_VALUE) != MAGIC || identity.read(DEVICE_ID) != BLOCK {
+                return;
+            }
+            if before != 0 {
+                before -= 1;
+                return;
+            }
+            let reach = Reach::of(node);
+            found = Some(Self {
+                registers,
+                interrupt,
+                reach,
+            });
+        });
+        found
+    }
 }
 
 impl Disk {
@@ -48,39 +88,32 @@ impl Disk {
     /// # Errors
     /// The driver's.
     pub fn open_nth(gic: Gic, before: usize) -> virtio_drivers::Result<Option<Self>> {
-        let mut found = Ok(None);
-        let mut before = before;
-        each_mmio(|registers, interrupt| {
-            let header = NonNull::new(registers.start as *mut VirtIOHeader);
-            let (Some(header), Ok(None)) = (header, &found) else {
-                return;
-            };
-            // SAFETY: the device tree names virtio-mmio registers there; reading what it is changes nothing.
-            let identity = unsafe { Registers::new(registers.start as usize) };
-            // No transport is made of another device: its end would reset it.
-            if identity.read(MAGIC_VALUE) != MAGIC || identity.read(DEVICE_ID) != BLOCK {
-                return;
-            }
-            if before != 0 {
-                before -= 1;
-                return;
-            }
-            let size = (registers.end - registers.start) as usize;
-            // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
-            let transport = unsafe { MmioTransport::new(header, size) };
-            let Ok(transport) = transport else { return };
-            gic.enable(interrupt.intid, interrupt.edge);
-            found = VirtIOBlk::new(transport).map(|driver| {
-                Some(Self {
-                    driver,
-                    base: registers.start,
-                    registers,
-                    interrupt,
-                    gic,
-                })
-            });
-        });
-        found
+        Found::nth(before).map(|found| Self::start(gic, found)).transpose()
+    }
+}
+
+impl<H: Hal> Disk<H> {
+    /// Drives a device. `H` is right for what it may reach, and set up.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn start(gic: Gic, found: Found) -> virtio_drivers::Result<Self> {
+        let Found {
+            registers, interrupt, ..
+        } = found;
+        let header = NonNull::new(registers.start as *mut VirtIOHeader).ok_or(virtio_drivers::Error::InvalidParam)?;
+        let size = (registers.end - registers.start) as usize;
+        // SAFETY: the device tree names virtio-mmio registers there, and nobody else in this guest uses them.
+        let transport = unsafe { MmioTransport::new(header, size) };
+        let transport = transport.map_err(|_| virtio_drivers::Error::InvalidParam)?;
+        gic.enable(interrupt.intid, interrupt.edge);
+        Ok(Self {
+            driver: VirtIOBlk::new(transport)?,
+            base: registers.start,
+            registers,
+            interrupt,
+            gic,
+        })
     }
 
     /// Sleeps until a request has ended; its token. Interrupts stay masked at the CPU: a pending one still ends WFI, and nothing

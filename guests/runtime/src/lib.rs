@@ -16,6 +16,7 @@ pub mod console;
 pub mod copy;
 pub mod device_tree;
 pub mod disk;
+pub mod dma;
 mod entry;
 pub mod events;
 pub mod exceptions;

@@ -4,7 +4,10 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
+use dtoolkit::fdt::FdtNode;
+use virtio_drivers::{BufferDirection, PAGE_SIZE, PhysAddr};
+
+pub use virtio_drivers::Hal;
 
 use crate::device_tree::{self, Interrupt};
 
@@ -42,9 +45,14 @@ unsafe impl Hal for IdentityHal {
 
 /// Calls `visit` with registers and interrupt of every virtio-mmio node of the device tree.
 pub fn each_mmio(mut visit: impl FnMut(Range<u64>, Interrupt)) {
+    each_mmio_node(|registers, interrupt, _| visit(registers, interrupt));
+}
+
+/// As [`each_mmio`], and with the node.
+pub fn each_mmio_node(mut visit: impl FnMut(Range<u64>, Interrupt, FdtNode<'static>)) {
     device_tree::each_compatible("virtio,mmio", |node| {
         if let (Some(registers), Some(interrupt)) = (device_tree::reg(node, 0), device_tree::interrupt(node, 0)) {
-            visit(registers, interrupt);
+            visit(registers, interrupt, node);
         }
     });
 }

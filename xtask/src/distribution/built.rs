@@ -134,9 +134,7 @@ fn build(archive: &Path, version: &str, work: &Path) -> Result<PathBuf> {
     fs::write(&configuration, CONFIGURATION).doing("writing the kernel's configuration")?;
     let make = || {
         let mut make = Command::new("make");
-        make.current_dir(&source)
-            .arg("-s")
-            .arg(format!("O={}", output.display()));
+        make.current_dir(&source).arg(format!("O={}", output.display()));
         make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"]);
         make
     };

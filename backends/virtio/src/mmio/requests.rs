@@ -63,8 +63,8 @@ impl<M: GuestMemory, P: StatePage> Requests for MmioRequests<'_, M, P> {
     fn read(&self, request: &Chain, offset: u32, into: &mut [u8]) -> Result<(), TransferError> {
         request.read(self.memory, offset, into)
     }
-    fn write(&self, request: &Chain, offset: u32, from: &[u8]) -> Result<(), TransferError> {
-        request.write(self.memory, offset, from)
+    fn write(&self, request: &Chain, parts: &[(u32, &[u8])]) -> Result<(), TransferError> {
+        request.write(self.memory, parts)
     }
     fn complete(&mut self, request: &Chain, written: u32) {
         let Some(queue) = self.queues.get_mut(usize::from(request.queue)) else {

@@ -3,6 +3,7 @@
 use super::{INTERRUPT_CONFIG, INTERRUPT_USED, MmioDevice, status};
 use crate::chain::Chain;
 use crate::device::DeviceModel;
+use crate::feature::RingFeature;
 use crate::memory::GuestMemory;
 use crate::queue::Queue;
 use crate::state::layout::offset as word;
@@ -19,6 +20,9 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
     /// been lost.
     pub fn resume<M: GuestMemory>(model: D, page: P, memory: &M) -> (Self, Resumption) {
         let mut device = Self::power_on(model, page);
+        if memory.is_far() {
+            device.ring_features.remove(RingFeature::INDIRECT_DESC);
+        }
         let identity = Identity {
             device_id: device.model.device_id(),
             features: device.features(),
