@@ -10,6 +10,10 @@ mod control;
 mod counters;
 #[path = "hypervisor_support/grants.rs"]
 mod grants;
+#[path = "hypervisor_support/grants_hostile.rs"]
+mod grants_hostile;
+#[path = "hypervisor_support/grants_life.rs"]
+mod grants_life;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]

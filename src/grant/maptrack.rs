@@ -200,6 +200,24 @@ impl Maptrack {
         Some(Handle(handle))
     }
 
+    /// Whether a handle stands for `frame`, among those of frame number `number` of records; `Err(next)`: none there, look at
+    /// the next frame.
+    pub fn find_frame(&self, memory: &impl PhysicalMemory, frame: Pa, number: u32) -> Result<bool, u32> {
+        let first = number.saturating_mul(HANDLES_PER_FRAME);
+        for handle in first..first.saturating_add(HANDLES_PER_FRAME) {
+            if handle >= self.fresh {
+                return Ok(false);
+            }
+            if self
+                .get(memory, Handle(handle))
+                .is_some_and(|mapped| mapped.frame == frame)
+            {
+                return Ok(true);
+            }
+        }
+        Err(number + 1)
+    }
+
     /// Gives frames back, at most `limit`; no handle is in use. Whether that was all.
     pub fn shrink(&mut self, memory: &impl PhysicalMemory, pool: &mut Pool, limit: u32) -> bool {
         self.free = 0;

@@ -6,17 +6,19 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Done;
-use super::buffers::{element, read_for_update, write_value};
+use super::buffers::{element, read_for_update, read_value, write_value};
 use super::host::Host;
 use crate::abi::HypercallError;
 use crate::abi::grant as abi;
 use crate::abi::grant::GrantStatus;
-use crate::ids::{DomainId, Pa};
+use crate::ids::{DomainId, PAGE_SIZE, Pa};
 
 /// Entries that one execution handles.
 pub const BATCH: usize = 32;
 /// Frames of a table whose places are written together.
 const PLACES: usize = 64;
+/// Where in x0 the cursor of a cache_flush is.
+const CURSOR_SHIFT: u32 = abi::COMMAND_MASK.trailing_ones();
 /// No frame (INVALID_GFN).
 const INVALID_GFN: u64 = u64::MAX;
 
@@ -72,6 +74,19 @@ pub trait Granting {
     /// # Errors
     /// EINVAL: no such frame; ENOMEM: that domain's pool is used up; EAGAIN: it does not run, or its table is to grow by much.
     fn share_grant_frame(&mut self, _domain: DomainId, _index: u32) -> Result<Pa, HypercallError> {
+        Err(HypercallError::Invalid)
+    }
+    /// Cleans and invalidates (offset, length) of the page at a bus address: one of the caller's own, or one that it has mapped.
+    /// `Ok(Some(cursor))`: not found yet, go on there.
+    ///
+    /// # Errors
+    /// EINVAL: no such page; EPERM: another's that the caller has not mapped.
+    fn flush_cache(
+        &mut self,
+        _bus_address: u64,
+        _part: (u64, u64),
+        _cursor: u32,
+    ) -> Result<Option<u32>, HypercallError> {
         Err(HypercallError::Invalid)
     }
     /// Exchanges two entries of the caller's table.
@@ -145,6 +160,7 @@ pub(super) fn run<H: Host>(
         abi::SETUP_TABLE => setup_table(host, pointer, count, arguments),
         abi::QUERY_SIZE => query_size(host, pointer, count),
         abi::GET_STATUS_FRAMES => get_status_frames(host, pointer, count),
+        abi::CACHE_FLUSH => cache_flush(host, pointer, count, (command >> CURSOR_SHIFT) as u32, arguments),
         abi::SET_VERSION => set_version(host, pointer),
         abi::GET_VERSION => get_version(host, pointer),
         _ => Err(HypercallError::NotImplemented),
@@ -284,6 +300,47 @@ fn get_status_frames<H: Host>(host: &mut H, pointer: u64, count: u32) -> Result<
     });
     write_value(host, pointer, &request)?;
     Ok(Done::Value(0))
+}
+
+/// Cleans what devices that do not look into caches are to see. `cursor`: how far the search for the first entry's page has
+/// come. The first entry that is refused ends the call.
+fn cache_flush<H: Host>(
+    host: &mut H,
+    pointer: u64,
+    count: u32,
+    mut cursor: u32,
+    mut arguments: [u64; 5],
+) -> Result<Done, HypercallError> {
+    let mut done = 0;
+    while done < count.min(BATCH as u32) {
+        let request: abi::CacheFlush = read_value(host, element(pointer, done.into(), size_of::<abi::CacheFlush>())?)?;
+        let end = u64::from(request.offset) + u64::from(request.length);
+        if u64::from(request.offset) >= PAGE_SIZE
+            || end > PAGE_SIZE
+            || request.op & !(abi::CACHE_CLEAN | abi::CACHE_INVALIDATE) != 0
+        {
+            return Err(HypercallError::Invalid);
+        }
+        if request.length != 0 && request.op != 0 {
+            let part = (u64::from(request.offset), u64::from(request.length));
+            if let Some(next) = host.flush_cache(request.dev_bus_addr, part, cursor)? {
+                cursor = next;
+                break;
+            }
+            cursor = 0;
+        } else if cursor != 0 {
+            return Err(HypercallError::IllegalSequence);
+        }
+        done += 1;
+    }
+    if done == count {
+        return Ok(Done::Value(0));
+    }
+    let [command, next, left, ..] = &mut arguments;
+    *command = abi::CACHE_FLUSH | u64::from(cursor) << CURSOR_SHIFT;
+    *next = element(pointer, done.into(), size_of::<abi::CacheFlush>())?;
+    *left = u64::from(count - done);
+    Ok(Done::Continue(arguments))
 }
 
 fn set_version<H: Host>(host: &mut H, pointer: u64) -> Result<Done, HypercallError> {

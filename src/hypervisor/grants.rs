@@ -7,6 +7,7 @@
 //!
 //! A copy maps nothing: it pins, copies and unpins while it holds the granters' tables, so a domain that ends waits for it.
 
+mod cache;
 mod copy;
 mod frames;
 mod life;
@@ -277,6 +278,10 @@ impl<M: Machine, C: Cpu> Granting for Caller<'_, M, C> {
     fn share_grant_frame(&mut self, domain: DomainId, index: u32) -> Result<Pa, HypercallError> {
         let domain = self.hypervisor.domain(domain).ok_or(HypercallError::NoDomain)?;
         self.hypervisor.share_grant_frame(domain, index)
+    }
+
+    fn flush_cache(&mut self, bus_address: u64, part: (u64, u64), cursor: u32) -> Result<Option<u32>, HypercallError> {
+        self.hypervisor.flush_cache(self.domain, bus_address, part, cursor)
     }
 
     fn swap_grants(&mut self, one: u32, other: u32) -> Result<(), GrantStatus> {
