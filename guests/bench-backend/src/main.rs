@@ -3,14 +3,16 @@
 //! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible. A device with
 //! `portunus,accel` is served by kinds that spare a wait ([`posts`]). With the boot argument `ranges=N` it serves N ranges
 //! of a few bytes each instead of a whole device, with `doorbells=N` so many doorbells; from 8 on by all servers that there
-//! may be.
+//! may be. With `grants=N` it grants a page to the guest, by N entries.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod grants;
 mod posts;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -24,6 +26,7 @@ use guest_runtime::{hypercall, println, wait_for_interrupt};
 use portunus::abi::dm_op::MAX_SERVERS;
 use portunus::abi::ioreq::Ioreq;
 
+use grants::{FIRST, Grants};
 use posts::Posts;
 
 guest_runtime::entry!(main);
@@ -110,6 +113,24 @@ impl Served {
     }
 }
 
+/// Grants the guest that is served a page, by so many entries and one more.
+fn grant(served: &Served, count: u64) -> Option<Grants> {
+    let guest = served.servers.first()?.domain;
+    let count = u32::try_from(count).ok()?.max(1);
+    let page = Box::leak(Box::new(Page([0x5a; 4096])));
+    let frame = &raw mut *page as u64 / 4096;
+    let mut grants = Grants::init(FIRST + count).expect("there is a grant table");
+    for index in 0..count {
+        // SAFETY: the page is leaked, and nobody else here uses it.
+        unsafe { grants.grant(FIRST + index, guest, frame, true) }.expect("the entry is there");
+    }
+    Some(grants)
+}
+
+/// What is granted.
+#[repr(align(4096))]
+struct Page(#[allow(dead_code)] [u8; 4096]);
+
 fn main() -> ! {
     println!("backend: hello");
     let gic = Gic::init();
@@ -131,6 +152,7 @@ fn main() -> ! {
             served.add(guest, &registers, accel, &mut window);
         }
     });
+    let _grants = device_tree::boot_number("grants").and_then(|count| grant(&served, count));
     println!("backend: {} servers", served.servers.len());
 
     loop {

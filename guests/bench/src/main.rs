@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod disk;
+mod grants;
 mod operations;
 mod posts;
 mod row;
@@ -106,6 +107,7 @@ fn primitives(machine: &Machine) {
     }
     served("ioreq_sync_same_cpu", INTERRUPT_STATUS);
     posts::measure(machine);
+    grants::measure();
     if machine.events.is_some() && hypercall::send(PEER_PORT).is_ok() {
         machine.wait_for_event();
         row("event_ping_pong", || machine.ping_pong(PEER_PORT));

@@ -77,6 +77,8 @@ macro_rules! measure_to_handler {
     }};
 }
 
+pub(crate) use {begin_mark, end_mark, measure};
+
 /// Nothing.
 pub(crate) fn empty() -> u64 {
     measure!(; options(nostack))

@@ -7,7 +7,7 @@ use portunus::abi::dm_op::MAX_SERVERS;
 
 use crate::operations::Machine;
 use crate::row::{is_wanted, row, unavailable};
-use crate::{RANGE_STRIDE, posts, served};
+use crate::{RANGE_STRIDE, grants, posts, served};
 
 /// The lowest SPI.
 const FIRST_SPI: u32 = 32;
@@ -28,6 +28,11 @@ pub(crate) fn measure(machine: &Machine) {
     }
     if is_wanted("event_self") {
         event(machine, size("ports") as usize);
+    }
+    if is_wanted("grant_map") || is_wanted("grant_unmap") || is_wanted("grant_copy_64") {
+        // The backend, which grants, is known by its answer to have begun.
+        served("ioreq_sync_same_cpu", 0);
+        grants::measure();
     }
     row("timer_wfi", || machine.timer_wfi());
 }
