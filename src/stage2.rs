@@ -32,7 +32,7 @@ use crate::ids::{Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
 use crate::memory::pool::{Pool, PoolError};
-use descriptor::{Entry, decode, leaf, span, table};
+use descriptor::{Entry, decode, leaf, linked, span, table};
 
 /// Descriptors in a table.
 const ENTRIES: u64 = 512;
@@ -409,20 +409,20 @@ impl Stage2 {
     }
 
     /// Follows tables down to `last` at most. `ipa` is inside the map.
+    #[inline]
     fn walk_to(&self, memory: &impl PhysicalMemory, ipa: Ipa, last: u8) -> Place {
-        let mut base = self.root;
         let mut level = self.geometry.start_level();
-        loop {
-            let at = self.slot(base, level, ipa);
-            let entry = decode(level, memory.load_u64(at));
-            match entry {
-                Entry::Table(next) if level < last => {
-                    base = next;
-                    level += 1;
-                }
-                _ => return Place { at, level, entry },
-            }
+        let mut at = self.slot(self.root, level, ipa);
+        let mut descriptor = memory.load_u64(at);
+        while level < last
+            && let Some(next) = linked(descriptor)
+        {
+            level += 1;
+            at = Pa(next.0 + ipa.0 / span(level) % ENTRIES * 8);
+            descriptor = memory.load_u64(at);
         }
+        let entry = decode(level, descriptor);
+        Place { at, level, entry }
     }
 
     /// Maps as much of `length` at `ipa` as one descriptor can; how much that was.

@@ -22,6 +22,16 @@ pub(crate) struct KnownPage {
     changes: u64,
 }
 
+impl KnownPage {
+    /// The state of the map went from `before` to `now` by a change of `changed` alone.
+    #[inline(always)]
+    pub(crate) fn outlives(&mut self, (before, now): (u64, u64), changed: Ipa) {
+        if self.changes == before && self.page != changed {
+            self.changes = now;
+        }
+    }
+}
+
 impl<M: Machine> Hypervisor<M> {
     /// Where the loaded vCPU has the first byte of an argument: as [`Caller::resolve`], which need not look where the same
     /// vCPU had one before.
@@ -36,9 +46,20 @@ impl<M: Machine> Hypervisor<M> {
         state: &mut VcpuState,
         address: u64,
     ) -> Result<Pa, HypercallError> {
-        let ipa = cpu
-            .translate(address, Access::Read)
-            .map_err(|_| HypercallError::BadPointer)?;
+        self.argument_for(domain, cpu, state, address, Access::Read)
+    }
+
+    /// The same, of one that may also be written.
+    #[inline(always)]
+    pub(crate) fn argument_for<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &C,
+        state: &mut VcpuState,
+        address: u64,
+        access: Access,
+    ) -> Result<Pa, HypercallError> {
+        let ipa = cpu.translate(address, access).map_err(|_| HypercallError::BadPointer)?;
         let known = state.argument;
         if known.page != ipa.page() || known.changes != domain.map_changes.count() {
             state.argument = self.find_argument(domain, ipa)?;

@@ -11,59 +11,83 @@ mod cache;
 mod copy;
 mod frames;
 mod life;
+mod straight;
 
 use crate::abi::HypercallError;
 use crate::abi::grant::{GrantCopy, GrantStatus, MapGrantRef, UnmapGrantRef};
 use crate::abi::grant::{MAP_APPLICATION, MAP_CONTAINS_PTE, MAP_DEVICE, MAP_HOST, MAP_READ_ONLY};
 use crate::cpu::Cpu;
 use crate::domain::{Domain, DomainMemory};
-use crate::grant::{Access, Handle, Mapped};
+use crate::grant::{Access, GrantTable, Handle, Mapped, Maptrack};
 use crate::hypercall::Granting;
 use crate::hypercall::grant_table_op::BATCH;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::Caller;
-use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
+use crate::ids::{DomainId, Ipa, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
-use crate::stage2::{NewPage, PageUse, Previous, Stage2Error, Ungranted};
+use crate::stage2::{NewPage, PageUse, Previous, Stage2, Stage2Error, Ungranted};
 use crate::sync::MutexGuard;
 
-/// The memory of the caller and of a granter, locked; they may be one.
-struct Memories<'a> {
+/// What a map changes, locked: the memory of the mapper and the granter, which may be one, handles and table.
+struct Locked<'a> {
     own: MutexGuard<'a, DomainMemory>,
     other: Option<MutexGuard<'a, DomainMemory>>,
+    maptrack: MutexGuard<'a, Maptrack>,
+    table: MutexGuard<'a, GrantTable>,
 }
 
-impl<'a> Memories<'a> {
-    #[inline]
-    fn lock(own: &'a Domain, other: &'a Domain) -> Self {
-        if own.id == other.id {
-            return Self {
-                own: own.memory.lock(),
-                other: None,
-            };
+impl<'a> Locked<'a> {
+    fn lock(domain: &'a Domain, granter: &'a Domain) -> Self {
+        let (own, other) = if domain.id == granter.id {
+            (domain.memory.lock(), None)
+        } else if domain.id < granter.id {
+            let own = domain.memory.lock();
+            (own, Some(granter.memory.lock()))
+        } else {
+            let other = Some(granter.memory.lock());
+            (domain.memory.lock(), other)
+        };
+        Self {
+            own,
+            other,
+            maptrack: domain.maptrack.lock(),
+            table: granter.grants.lock(),
         }
-        if own.id < other.id {
-            let own = own.memory.lock();
-            let other = Some(other.memory.lock());
-            return Self { own, other };
-        }
-        let other = Some(other.memory.lock());
-        let own = own.memory.lock();
-        Self { own, other }
     }
 
-    #[inline]
-    fn granter(&self) -> &DomainMemory {
-        self.other.as_deref().unwrap_or(&self.own)
+    /// The same of two domains, unless somebody has one of the locks.
+    #[inline(always)]
+    fn try_lock(domain: &'a Domain, granter: &'a Domain) -> Option<Self> {
+        Some(Self {
+            own: domain.memory.try_lock()?,
+            other: Some(granter.memory.try_lock()?),
+            maptrack: domain.maptrack.try_lock()?,
+            table: granter.grants.try_lock()?,
+        })
     }
+}
+
+/// What was mapped.
+struct NewMapping {
+    handle: Handle,
+    frame: Pa,
+    /// What was there before.
+    previous: Option<Previous>,
 }
 
 /// The RAM of a domain behind a frame number that its guest wrote into an entry.
 #[inline]
-fn ram_at(machine: &impl PhysicalMemory, memory: &DomainMemory, gfn: u32) -> Option<Pa> {
-    let mapping = memory.stage2.lookup(machine, Ipa::from_frame(gfn.into())?)?;
+fn ram_at(machine: &impl PhysicalMemory, map: &Stage2, gfn: u32) -> Option<Pa> {
+    let mapping = map.lookup(machine, Ipa::from_frame(gfn.into())?)?;
     mapping.page_use.is_own_ram().then(|| mapping.pa.page())
+}
+
+/// The address that a device of `domain` has for a granted page: the machine's where `domain` sees that, and otherwise its
+/// own, which tells nothing of the machine.
+#[inline]
+const fn bus_address(domain: &Domain, frame: Pa, ipa: Ipa) -> u64 {
+    if domain.direct_mapped { frame.0 } else { ipa.0 }
 }
 
 /// What became of an unmap that found its handle.
@@ -75,8 +99,8 @@ struct Unmapped {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Maps a grant for `domain`.
-    fn map_grant(&self, domain: &Domain, entry: &MapGrantRef) -> Result<Handle, GrantStatus> {
+    /// Maps a grant for `domain`: its handle and bus address.
+    fn map_grant(&self, domain: &Domain, entry: &MapGrantRef) -> Result<(Handle, u64), GrantStatus> {
         if entry.flags & (MAP_DEVICE | MAP_HOST) == 0 {
             return Err(GrantStatus::BadReference);
         }
@@ -90,27 +114,36 @@ impl<M: Machine> Hypervisor<M> {
             Access::Write
         };
         let ipa = Ipa(entry.host_addr).page();
-        let (handle, previous) = self.map_granted(domain, granter, (entry.reference, access), ipa)?;
-        if let Some(previous) = previous {
+        let mut locked = Locked::lock(domain, granter);
+        let mapped = self.map_locked(domain, granter, &mut locked, (entry.reference, access), ipa)?;
+        drop(locked);
+        if let Some(previous) = mapped.previous {
             self.release(domain, ipa, previous);
         }
-        Ok(handle)
+        Ok((mapped.handle, bus_address(domain, mapped.frame, ipa)))
     }
 
-    fn map_granted(
+    #[inline]
+    fn map_locked(
         &self,
         domain: &Domain,
         granter: &Domain,
+        locked: &mut Locked<'_>,
         (reference, access): (u32, Access),
         ipa: Ipa,
-    ) -> Result<(Handle, Option<Previous>), GrantStatus> {
+    ) -> Result<NewMapping, GrantStatus> {
         let machine = &self.machine;
-        let mut memories = Memories::lock(domain, granter);
-        let mut maptrack = domain.maptrack.lock();
-        let mut table = granter.grants.lock();
+        let Locked {
+            own,
+            other,
+            maptrack,
+            table,
+        } = locked;
+        let DomainMemory { stage2, pool, .. } = &mut **own;
         self.with_words(|words| {
             let frame = table.pin(words, reference, domain.id, access, |gfn| {
-                ram_at(machine, memories.granter(), gfn)
+                let map = other.as_ref().map_or(&*stage2, |other| &other.stage2);
+                ram_at(machine, map, gfn)
             })?;
             let mapped = Mapped {
                 granter: granter.id,
@@ -119,7 +152,6 @@ impl<M: Machine> Hypervisor<M> {
                 frame,
                 access,
             };
-            let DomainMemory { stage2, pool, .. } = &mut *memories.own;
             let mut map = || {
                 let handle = maptrack.add(machine, pool, &mapped).map_err(|_| GrantStatus::NoSpace)?;
                 if self.references.lock().get(machine, frame, granter.id).is_err() {
@@ -130,9 +162,12 @@ impl<M: Machine> Hypervisor<M> {
                 let page_use = PageUse::Granted {
                     writable: access == Access::Write,
                 };
-                let page = NewPage { ipa, frame, page_use };
-                match stage2.replace(machine, pool, page) {
-                    Ok(previous) => Ok((handle, previous)),
+                match stage2.replace(machine, pool, NewPage { ipa, frame, page_use }) {
+                    Ok(previous) => Ok(NewMapping {
+                        handle,
+                        frame,
+                        previous,
+                    }),
                     Err(error) => {
                         // Nobody has mapped it.
                         let _ = self.references.lock().put(machine, frame);
@@ -151,16 +186,6 @@ impl<M: Machine> Hypervisor<M> {
             }
             result
         })
-    }
-
-    /// The address that a device of `domain` has for a granted page: the machine's where `domain` sees that, and otherwise
-    /// its own, which tells nothing of the machine.
-    fn bus_address(&self, domain: &Domain, handle: Handle, host_addr: u64) -> u64 {
-        if !domain.direct_mapped {
-            return host_addr & !(PAGE_SIZE - 1);
-        }
-        let mapped = domain.maptrack.lock().get(&self.machine, handle);
-        mapped.map_or(host_addr, |mapped| mapped.frame.0)
     }
 
     /// Unmaps at most [`BATCH`] grants of `domain`.
@@ -227,10 +252,10 @@ impl<M: Machine, C: Cpu> Granting for Caller<'_, M, C> {
     fn map_grants(&mut self, entries: &mut [MapGrantRef]) {
         for entry in entries {
             match self.hypervisor.map_grant(self.domain, entry) {
-                Ok(handle) => {
+                Ok((handle, bus_address)) => {
                     entry.status = GrantStatus::Okay.code();
                     entry.handle = handle.0;
-                    entry.dev_bus_addr = self.hypervisor.bus_address(self.domain, handle, entry.host_addr);
+                    entry.dev_bus_addr = bus_address;
                 }
                 Err(status) => entry.status = status.code(),
             }

@@ -8,7 +8,7 @@ mod shown;
 
 use crate::abi::HypercallError;
 use crate::abi::evtchn::SEND;
-use crate::abi::hypercall::{EVENT_CHANNEL_OP, HVC_IMMEDIATE};
+use crate::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVC_IMMEDIATE};
 use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
@@ -111,6 +111,9 @@ impl<M: Machine> Hypervisor<M> {
     pub fn on_quick_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
         if esr == HYPERCALL && state.frame.read(16) == EVENT_CHANNEL_OP && state.frame.read(0) == SEND {
             return self.quick_send(at, cpu, state);
+        }
+        if esr == HYPERCALL && state.frame.read(16) == GRANT_TABLE_OP {
+            return self.quick_grant(at, cpu, state);
         }
         Quick::No
     }

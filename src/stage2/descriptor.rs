@@ -148,6 +148,7 @@ pub(super) enum Entry {
 }
 
 /// Bytes that one descriptor of `level` covers.
+#[inline]
 pub(super) const fn span(level: u8) -> u64 {
     PAGE_SIZE << (9 * (3 - level as u32))
 }
@@ -170,6 +171,16 @@ pub(super) const fn leaf(level: u8, pa: Pa, page_use: PageUse, caching: Caching)
 /// A link to a table of the next level.
 pub(super) const fn table(pa: Pa) -> u64 {
     VALID | TABLE_OR_PAGE | pa.0 & ADDRESS
+}
+
+/// The table that `descriptor` links, if it is of a level above pages.
+#[inline]
+pub(super) const fn linked(descriptor: u64) -> Option<Pa> {
+    if descriptor & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE {
+        Some(Pa(descriptor & ADDRESS))
+    } else {
+        None
+    }
 }
 
 /// What `descriptor`, found at `level`, says. One that this module never writes reads as invalid.

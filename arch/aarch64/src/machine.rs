@@ -23,7 +23,7 @@ impl PhysicalMemory for Arm64 {
     }
     fn copy(&self, from: Pa, to: Pa, length: u64) {
         // SAFETY: as `read`; overlapping frames are guests' own, and any bytes will do.
-        unsafe { physical::copy(to.0 as usize, from.0 as usize, length as usize) }
+        unsafe { physical::copy_pages(to.0 as usize, from.0 as usize, length as usize) }
     }
     fn zero(&self, at: Pa, length: u64) {
         // SAFETY: the core passes frames that stage 1 maps.

@@ -57,6 +57,44 @@ pub(crate) unsafe fn copy(to: usize, from: usize, length: usize) {
     }
 }
 
+/// As [`copy`], 256 bytes at a time where there are so many: for guests' pages.
+///
+/// # Safety
+/// As [`copy`]; where the ranges overlap, what arrives is some of both.
+#[inline]
+pub(crate) unsafe fn copy_pages(mut to: usize, mut from: usize, length: usize) {
+    let mut left = length;
+    if length >= 256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!(
+                "sub {n}, {n}, #256",
+                "2:",
+                ".irp offset, 0, 32, 64, 96, 128, 160, 192, 224",
+                "ldp {a}, {b}, [{from}, #\\offset]",
+                "ldp {c}, {d}, [{from}, #\\offset + 16]",
+                "stp {a}, {b}, [{to}, #\\offset]",
+                "stp {c}, {d}, [{to}, #\\offset + 16]",
+                ".endr",
+                "add {from}, {from}, #256",
+                "add {to}, {to}, #256",
+                "subs {n}, {n}, #256",
+                "b.hs 2b",
+                "add {n}, {n}, #256",
+                n = inout(reg) left,
+                from = inout(reg) from,
+                to = inout(reg) to,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(nostack),
+            );
+        }
+    }
+    if left != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { copy(to, from, left) }
+    }
+}
+
 /// Sets `length` bytes to zero.
 ///
 /// # Safety

@@ -172,7 +172,9 @@ impl<'a> Granters<'a> {
             End::Granted(domain, reference) => (domain, reference),
         };
         let Granter { memory, table, .. } = self.of(domain).ok_or(GrantStatus::GeneralError)?;
-        table.pin(words, reference, user, access, |gfn| ram_at(words.memory, memory, gfn))
+        table.pin(words, reference, user, access, |gfn| {
+            ram_at(words.memory, &memory.stage2, gfn)
+        })
     }
 
     fn unpin<M: PhysicalMemory>(&mut self, words: &SharedWords<'_, M>, end: End<'_>, access: Access) {
