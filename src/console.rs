@@ -9,6 +9,8 @@ pub mod mux;
 pub mod pl011;
 mod port;
 mod ring;
+mod serial;
 pub mod stream;
 
 pub use mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};
+pub use serial::SerialPort;

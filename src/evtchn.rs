@@ -16,6 +16,7 @@ pub mod delivery;
 mod look;
 pub mod pair;
 pub mod port;
+mod route;
 mod virq;
 
 use alloc::vec::Vec;
@@ -29,6 +30,7 @@ pub use delivery::{Delivery, PollOutcome, Poller};
 pub use look::{Found, PortLook};
 pub use pair::{Bound, Closed, Tables};
 pub use port::{Channel, Consumer, Port, PortStatus};
+pub use route::{Arrived, Route};
 
 /// The INTID of the upcall: a PPI (`/hypervisor` node, property `interrupts`).
 pub const UPCALL: crate::ids::IntId = crate::ids::IntId(31);
@@ -103,6 +105,8 @@ pub struct EventChannels {
     pollers: [Poller; MAX_VCPUS],
     /// Somebody polls; it may have stopped meanwhile.
     polls: bool,
+    /// How often something changed that a [`Route`] depends on.
+    changes: u64,
 }
 
 impl EventChannels {
@@ -126,6 +130,7 @@ impl EventChannels {
             vcpu_info,
             pollers: [Poller::None; MAX_VCPUS],
             polls: false,
+            changes: 1,
         }
     }
 
@@ -163,8 +168,11 @@ impl EventChannels {
         };
     }
 
-    fn port_mut(&mut self, port: EventPort) -> Option<&mut Port> {
-        self.ports.get_mut(port.0 as usize)
+    /// `port`, to change it, if it is `wanted`.
+    fn port_mut(&mut self, port: EventPort, wanted: impl FnOnce(&Port) -> bool) -> Option<&mut Port> {
+        let entry = self.ports.get_mut(port.0 as usize).filter(|entry| wanted(entry))?;
+        self.changes = self.changes.wrapping_add(1);
+        Some(entry)
     }
 
     /// A port that the guest may operate on: not port 0, and not attached. It need not be in use.
@@ -195,7 +203,7 @@ impl EventChannels {
     }
 
     fn set(&mut self, port: EventPort, entry: Port) {
-        if let Some(slot) = self.port_mut(port) {
+        if let Some(slot) = self.port_mut(port, |_| true) {
             // Only a free port is set.
             *slot = entry;
             self.count(port, true);
@@ -293,13 +301,9 @@ impl EventChannels {
             Channel::Virq { virq } => !virq::is_per_vcpu(virq),
             Channel::Ipi | Channel::Free => false,
         };
-        match self.port_mut(port) {
-            Some(entry) if movable => {
-                entry.vcpu = vcpu;
-                Ok(())
-            }
-            _ => Err(HypercallError::Invalid),
-        }
+        let entry = self.port_mut(port, |_| movable).ok_or(HypercallError::Invalid)?;
+        entry.vcpu = vcpu;
+        Ok(())
     }
 
     /// EVTCHNOP_status.

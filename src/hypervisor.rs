@@ -111,6 +111,8 @@ pub struct VcpuState {
     hole: quick::Hole,
     /// Before the page at whose start it accessed something last.
     hole_before: quick::Hole,
+    /// Where its stores to registers went lately.
+    known: quick::KnownStores,
     /// It sleeps in SCHEDOP_poll.
     polls: bool,
     /// It was powered on, and has not turned off since.
@@ -148,6 +150,7 @@ impl VcpuState {
             argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
+            known: quick::KnownStores::default(),
             polls: false,
             is_on: false,
             restarts: 0,
@@ -333,10 +336,11 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         if vcpu.has_notes() {
-            let Some(notes) = vcpu.take_interrupt_notes() else {
+            // An access that waits looks for its answer in any case.
+            let Some(notes) = vcpu.take_usual_notes() else {
                 return false;
             };
-            state.flush_due = true;
+            state.flush_due |= notes.has(Attention::Interrupts) || notes.has(Attention::Upcall);
             if notes.has(Attention::Upcall) {
                 self.take_upcall(domain, vcpu);
             }

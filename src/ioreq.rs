@@ -46,7 +46,7 @@ use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuS
 use crate::trace::Kind;
 
 pub use ack::{Ack, Line};
-pub use doorbell::{Doorbell, Ring, SharedDoorbells};
+pub use doorbell::{Board, Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;
 pub use kinds::DoorbellRequest;
 pub use look::ServerLook;

@@ -53,6 +53,8 @@ pub mod primecell;
 #[cfg(feature = "hypervisor")]
 pub mod psci;
 #[cfg(feature = "hypervisor")]
+pub mod registers;
+#[cfg(feature = "hypervisor")]
 pub mod routing;
 #[cfg(feature = "hypervisor")]
 pub mod rtc;

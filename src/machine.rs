@@ -44,6 +44,11 @@ pub trait Machine: PhysicalMemory {
 
     /// Records an event in the caller's ring: about ten instructions. `argument` is what `kind` says.
     fn trace(&self, kind: trace::Kind, vcpu: VcpuId, argument: u32);
+    /// As [`Self::trace`], where `vcpu` is known to be the one that is loaded there.
+    #[inline]
+    fn trace_loaded(&self, kind: trace::Kind, vcpu: VcpuId, argument: u32) {
+        self.trace(kind, vcpu, argument);
+    }
     /// Event number `back` of the ring of `pcpu`, counted from its newest, which is 0; `None`: there is none, or it is being
     /// overwritten.
     fn traced(&self, pcpu: PcpuId, back: usize) -> Option<trace::Event>;

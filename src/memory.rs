@@ -54,12 +54,15 @@ pub trait PhysicalMemory: Sync {
     fn try_compare_exchange_u32(&self, at: Pa, current: u32, new: u32) -> Result<u32, Contended>;
     /// As [`Self::try_compare_exchange_u32`], on 64 bits.
     fn try_compare_exchange_u64(&self, at: Pa, current: u64, new: u64) -> Result<u64, Contended>;
-
-    /// Sets `bits` in a word by one instruction that always succeeds, sequentially consistent, and returns what the word was.
-    /// `None`: the machine has no such instruction, and nothing was changed.
+    /// One attempt to set `bits`, sequentially consistent: what was there. `Err(Contended)`: another observer interfered;
+    /// nothing was stored.
     #[inline]
-    fn set_bits_u64(&self, _at: Pa, _bits: u64) -> Option<u64> {
-        None
+    fn try_set_bits_u64(&self, at: Pa, bits: u64) -> Result<u64, Contended> {
+        let expected = self.load_u64(at);
+        match self.try_compare_exchange_u64(at, expected, expected | bits) {
+            Ok(previous) if previous == expected => Ok(previous),
+            _ => Err(Contended),
+        }
     }
 
     /// Cleans (and invalidates) the data cache by address to the point of coherency: a guest that starts with its caches

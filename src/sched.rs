@@ -225,6 +225,11 @@ impl RunQueue {
             return false;
         }
         let held = entry.held.is_some();
+        if self.current == NOBODY && !held && entry.lends_to == NOBODY {
+            self.charged_until = Ticks(now.0.max(self.charged_until.0));
+            self.make_ready(slot.0, now);
+            return true;
+        }
         self.charge(now);
         let served = self
             .entries
@@ -250,6 +255,13 @@ impl RunQueue {
     }
 
     fn make_runnable(&mut self, index: usize, now: Ticks) {
+        self.make_ready(index, now);
+        self.end_loans_to(index);
+    }
+
+    /// As [`Self::make_runnable`], of one whose time nobody has borrowed.
+    #[inline]
+    fn make_ready(&mut self, index: usize, now: Ticks) {
         let floor = self.floor;
         if let Some(entry) = self.entries.get_mut(index) {
             entry.account(now);
@@ -266,7 +278,6 @@ impl RunQueue {
                 }
             }
         }
-        self.end_loans_to(index);
     }
 
     /// When to decide again at the latest: the current vCPU has a deadline of its own.

@@ -331,3 +331,25 @@ fn dtc_accepts_every_tree() {
         }
     }
 }
+
+#[test]
+fn names_longer_than_the_specification_allows_are_read_and_passed_on() {
+    let long = "snps,quirk-frame-length-adjustment";
+    let node = "a-node-with-a-name-of-more-than-31-bytes";
+    let partial = PARTIAL.replace(
+        "clock: clk {",
+        &format!("{node} {{ {long} = <32>; }};\n        clock: clk {{ {long} = <32>;"),
+    );
+    let machine = VIRT.replace("/ {", &format!("/ {{ {node} {{ {long} = <32>; }};"));
+    let (_, manifest) = read(&machine, DOMAINS, &partial).unwrap();
+    let owner = manifest
+        .domains
+        .iter()
+        .find(|domain| !domain.passthrough.devices.is_empty());
+    let blob = build(&manifest, owner.unwrap().id.0);
+    let tree = Tree::new(&blob).unwrap();
+    for path in ["/passthrough/clk", &format!("/passthrough/{node}")] {
+        assert_eq!(find(&tree, path).u32(long).unwrap(), Some(32), "{path}");
+    }
+    assert!(FreshValues::find(&blob).has_seeds());
+}

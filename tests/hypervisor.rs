@@ -2,6 +2,8 @@
 
 #[path = "hypervisor_support/access.rs"]
 mod access;
+#[path = "hypervisor_support/advisories.rs"]
+mod advisories;
 #[path = "hypervisor_support/backend.rs"]
 mod backend;
 #[path = "hypervisor_support/control.rs"]

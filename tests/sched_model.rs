@@ -68,8 +68,12 @@ impl Pair {
         assert_eq!(found, expected, "{what:?} for {slot:?} at {:?}", self.now);
     }
 
+    /// A decision: in one step where somebody is woken on an idle pCPU.
     fn pick(&mut self) {
-        let (found, expected) = (self.queue.pick(self.now), self.model.pick(self.now));
+        let expected = self.model.pick(self.now);
+        let resumed = self.slots.iter().find_map(|slot| self.queue.resume(*slot, self.now));
+        self.short += u32::from(resumed.is_some());
+        let found = resumed.unwrap_or_else(|| self.queue.pick(self.now));
         self.check(found, expected);
     }
 
@@ -181,8 +185,8 @@ impl Pair {
             }
             (11, Some(current)) => {
                 let deadline = self.deadline(dice);
-                self.model.block(current, Wait::Event, deadline, now);
-                match self.queue.wait(current, deadline, now) {
+                self.model.block(current, what, deadline, now);
+                match self.queue.wait(current, what, deadline, now) {
                     Some(pick) => {
                         self.short += 1;
                         let expected = self.model.pick(now);
@@ -190,7 +194,7 @@ impl Pair {
                     }
                     None => {
                         self.long += 1;
-                        self.queue.block(current, Wait::Event, deadline, now);
+                        self.queue.block(current, what, deadline, now);
                         self.pick();
                     }
                 }

@@ -125,6 +125,8 @@ pub struct Console {
     held: u8,
     /// Unfinished lines are not shown.
     holds_back: bool,
+    /// Some port is no UART.
+    has_streams: bool,
 }
 
 const MESSAGES: usize = 0;
@@ -146,6 +148,7 @@ impl Console {
             long_pause: frequency / 2,
             held: 0,
             holds_back: false,
+            has_streams: false,
         }
     }
 
@@ -168,6 +171,7 @@ impl Console {
     /// # Errors
     /// [`TooManyPorts`]
     pub fn add_stream(&mut self, domain: DomainId, name: &str, page: Option<Pa>) -> Result<PortId, TooManyPorts> {
+        self.has_streams = true;
         self.add_port(domain, name, Source::Stream(Stream::new(domain, page)))
     }
 
@@ -241,6 +245,9 @@ impl Console {
     /// Moves bytes between the guests' rings and here, a bounded number for each, where something may be to be done. The
     /// domains that must be told are put into `told`, which has room for all.
     pub fn exchange<M: PhysicalMemory + ?Sized>(&mut self, memory: &M, told: &mut Array<DomainId, MAX_DOMAINS>) {
+        if !self.has_streams {
+            return;
+        }
         for port in &mut self.ports {
             if let Source::Stream(stream) = &mut port.source
                 && stream.exchange(memory)
@@ -254,7 +261,7 @@ impl Console {
     /// Whether [`Self::exchange`] may find something to do.
     pub fn is_due(&self) -> bool {
         let mut ports = self.ports.iter();
-        ports.any(|port| matches!(&port.source, Source::Stream(stream) if stream.is_due()))
+        self.has_streams && ports.any(|port| matches!(&port.source, Source::Stream(stream) if stream.is_due()))
     }
 
     /// The domain starts again: its UART is as after a reset, and what it has sent is shown as ever. The new level of its

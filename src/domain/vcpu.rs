@@ -170,10 +170,11 @@ impl Vcpu {
         self.attention.fetch_or(notes.0, Ordering::Release);
     }
 
-    /// Takes all notes if there are none but of interrupts; otherwise takes none.
-    pub fn take_interrupt_notes(&self) -> Option<Notes> {
+    /// Takes all notes if there are none but of interrupts and answers; otherwise takes none.
+    pub fn take_usual_notes(&self) -> Option<Notes> {
         let notes = self.attention.load(Ordering::Relaxed);
-        if notes & !(Attention::Interrupts as u32 | Attention::Upcall as u32) != 0 {
+        const USUAL: u32 = Attention::Interrupts as u32 | Attention::Upcall as u32 | Attention::Request as u32;
+        if notes & !USUAL != 0 {
             return None;
         }
         let taken = self

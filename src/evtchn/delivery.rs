@@ -47,16 +47,16 @@ pub enum PollOutcome {
 }
 
 /// Where a port's bit is: the word's index and the bit in it.
-fn bit(port: EventPort) -> (u64, u64) {
+pub(super) fn bit(port: EventPort) -> (u64, u64) {
     (u64::from(port.0 / PORTS_PER_WORD), 1 << (port.0 % PORTS_PER_WORD))
 }
 
 impl EventChannels {
-    fn pending_word(&self, index: u64) -> Pa {
+    pub(super) fn pending_word(&self, index: u64) -> Pa {
         Pa(self.shared_info.0 + SharedInfo::PENDING_OFFSET + index * 8)
     }
 
-    fn mask_word(&self, index: u64) -> Pa {
+    pub(super) fn mask_word(&self, index: u64) -> Pa {
         Pa(self.shared_info.0 + SharedInfo::MASK_OFFSET + index * 8)
     }
 
@@ -88,9 +88,20 @@ impl EventChannels {
     ) -> Delivery {
         let (index, bit) = bit(port);
         match words.set_bits(self.pending_word(index), bit) {
-            Ok(before) if before & bit == 0 => {}
-            _ => return Delivery::default(),
+            Ok(before) if before & bit == 0 => self.announce_pending(port, vcpu, words),
+            _ => Delivery::default(),
         }
+    }
+
+    /// `port` has become pending.
+    #[inline(always)]
+    pub(super) fn announce_pending<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        port: EventPort,
+        vcpu: u8,
+        words: &SharedWords<'_, M>,
+    ) -> Delivery {
+        let (index, bit) = bit(port);
         let masked = words.memory.load_u64(self.mask_word(index)) & bit != 0;
         let upcall = if masked { None } else { self.select(index, vcpu, words) };
         let wake = if self.polls {
@@ -103,7 +114,12 @@ impl EventChannels {
 
     /// Tells `vcpu` that word `index` has news.
     #[inline(always)]
-    fn select<M: PhysicalMemory + ?Sized>(&self, index: u64, vcpu: u8, words: &SharedWords<'_, M>) -> Option<u8> {
+    pub(super) fn select<M: PhysicalMemory + ?Sized>(
+        &self,
+        index: u64,
+        vcpu: u8,
+        words: &SharedWords<'_, M>,
+    ) -> Option<u8> {
         let info = (*self.vcpu_info.get(usize::from(vcpu))?)?;
         let selector = 1 << index;
         let selected = words
@@ -112,8 +128,21 @@ impl EventChannels {
         if selected & selector != 0 {
             return None;
         }
-        let upcall = words.set_bits(Pa(info.0 + VcpuInfo::UPCALL_PENDING_OFFSET), 1).ok()?;
-        (upcall & 1 == 0).then_some(vcpu)
+        self.mark_upcall(info, words.memory).then_some(vcpu)
+    }
+
+    /// Tells the vCPU whose place is `info` that there are words with news; `false`: it was told so before.
+    ///
+    /// A load and a store are enough. Nobody else sets the byte while this domain is locked; and a guest clears it before it
+    /// takes the words, of which one was set before this load, so that one that clears it after the load finds that word.
+    #[inline(always)]
+    pub(super) fn mark_upcall<M: PhysicalMemory + ?Sized>(&self, info: Pa, memory: &M) -> bool {
+        let upcall = Pa(info.0 + VcpuInfo::UPCALL_PENDING_OFFSET);
+        let before = memory.load_u8(upcall);
+        if before & 1 == 0 {
+            memory.store_u8(upcall, 1);
+        }
+        before & 1 == 0
     }
 
     #[cold]
@@ -140,6 +169,9 @@ impl EventChannels {
         port: EventPort,
         words: &SharedWords<'_, M>,
     ) -> Result<Delivery, HypercallError> {
+        if port > self.highest_port() {
+            return Err(HypercallError::Invalid);
+        }
         let vcpu = self.guest_port(port)?.vcpu;
         let (index, bit) = bit(port);
         let unmasked = || -> Result<Option<u8>, Starved> {
@@ -189,7 +221,9 @@ impl EventChannels {
         }
         if let Some(slot) = self.pollers.get_mut(usize::from(vcpu)) {
             *slot = poller;
-            self.polls = true;
+            if !core::mem::replace(&mut self.polls, true) {
+                self.changes = self.changes.wrapping_add(1);
+            }
         }
         Ok(PollOutcome::Wait)
     }
@@ -235,6 +269,7 @@ impl EventChannels {
             None => {}
         }
         *slot = Some(info);
+        self.changes = self.changes.wrapping_add(1);
         words.memory.write(info, &contents);
         words
             .memory
@@ -249,6 +284,7 @@ impl EventChannels {
     /// The domain starts again: its vCPUs have registered nothing and wait for nothing. The caller has closed its ports
     /// and zeroed its shared page.
     pub fn restart(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
         self.vcpu_info = [None; MAX_VCPUS];
         self.vcpu_info[0] = Some(self.shared_info);
         self.pollers = [Poller::None; MAX_VCPUS];

@@ -122,13 +122,10 @@ impl Tables<'_> {
     ) -> Result<Bound, HypercallError> {
         let (local, remote) = (self.local().domain(), self.remote().domain());
         let waits = Channel::Unbound { remote: local };
-        let consumer = match self.remote().port_mut(remote_port) {
-            Some(entry) if entry.channel == waits => {
-                entry.channel = Channel::Interdomain { remote: local, port };
-                entry.consumer
-            }
-            _ => return Err(HypercallError::Invalid),
-        };
+        let entry = self.remote().port_mut(remote_port, |entry| entry.channel == waits);
+        let entry = entry.ok_or(HypercallError::Invalid)?;
+        entry.channel = Channel::Interdomain { remote: local, port };
+        let consumer = entry.consumer;
         let connected = Channel::Interdomain {
             remote,
             port: remote_port,
@@ -174,7 +171,7 @@ impl Tables<'_> {
 
     fn disconnect(&mut self, port: EventPort) -> Closed {
         let local = self.local().domain();
-        let Some(entry) = self.local().port_mut(port) else {
+        let Some(entry) = self.local().port_mut(port, |_| true) else {
             return Closed::default();
         };
         let channel = core::mem::replace(entry, Port::FREE).channel;
@@ -186,9 +183,7 @@ impl Tables<'_> {
             Channel::Interdomain { remote, port: peer } => {
                 let connected = Channel::Interdomain { remote: local, port };
                 let table = if remote == local { self.local() } else { self.remote() };
-                if let Some(entry) = table.port_mut(peer)
-                    && entry.channel == connected
-                {
+                if let Some(entry) = table.port_mut(peer, |entry| entry.channel == connected) {
                     entry.channel = Channel::Unbound { remote: local };
                     entry.heard_by = None;
                     return Closed {

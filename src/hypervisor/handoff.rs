@@ -78,13 +78,34 @@ impl<M: Machine> Hypervisor<M> {
             servers.set_posted(vcpu.id.index, CoreClock::new(self).runnable(handed.owner));
         }
         drop(servers);
-        if told.is_none() {
-            let sent = domain.events.lock().notify_attached(handed.port);
-            let mut domains = self;
-            routing::carry(&mut domains, domain.id, sent);
+        match told {
+            Some((server, ..)) if server.vcpus.iter().all(|server| server.pcpu != vcpu.pcpu) => {
+                if let Some(schedule) = self.switch_from_waiter(vcpu, Wait::Request, handed.deadline, now) {
+                    return self.wait_for_answer(vcpu, state, schedule);
+                }
+            }
+            Some(_) => {}
+            None => {
+                let sent = domain.events.lock().notify_attached(handed.port);
+                let mut domains = self;
+                routing::carry(&mut domains, domain.id, sent);
+            }
         }
         self.wait_for_server(vcpu, &handed);
         Called::Posted
+    }
+
+    /// The loaded vCPU is marked as waiting for a server that works elsewhere, and it is known who runs meanwhile.
+    #[inline]
+    fn wait_for_answer(&self, vcpu: &Vcpu, state: &mut VcpuState, schedule: Schedule) -> Called {
+        // An answer, or another limit, that came before woke nobody.
+        if vcpu.has_note(Attention::Request) {
+            self.wake(vcpu, Wait::Request);
+            return Called::Posted;
+        }
+        state.over = schedule;
+        state.leaves_as = schedule.run.map(|_| RUNSTATE_BLOCKED);
+        Called::Over
     }
 
     /// The loaded vCPU waits for a server that works elsewhere, or that somebody else runs before.
@@ -331,16 +352,40 @@ impl<M: Machine> Hypervisor<M> {
         Some(schedule(pick, limit))
     }
 
-    /// The loaded vCPU waits for an event: who runs.
+    /// The loaded vCPU waits for `what`: who runs.
     #[inline]
-    pub(crate) fn switch_from_waiter(&self, vcpu: &Vcpu, deadline: Option<Ticks>, now: Ticks) -> Option<Schedule> {
+    pub(crate) fn switch_from_waiter(
+        &self,
+        vcpu: &Vcpu,
+        what: Wait,
+        deadline: Option<Ticks>,
+        now: Ticks,
+    ) -> Option<Schedule> {
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
         let mut queue = pcpu.queue.lock();
-        let pick = queue.wait(vcpu.slot, deadline, now)?;
+        let pick = queue.wait(vcpu.slot, what, deadline, now)?;
         let running = queue.running().map_or(NOBODY, Slot::index);
         drop(queue);
         pcpu.running.store(running, Ordering::Relaxed);
+        Some(schedule(pick, limit))
+    }
+
+    /// The pCPU had nobody to run, and has kept the vCPU loaded. If that is the only one that can run now: what
+    /// [`Self::schedule`] would say.
+    pub fn resume(&self, at: Located<'_>) -> Option<Schedule> {
+        let vcpu = at.vcpu;
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        let now = self.machine.now();
+        // Whatever is asked for from here on is looked at the next time.
+        pcpu.must_schedule.store(false, Ordering::SeqCst);
+        let limit = self.unhurried(pcpu, vcpu.pcpu, now);
+        let pick = limit.and_then(|limit| Some((pcpu.queue.lock().resume(vcpu.slot, now)?, limit)));
+        let Some((pick, limit)) = pick else {
+            pcpu.must_schedule.store(true, Ordering::Release);
+            return None;
+        };
+        pcpu.running.store(vcpu.slot.index(), Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
 

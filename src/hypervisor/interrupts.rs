@@ -238,7 +238,7 @@ impl<M: Machine> Hypervisor<M> {
         let Some(deadline) = self.wait_until(cpu, state, None, now) else {
             return Quick::Due;
         };
-        let over = self.switch_from_waiter(vcpu, deadline, now);
+        let over = self.switch_from_waiter(vcpu, Wait::Event, deadline, now);
         if over.is_none() {
             self.block(vcpu, Wait::Event, deadline);
         }

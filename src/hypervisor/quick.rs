@@ -4,6 +4,7 @@
 //! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
 //! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
 
+mod known;
 mod shown;
 
 use crate::abi::HypercallError;
@@ -24,6 +25,8 @@ use crate::trap::exception::{GuestException, inject};
 use crate::trap::registers::{GuestFrame, Saved};
 use crate::trap::syndrome::{Hpfar, Syndrome};
 use crate::vgic::{Frame, SgiRegister};
+
+pub(crate) use known::KnownStores;
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -64,6 +67,8 @@ impl Hole {
 /// S1PTW) has no translation (DFSC 0b0001xx), and that is no cache maintenance (no CM).
 const PLAIN_ACCESS: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 0b0001 << 2;
 const PLAIN_ACCESS_MASK: u64 = 0x3f << 26 | 1 << 25 | 1 << 24 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+/// Set in the DFSC of a fault that a translation was found for, and in none of a translation fault.
+const NO_RIGHT: u64 = 1 << 3;
 /// SSE and SF.
 const SIGNED: u64 = 1 << 21;
 const SIXTY_FOUR: u64 = 1 << 15;
@@ -171,6 +176,9 @@ impl<M: Machine> Hypervisor<M> {
         (esr, far, hpfar): (u64, u64, impl FnOnce() -> u64),
         saved: Saved,
     ) -> Quick {
+        if esr & NO_RIGHT != 0 {
+            return self.quick_store(at, cpu, state, esr, far, saved);
+        }
         let offset = far % PAGE_SIZE;
         let width = AccessWidth::from_sas(esr >> 22);
         // One that is not aligned may touch two pages, or have begun in the one before.
@@ -179,7 +187,7 @@ impl<M: Machine> Hypervisor<M> {
             || self.hpfar != Hpfar::Architectural
             || state.frame.pstate & AARCH32 != 0
         {
-            return self.quick_store(at, cpu, state, esr, far, saved);
+            return Quick::No;
         }
         if !saved.has(register_of(esr)) {
             return Quick::Registers;

@@ -205,15 +205,18 @@ impl<M: Machine> Hypervisor<M> {
         (register, bits): (Ipa, u32),
     ) -> Option<bool> {
         let (interrupt, line) = shadow.acknowledge(&self.machine, register, bits)?;
-        let told = line == Line::Low
-            && !(live
-                && domain
-                    .vgic
-                    .lock()
-                    .lower_in_place(vcpu.id.index, interrupt, cpu.virtual_interface()))
-            && self.lower_line(cpu, (domain, vcpu, live), interrupt);
+        let told = line == Line::Low && !(live && self.lower_at_once(cpu, domain, vcpu, interrupt)) && {
+            self.lower_line(cpu, (domain, vcpu, live), interrupt)
+        };
         self.machine.trace(Kind::Acknowledged, vcpu.id, interrupt.0);
         Some(told)
+    }
+
+    /// The line of an interrupt that is simply in one of the loaded vCPU's list registers; `false`: it is not.
+    fn lower_at_once<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, interrupt: IntId) -> bool {
+        let mut vgic = domain.vgic.lock();
+        vgic.line(interrupt)
+            .is_some_and(|line| vgic.lower_in_place(vcpu.id.index, line, cpu.virtual_interface(), || ()))
     }
 
     /// The line of an interrupt that is not simply in one of the loaded vCPU's list registers. Whether others were told.

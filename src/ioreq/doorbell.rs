@@ -69,8 +69,6 @@ pub struct Doorbells {
     entries: Vec<Doorbell>,
     /// Whether the server of each id gets requests.
     serving: [bool; MAX_SERVERS],
-    /// Writes that rang, by id of the server.
-    rung: [u64; MAX_SERVERS],
 }
 
 impl Doorbells {
@@ -78,7 +76,6 @@ impl Doorbells {
         Self {
             entries: Vec::with_capacity(MAX_SERVERS * MAX_DOORBELLS),
             serving: [false; MAX_SERVERS],
-            rung: [0; MAX_SERVERS],
         }
     }
 
@@ -87,10 +84,9 @@ impl Doorbells {
         &self.entries
     }
 
-    /// Whom this write rings; it is counted. All doorbells of an address have one mask, so one search finds address and
-    /// value.
+    /// Whom this write rings. All doorbells of an address have one mask, so one search finds address and value.
     #[inline]
-    pub fn ring(&mut self, access: &MmioAccess) -> Option<Ring> {
+    pub fn ring(&self, access: &MmioAccess) -> Option<Ring> {
         let Direction::Write(value) = access.direction else {
             return None;
         };
@@ -108,23 +104,12 @@ impl Doorbells {
         if entry.address != address || value & entry.mask != entry.value || entry.width != access.width || !entry.open {
             return None;
         }
-        let ring = Ring {
+        Some(Ring {
             server: entry.server,
             owner: entry.owner,
             peer: entry.peer,
             port: entry.port,
-        };
-        if let Some(rung) = self.rung.get_mut(usize::from(ring.server.0)) {
-            *rung = rung.wrapping_add(1);
-        }
-        Some(ring)
-    }
-
-    /// A write that was counted reached nobody: the port was closed meanwhile.
-    pub fn missed(&mut self, ring: &Ring) {
-        if let Some(rung) = self.rung.get_mut(usize::from(ring.server.0)) {
-            *rung = rung.saturating_sub(1);
-        }
+        })
     }
 
     /// Where `wanted` belongs.
@@ -246,17 +231,39 @@ const fn filter_bit(address: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub struct SharedDoorbells(Arc<Board>);
 
+/// What of them is read and counted without their lock.
 #[derive(Debug)]
-struct Board {
+pub struct Board {
     /// A bit for some addresses each, set if one of them is a doorbell's: a write elsewhere costs one load.
     filter: AtomicU64,
+    /// How often the table was changed.
+    changes: AtomicU64,
+    /// Writes that rang, by id of the server.
+    rung: [AtomicU64; MAX_SERVERS],
     table: Mutex<Doorbells>,
+}
+
+impl Board {
+    /// How often a doorbell came, went, or began or ceased to ring: while this stays, what was found in the table is true.
+    /// Who compares it reads nothing else of the table, so nothing need be ordered.
+    #[inline(always)]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// A write has rung a doorbell of `server`.
+    #[inline(always)]
+    pub fn count(&self, server: ServerId) {
+        self.rung[usize::from(server.0) % MAX_SERVERS].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl SharedDoorbells {
     pub(super) fn new() -> Self {
         Self(Arc::new(Board {
             filter: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            rung: [const { AtomicU64::new(0) }; MAX_SERVERS],
             table: Mutex::new(Doorbells::new()),
         }))
     }
@@ -273,7 +280,22 @@ impl SharedDoorbells {
     /// As [`Self::ring`], where there may be a doorbell ([`Self::may_have`]).
     #[inline]
     pub fn ring_here(&self, access: &MmioAccess) -> Option<Ring> {
-        self.0.table.lock().ring(access)
+        let ring = self.0.table.lock().ring(access)?;
+        self.0.count(ring.server);
+        Some(ring)
+    }
+
+    /// Whom this write rings, which is not counted, and [`Board::changes`] then.
+    pub fn look_up(&self, access: &MmioAccess) -> Option<(Ring, u64)> {
+        let table = self.0.table.lock();
+        Some((table.ring(access)?, self.0.changes()))
+    }
+
+    /// [`Board::changes`], if there is no doorbell in the four bytes at `ipa`.
+    pub fn changes_without(&self, ipa: Ipa) -> Option<u64> {
+        let range = Range::from_length(ipa.0, 4)?;
+        let table = self.0.table.lock();
+        (!table.overlaps(range)).then(|| self.0.changes())
     }
 
     /// Whether there may be a doorbell at `ipa`: one load.
@@ -282,44 +304,59 @@ impl SharedDoorbells {
         self.0.filter.load(Ordering::Acquire) >> filter_bit(ipa.0) & 1 != 0
     }
 
-    /// See [`Doorbells::missed`].
+    /// What of them needs no lock.
+    #[inline(always)]
+    pub fn board(&self) -> &Board {
+        &self.0
+    }
+
+    /// A write that was counted reached nobody: the port was closed meanwhile.
     pub fn missed(&self, ring: &Ring) {
-        self.0.table.lock().missed(ring);
+        if let Some(rung) = self.0.rung.get(usize::from(ring.server.0)) {
+            // It may begin anew meanwhile.
+            let _ = rung.try_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        }
     }
 
     /// Calls `with` with the table locked.
-    pub fn with<T>(&self, with: impl FnOnce(&mut Doorbells) -> T) -> T {
-        with(&mut self.0.table.lock())
+    pub fn with<T>(&self, with: impl FnOnce(&Doorbells) -> T) -> T {
+        with(&self.0.table.lock())
+    }
+
+    /// Changes the table.
+    fn change<T>(&self, change: impl FnOnce(&mut Doorbells) -> T) -> T {
+        let mut table = self.0.table.lock();
+        let changed = change(&mut table);
+        self.0.filter.store(table.filter(), Ordering::Release);
+        self.0.changes.fetch_add(1, Ordering::Release);
+        changed
     }
 
     pub(super) fn insert(&self, doorbell: Doorbell) -> Result<(), HypercallError> {
-        let mut table = self.0.table.lock();
-        table.insert(doorbell)?;
-        self.0.filter.store(table.filter(), Ordering::Release);
-        Ok(())
+        self.change(|table| table.insert(doorbell))
     }
 
     /// Takes away what `goes` says; its ports go to `ports`, which has room for all that there can be.
     pub(super) fn remove(&self, goes: impl Fn(&Doorbell) -> bool, ports: &mut Vec<EventPort>) {
-        let mut table = self.0.table.lock();
-        table.remove(goes, |entry| {
-            if ports.len() < ports.capacity() {
-                ports.push(entry.port);
-            }
+        self.change(|table| {
+            table.remove(goes, |entry| {
+                if ports.len() < ports.capacity() {
+                    ports.push(entry.port);
+                }
+            });
         });
-        self.0.filter.store(table.filter(), Ordering::Release);
     }
 
     pub(super) fn bind(&self, port: EventPort, peer: EventPort) {
-        self.with(|table| table.bind(port, peer));
+        self.change(|table| table.bind(port, peer));
     }
 
     pub(super) fn unbind(&self, port: EventPort, peer: EventPort) {
-        self.with(|table| table.unbind(port, peer));
+        self.change(|table| table.unbind(port, peer));
     }
 
     pub(super) fn set_serving(&self, server: ServerId, serves: bool) {
-        self.with(|table| {
+        self.change(|table| {
             if let Some(serving) = table.serving.get_mut(usize::from(server.0)) {
                 *serving = serves;
             }
@@ -328,14 +365,13 @@ impl SharedDoorbells {
     }
 
     pub(super) fn count_from_zero(&self, server: ServerId) {
-        self.with(|table| {
-            if let Some(rung) = table.rung.get_mut(usize::from(server.0)) {
-                *rung = 0;
-            }
-        });
+        if let Some(rung) = self.0.rung.get(usize::from(server.0)) {
+            rung.store(0, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn rung(&self, server: ServerId) -> u64 {
-        self.with(|table| table.rung.get(usize::from(server.0)).copied().unwrap_or(0))
+        let rung = self.0.rung.get(usize::from(server.0));
+        rung.map_or(0, |rung| rung.load(Ordering::Relaxed))
     }
 }

@@ -239,6 +239,16 @@ impl Shadow {
         Some((ack.interrupt, line))
     }
 
+    /// What becomes of register number `index`, which is `register`, if the guest writes `bits` there and that clears all of its
+    /// word. `None`: something else, or it does not acknowledge now.
+    #[inline(always)]
+    pub fn cleared_by(&mut self, index: usize, register: Ipa, bits: u32) -> Option<Cleared<'_>> {
+        let (frame, _) = self.current();
+        let ack = self.acks.get_mut(index).filter(|ack| ack.register == register)?;
+        let clears = self.shown && ack.word() != 0 && ack.word() & !bits == 0;
+        clears.then_some(Cleared { frame, ack })
+    }
+
     /// The true words are in the current frame, whatever its server wrote there.
     fn publish(&self, machine: &impl Machine) {
         let (frame, _) = self.current();
@@ -290,6 +300,29 @@ impl Shadow {
     }
 }
 
+/// A word that a guest's write is about to clear, so that its line falls.
+#[derive(Debug)]
+pub struct Cleared<'a> {
+    frame: Pa,
+    ack: &'a mut Ack,
+}
+
+impl Cleared<'_> {
+    /// Whose line.
+    #[inline(always)]
+    pub const fn interrupt(&self) -> IntId {
+        self.ack.interrupt
+    }
+
+    /// The write happens; the line is to follow.
+    #[inline(always)]
+    pub fn publish(self, machine: &impl Machine) {
+        let _ = self.ack.change(u32::MAX, 0);
+        machine.store_u32(Pa(self.frame.0 | u64::from(self.ack.offset)), 0);
+        machine.complete_stores();
+    }
+}
+
 /// The page of one device.
 #[derive(Debug)]
 pub struct ShadowSlot {
@@ -337,6 +370,22 @@ impl Shadows {
         };
         let device = slot.device;
         (device.start() <= at.0 && at.0 <= device.end()).then_some(slot)
+    }
+
+    /// Number `index` of them.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> Option<&ShadowSlot> {
+        self.0.get(index)
+    }
+
+    /// Which of them has `register` among those that acknowledge, at which place there, and whose line its word is. Not while somebody has it.
+    pub fn find_acknowledgement(&self, register: Ipa) -> Option<(u16, u16, IntId)> {
+        let after = self.0.partition_point(|slot| slot.device.start() <= register.0);
+        let slot = after.checked_sub(1)?;
+        let shadow = self.0.get(slot)?.shadow.try_lock()?;
+        let index = shadow.acks().iter().position(|ack| ack.register == register)?;
+        let interrupt = shadow.acks().get(index)?.interrupt;
+        Some((u16::try_from(slot).ok()?, u16::try_from(index).ok()?, interrupt))
     }
 
     /// The one of a device's frame, and which of the two frames it is.

@@ -1,8 +1,9 @@
 //! A flattened device tree, indexed once: parents, phandles and paths at hand.
 //!
-//! The blob is checked by `dtoolkit` and then walked with a bounded depth, so nothing that it contains can panic,
+//! The blob is checked and then walked with a bounded depth, so nothing that it contains can panic,
 //! exhaust the stack or loop. Names and values stay where they are; only the index is allocated.
 
+pub(super) mod check;
 mod interrupt;
 
 use alloc::collections::BTreeMap;
@@ -10,7 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use dtoolkit::fdt::{Fdt, FdtNode, FdtProperty};
+use dtoolkit::fdt::{FdtNode, FdtProperty};
 use dtoolkit::{Node as _, Property as _};
 
 use crate::manifest::error::{ManifestError, Reason};
@@ -75,7 +76,7 @@ impl<'a> Tree<'a> {
         let Some(blob) = bytes.get(..size) else {
             return Err(refuse("longer than its memory".to_string()));
         };
-        let fdt = Fdt::new(blob).map_err(|error| refuse(error.to_string()))?;
+        let fdt = check::fdt(blob).map_err(|error| refuse(error.to_string()))?;
 
         let mut tree = Self {
             nodes: Vec::new(),

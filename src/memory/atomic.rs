@@ -45,15 +45,21 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     /// [`Starved`] when the bounded attempts are used up; nothing was changed.
     #[inline]
     pub fn set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
-        match self.memory.set_bits_u64(at, bits) {
-            Some(before) => Ok(before),
-            None => self.try_set_bits(at, bits),
+        match self.memory.try_set_bits_u64(at, bits) {
+            Ok(previous) => Ok(previous),
+            Err(_) => self.set_again(at, bits),
         }
     }
 
+    /// The attempts after the first.
+    #[cold]
     #[inline(never)]
-    fn try_set_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
-        try_update(self.memory, at, |word| word | bits).or_else(|_| self.alone(at, bits, u64::MAX))
+    fn set_again(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
+        let mut attempts = (1..ATTEMPTS).map(|_| self.memory.try_set_bits_u64(at, bits));
+        match attempts.find_map(Result::ok) {
+            Some(previous) => Ok(previous),
+            None => self.alone(at, bits, u64::MAX),
+        }
     }
 
     /// Clears `bits` in the word at `at` and returns what it was.

@@ -111,10 +111,14 @@ impl RunQueue {
         Some(self.decided(to.0, vcpu, youngest, NEVER, now))
     }
 
-    /// The current vCPU `slot` waits for an event until `deadline` at the latest, and another runs, or none: [`Self::block`]
+    /// The current vCPU `slot` waits for `what` until `deadline` at the latest, and another runs, or none: [`Self::block`]
     /// and [`Self::pick`] in one step. `None`: it is not as simple as that; nothing has changed.
     #[inline(always)]
-    pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
+    pub fn wait(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>, now: Ticks) -> Option<Pick> {
+        // Time does not end a wait for power.
+        if what == Wait::Power {
+            return None;
+        }
         let until = at(deadline);
         let first_timer = self.timers.first_key().min(until);
         if self.current != slot.0 || self.visits || self.handoff != NOBODY || first_timer <= now.0 {
@@ -138,7 +142,7 @@ impl RunQueue {
             self.floor = self.floor.max(waiter.age.saturating_sub(self.slice));
         }
         waiter.ready += waiter.spent(now);
-        waiter.waits = Some(Wait::Event);
+        waiter.waits = Some(what);
         waiter.deadline = until;
         if until != NEVER {
             self.timers.put(slot.0, until);
@@ -197,6 +201,24 @@ impl RunQueue {
         }
         self.ready.put(from, age);
         Some(self.decided(to.0, vcpu, own, NEVER, now))
+    }
+
+    /// Nobody runs, and `slot`'s vCPU is the only one that can: [`Self::pick`] of it. `None`: it is not as simple as that;
+    /// nothing has changed.
+    #[inline]
+    pub fn resume(&mut self, slot: Slot, now: Ticks) -> Option<Pick> {
+        let alone = self.ready.len() == 1 && self.ready.first().is_some_and(|(_, first)| first == slot.0);
+        if !alone || self.current != NOBODY || self.visits || self.timers.first_key() <= now.0 {
+            return None;
+        }
+        let entry = self.entries.get(slot.0)?;
+        if entry.charged != NOBODY || entry.deadline <= now.0 {
+            return None;
+        }
+        let (vcpu, age, deadline) = (entry.vcpu, entry.age, entry.deadline);
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        self.ready.remove(slot.0);
+        Some(self.decided(slot.0, vcpu, age, deadline, now))
     }
 
     /// `vcpu`, which is `index`, was chosen while the age of the youngest was `youngest`; it has a deadline of its own.

@@ -48,6 +48,12 @@ impl Saved {
     pub const ALL: Self = Self(u32::MAX);
     const ZERO: u32 = 1 << 31;
 
+    /// A bit each.
+    #[inline]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether Xn is; 31 is the zero register, which always is.
     #[inline]
     pub const fn has(self, register: u8) -> bool {

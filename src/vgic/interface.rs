@@ -11,6 +11,8 @@ mod line;
 mod park;
 mod read_back;
 
+pub use line::LineSlot;
+
 use super::Vgic;
 use super::irq::Slot;
 use super::list_register::{Backing, ListRegister, LrState, PriorityMask, VirtualInterface};

@@ -21,7 +21,12 @@ fn an_event_takes_the_strict_order_of_the_abi() {
         previous: 0,
         value,
     };
-    let order = [exchanged(PENDING, bit), exchanged(8, 1), exchanged(0, 1)];
+    let told = Operation::Store {
+        at: SHARED_B,
+        width: 1,
+        value: 1,
+    };
+    let order = [exchanged(PENDING, bit), exchanged(8, 1), told];
     assert_eq!(world.machine.take_log(), order, "pending, pending_sel, upcall_pending");
 }
 

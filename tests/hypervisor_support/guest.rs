@@ -116,7 +116,8 @@ impl Sim {
         self.execute_hvc(vcpu, immediate);
     }
 
-    fn execute_hvc(&self, vcpu: VcpuId, immediate: u16) {
+    /// The vCPU executes an HVC with the registers that it has.
+    pub(crate) fn execute_hvc(&self, vcpu: VcpuId, immediate: u16) {
         self.with(vcpu, |context| context.state.frame.pc += 4);
         self.trap(vcpu, exception(0x16, immediate.into()));
     }

@@ -41,6 +41,7 @@ impl Storm {
         let sim = Sim::new(&Options {
             disk,
             guest: random.pick(&["", "trap-unmapped-accesses = <0>;"]),
+            console: random.pick(&["vpl011;", "portunus,console = \"pv\";", "portunus,console-io;"]),
             stranger: "portunus,control;",
             pcpus: random.pick(&[[0, 1, 2, 3, 4], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 2, 2, 1]]),
             lifecycle: ALWAYS_UP,

@@ -193,6 +193,7 @@ impl Storm {
                 let request = memory::MemoryReservation {
                     extent_start: list,
                     nr_extents: count,
+                    extent_order: random.pick(&[0, 0, 0, 1, 4, 5]),
                     domid: DomainId::SELF.0,
                     ..Default::default()
                 };

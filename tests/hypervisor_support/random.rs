@@ -36,6 +36,8 @@ impl Random {
             UART >> 12,
             DISK >> 12,
             DISTRIBUTOR >> 12,
+            // The PV console.
+            0x39000,
         ];
         match self.below(16) {
             0 => self.pick(&odd),

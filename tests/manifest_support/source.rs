@@ -83,10 +83,10 @@ impl Parser<'_> {
     }
 
     fn node(&mut self, name: &str, label: Option<&str>) -> DeviceTreeNode {
-        let mut node = DeviceTreeNode::new(name).unwrap();
+        let mut node = DeviceTreeNode::new_unchecked(name);
         assert!(self.take('{'), "no body: {name}");
         if let Some(phandle) = label.and_then(|label| self.phandles.get(label)) {
-            node.add_property(DeviceTreeProperty::new("phandle", *phandle).unwrap());
+            node.add_property(DeviceTreeProperty::new_unchecked("phandle", *phandle));
         }
         while !self.take('}') {
             let mut name = self.word();
@@ -99,7 +99,7 @@ impl Parser<'_> {
                 node.add_child(self.node(&name, label.as_deref()));
             } else {
                 let value = if self.take('=') { self.value() } else { Vec::new() };
-                node.add_property(DeviceTreeProperty::new(name, value.as_slice()).unwrap());
+                node.add_property(DeviceTreeProperty::new_unchecked(name, value.as_slice()));
             }
             assert!(self.take(';'), "no ';' before {:?}", self.peek());
         }

@@ -16,10 +16,11 @@ use clap::Args;
 
 use crate::build;
 use crate::failure::{Doing, Result, failed};
+use crate::qemu::Board;
 use crate::scenario::{self, Machine, Scenario};
 use crate::setup;
 use crate::stage::{self, Choices, Stage};
-use crate::workspace::{HYPERVISOR, Workspace};
+use crate::workspace::Workspace;
 use row::Row;
 
 /// Options of `cargo xtask bench`.
@@ -128,7 +129,10 @@ impl Bench {
         }
         print!(
             "{row} on {machine}: {}",
-            reader.report(&build::program(workspace, HYPERVISOR).elf, &workspace.root)?
+            reader.report(
+                &build::program(workspace, Board::QemuVirt.package()).elf,
+                &workspace.root
+            )?
         );
         Ok(ExitCode::SUCCESS)
     }

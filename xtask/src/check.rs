@@ -142,7 +142,7 @@ fn as_scenario(
         }
         files.push((name.clone(), file));
     }
-    let modules = manifest::place(files, machine.memory)?;
+    let modules = manifest::place(files, &machine)?;
     values.extend(manifest::placeholders(&modules));
     scenario.add_copies(&mut values)?;
     let launch = Launch {

@@ -49,6 +49,26 @@ pub(crate) fn kernel(flavour: KernelFlavour) -> Result<Kernel> {
     Ok(Kernel { image, modules })
 }
 
+/// The folder with device trees of boards that are used instead of the distribution's.
+const BOARD_TREES: &str = "PORTUNUS_BOARD_DTB";
+
+/// A device tree of the distribution's kernel, by its path among them, downloaded if it isn't there yet.
+pub(crate) fn device_tree(path: &str) -> Result<PathBuf> {
+    let own = std::env::var_os(BOARD_TREES).zip(Path::new(path).file_name());
+    if let Some(file) = own
+        .map(|(folder, name)| Path::new(&folder).join(name))
+        .filter(|file| file.is_file())
+    {
+        return Ok(file);
+    }
+    let package = "linux-image-arm64";
+    let folder = provide(package, true)?;
+    let kernels = fs::read_dir(folder.join("usr/lib")).doing("looking for device trees")?;
+    let files = kernels.flatten().map(|kernel| kernel.path().join(path));
+    let found = files.into_iter().find(|file| file.is_file());
+    found.ok_or_else(|| unobtainable(package, &format!("has no {path}")))
+}
+
 /// A static busybox for arm64, downloaded if it isn't there yet.
 pub(crate) fn busybox() -> Result<PathBuf> {
     let package = "busybox-static";
@@ -62,7 +82,8 @@ pub(crate) fn busybox() -> Result<PathBuf> {
 
 fn unobtainable(package: &str, reason: &str) -> Failure {
     Failure::Skipped(format!(
-        "the arm64 package {package} can't be had ({reason}); give your own by --kernel FILE --initrd FILE"
+        "the arm64 package {package} can't be had ({reason}); give your own by --kernel FILE --initrd FILE, device trees of \
+         boards by {BOARD_TREES}=FOLDER"
     ))
 }
 

@@ -6,20 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dtoolkit::fdt::Fdt;
-use dtoolkit::{Node, Property};
+use portunus::manifest::Tree;
 
 use crate::failure::{Doing, Result, failed};
-use crate::scenario::substitute;
+use crate::scenario::{Machine, substitute};
 use crate::setup::Tool;
-
-/// Where modules are loaded at first: above the hypervisor's image and above 0x48000000, where QEMU puts the device tree.
-const FIRST_MODULE: u64 = 0x5000_0000;
-
-/// Where memory of QEMU's `virt` machine begins.
-const MEMORY: u64 = 0x4000_0000;
 
 /// Kernels want a base that is aligned to this.
 const ALIGNMENT: u64 = 2 << 20;
@@ -38,9 +32,9 @@ pub(crate) struct Loaded {
 }
 
 /// Gives each module its place, one after the other.
-pub(crate) fn place(modules: Vec<(String, PathBuf)>, memory_mib: u32) -> Result<Vec<Loaded>> {
-    let end = MEMORY + (u64::from(memory_mib) << 20);
-    let mut address = FIRST_MODULE;
+pub(crate) fn place(modules: Vec<(String, PathBuf)>, machine: &Machine) -> Result<Vec<Loaded>> {
+    let end = machine.board.memory_end(machine.memory);
+    let mut address = machine.board.first_module();
     let mut placed = Vec::new();
     for (name, file) in modules {
         let size = fs::metadata(&file).doing(format!("reading {}", file.display()))?.len();
@@ -52,7 +46,7 @@ pub(crate) fn place(modules: Vec<(String, PathBuf)>, memory_mib: u32) -> Result<
         });
         address = (address + size.max(1)).next_multiple_of(ALIGNMENT);
         if address > end {
-            return failed(format!("the modules do not fit into {memory_mib} MiB of memory"));
+            return failed(format!("the modules do not fit into {} MiB of memory", machine.memory));
         }
     }
     Ok(placed)
@@ -132,34 +126,26 @@ pub(crate) fn merge(
     compile(&source, manifest, output)
 }
 
-/// Refuses memory that the manifest reserves for a domain where something else will be loaded: the hypervisor, which
-/// takes memory up to `kernel_end`, or a module.
-pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], kernel_end: u64) -> Result<()> {
+/// Refuses memory that the manifest reserves for a domain where something else will be loaded: in `hypervisor`, or a module.
+pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], hypervisor: Range<u64>) -> Result<()> {
     let data = fs::read(tree).doing(format!("reading {}", tree.display()))?;
-    let tree = Fdt::new(&data).doing("reading the merged device tree")?;
-    let Some(chosen) = tree.find_node("/chosen") else {
+    let tree = Tree::new(&data).doing("reading the merged device tree")?;
+    let Some(chosen) = tree.find("/chosen") else {
         return Ok(());
     };
-    let width = |name, default| {
-        chosen
-            .property(name)
-            .map_or(default, |found| number(found.value()) as usize * 4)
-    };
-    let (address, size) = (width("#address-cells", 8), width("#size-cells", 4));
-    for domain in chosen.children() {
-        let Some(property) = domain.property("xen,static-mem") else {
-            continue;
-        };
-        for range in property.value().chunks_exact((address + size).max(1)) {
-            let (start, size) = range.split_at(address);
-            let (start, size) = (number(start), number(size));
+    for domain in chosen.children().filter(|node| node.has("xen,static-mem")) {
+        let cells = [chosen.address_cells(), chosen.size_cells()];
+        for [start, size] in domain
+            .rows("xen,static-mem", cells)
+            .doing("reading the merged device tree")?
+        {
             let overlaps = |from: u64, to: u64| start < to && from < start.saturating_add(size);
             let module = modules
                 .iter()
                 .find(|module| overlaps(module.address, module.address + module.size));
             let other = match module {
                 Some(module) => &module.name,
-                None if overlaps(MEMORY, kernel_end) => "the hypervisor",
+                None if overlaps(hypervisor.start, hypervisor.end) => "the hypervisor",
                 None => continue,
             };
             return failed(format!(
@@ -171,26 +157,27 @@ pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], kernel_end: u6
     Ok(())
 }
 
-/// A big-endian number of any width; the last 8 bytes of it count.
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Loaded, place, placeholders};
+    use crate::scenario::{Machine, MachineChoice};
 
     #[test]
     fn modules_are_placed_apart_and_aligned() {
         let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let modules = vec![("a".to_owned(), file.clone()), ("b".to_owned(), file.clone())];
-        let placed = place(modules.clone(), 2048).unwrap();
+        let machine = MachineChoice::default().complete().unwrap();
+        let placed = place(modules.clone(), &machine).unwrap();
         assert_eq!(
             placed.iter().map(|module| module.address).collect::<Vec<_>>(),
             [0x5000_0000, 0x5020_0000]
         );
-        assert!(place(modules, 258).is_err());
-        assert!(place(vec![("c".to_owned(), "/nonexistent".into())], 2048).is_err());
+        let small = Machine {
+            memory: 258,
+            ..machine.clone()
+        };
+        assert!(place(modules, &small).is_err());
+        assert!(place(vec![("c".to_owned(), "/nonexistent".into())], &machine).is_err());
     }
 
     #[test]

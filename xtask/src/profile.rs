@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use crate::failure::{Doing, Failure, Result, failed};
-use crate::qemu::IMAGE_ADDRESS;
+use crate::qemu::Board;
 use crate::setup::find;
 
 /// An instruction that was executed.
@@ -199,7 +199,7 @@ impl Reader {
         let relative = totals
             .hypervisor
             .keys()
-            .map(|address| address.wrapping_sub(IMAGE_ADDRESS));
+            .map(|address| address.wrapping_sub(Board::QemuVirt.image()));
         let places = symbolize(elf, root, relative)?;
         Ok(table(&totals, &places))
     }

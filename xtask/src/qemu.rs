@@ -1,21 +1,21 @@
 //! The command line of QEMU, the same for describing the machine and for running it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::distribution;
 use crate::failure::{Doing, Result, failed};
 use crate::manifest::Loaded;
 use crate::scenario::Machine;
 use crate::setup::{Tool, find};
 
+mod board;
+
+pub(crate) use board::{Board, IMAGE_OFFSET};
+
 /// The port that `--gdb` listens on.
 pub(crate) const GDB_PORT: u16 = 1234;
-
-/// Where QEMU puts an arm64 Image with text_offset 0 on the `virt` machine.
-pub(crate) const IMAGE_ADDRESS: u64 = 0x4020_0000;
-
-/// Where the machine's memory begins.
-pub(crate) const RAM_ADDRESS: u64 = 0x4000_0000;
 
 /// Transports that share a page can't be passed through apart: the machine has eight of 0x200 bytes in each 4 KiB page.
 const TRANSPORTS_IN_A_PAGE: usize = 8;
@@ -67,6 +67,11 @@ pub(crate) struct Payload<'a> {
 impl Launch<'_> {
     /// Writes the machine's device tree to `file`.
     pub(crate) fn dump_tree(&self, file: &Path) -> Result<()> {
+        if let Some(tree) = self.machine.board.tree() {
+            let tree = distribution::device_tree(tree)?;
+            fs::copy(&tree, file).doing(format!("copying {}", tree.display()))?;
+            return Ok(());
+        }
         let mut command = Tool::QEMU.command();
         self.describe(&mut command, &format!(",dumpdtb={}", file.display()))?;
         let output = command.output().doing("running QEMU")?;
@@ -102,21 +107,12 @@ impl Launch<'_> {
             None => "",
         };
         self.describe(&mut command, suffix)?;
-        command.args(["-semihosting", "-kernel"]).arg(&payload.kernel);
-        for (option, file) in [("-dtb", &payload.device_tree), ("-initrd", &payload.initrd)] {
-            if let Some(file) = file {
-                command.arg(option).arg(file);
-            }
-        }
-        if let Some(bootargs) = &payload.bootargs {
-            command.args(["-append", bootargs]);
+        match self.machine.board {
+            Board::QemuVirt => boot(&mut command, payload),
+            Board::XlnxZcu102 => self.load(&mut command, payload)?,
         }
         for module in payload.modules.iter().filter(|module| module.size > 0) {
-            let file = escape(&module.file);
-            command.args([
-                "-device",
-                &format!("loader,file={file},addr={:#x},force-raw=on", module.address),
-            ]);
+            load_raw(&mut command, &module.file, module.address, "");
         }
         if payload.gdb {
             command.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{GDB_PORT}")]);
@@ -124,7 +120,53 @@ impl Launch<'_> {
         Ok(command)
     }
 
+    /// Puts the hypervisor and its device tree into memory, and before them what enters it: QEMU's own boot loader writes
+    /// nodes of memory that this board does not have.
+    fn load(&self, command: &mut Command, payload: &Payload<'_>) -> Result<()> {
+        let board = self.machine.board;
+        let (Some(tree), None) = (&payload.device_tree, &payload.initrd) else {
+            return failed("this board boots nothing but the hypervisor");
+        };
+        let loader = tree.with_file_name("loader.bin");
+        fs::write(&loader, board.loader()).doing(format!("writing {}", loader.display()))?;
+        load_raw(command, &loader, board.memory(), ",cpu-num=0");
+        load_raw(command, &payload.kernel, board.image(), "");
+        load_raw(command, tree, board.device_tree(), "");
+        Ok(())
+    }
+
     fn describe(&self, command: &mut Command, suffix: &str) -> Result<()> {
+        let machine = self.machine;
+        match machine.board {
+            Board::QemuVirt => self.describe_virt(command, suffix),
+            Board::XlnxZcu102 if !self.disks.is_empty() => return failed("this board has no disks in QEMU"),
+            Board::XlnxZcu102 => {
+                command
+                    .args(["-M", &format!("xlnx-zcu102,virtualization=on{suffix}")])
+                    // Its display has sound, which must go somewhere.
+                    .args(["-audiodev", "none,id=none"]);
+            }
+        }
+        command
+            .args(["-smp", &machine.smp.to_string(), "-m", &machine.memory.to_string()])
+            .args(["-nodefaults", "-display", "none"])
+            .args([
+                "-chardev",
+                "stdio,id=console,mux=off,signal=off",
+                "-serial",
+                "chardev:console",
+            ]);
+        match &machine.icount {
+            Some(icount) => command.args(["-icount", icount]),
+            None if self.multi_threaded => command.args(["-accel", "tcg,thread=multi"]),
+            None => command.args(["-accel", "tcg,thread=single"]),
+        };
+        self.add_disks(command)?;
+        command.args(&machine.arguments);
+        Ok(())
+    }
+
+    fn describe_virt(&self, command: &mut Command, suffix: &str) {
         let machine = self.machine;
         let el2 = if self.virtualization { "on" } else { "off" };
         // The default algorithm of pointer authentication is slow to emulate.
@@ -140,25 +182,10 @@ impl Launch<'_> {
                 &format!("virt,virtualization={el2},gic-version={}{suffix}", machine.gic),
             ])
             .args(["-cpu", &format!("{}{quick}", machine.cpu)])
-            .args(["-smp", &machine.smp.to_string(), "-m", &machine.memory.to_string()])
-            .args([
-                "-nodefaults",
-                "-display",
-                "none",
-                "-global",
-                "virtio-mmio.force-legacy=false",
-            ])
-            .args([
-                "-chardev",
-                "stdio,id=console,mux=off,signal=off",
-                "-serial",
-                "chardev:console",
-            ]);
-        match &machine.icount {
-            Some(icount) => command.args(["-icount", icount]),
-            None if self.multi_threaded => command.args(["-accel", "tcg,thread=multi"]),
-            None => command.args(["-accel", "tcg,thread=single"]),
-        };
+            .args(["-global", "virtio-mmio.force-legacy=false"]);
+    }
+
+    fn add_disks(&self, command: &mut Command) -> Result<()> {
         if self.disks.len() > MOST_DISKS {
             return failed(format!(
                 "{} disks: the machine has pages for {MOST_DISKS}",
@@ -178,9 +205,30 @@ impl Launch<'_> {
                     &format!("virtio-blk-device,drive=disk{index},bus=virtio-mmio-bus.{bus}"),
                 ]);
         }
-        command.args(&machine.arguments);
         Ok(())
     }
+}
+
+/// Lets QEMU's boot loader enter the kernel.
+fn boot(command: &mut Command, payload: &Payload<'_>) {
+    command.args(["-semihosting", "-kernel"]).arg(&payload.kernel);
+    for (option, file) in [("-dtb", &payload.device_tree), ("-initrd", &payload.initrd)] {
+        if let Some(file) = file {
+            command.arg(option).arg(file);
+        }
+    }
+    if let Some(bootargs) = &payload.bootargs {
+        command.args(["-append", bootargs]);
+    }
+}
+
+/// Loads the bytes of `file` to `address`.
+fn load_raw(command: &mut Command, file: &Path, address: u64, more: &str) {
+    let file = escape(file);
+    command.args([
+        "-device",
+        &format!("loader,file={file},addr={address:#x},force-raw=on{more}"),
+    ]);
 }
 
 /// A file name inside an option of QEMU: commas are doubled.

@@ -8,13 +8,13 @@ use clap::Args;
 
 use crate::build;
 use crate::failure::{Failure, Result};
-use crate::qemu::{GDB_PORT, IMAGE_ADDRESS};
+use crate::qemu::GDB_PORT;
 use crate::scenario::{MachineChoice, Scenario};
 use crate::session::has_user;
 use crate::setup;
 use crate::stage::{self, Choices, Report, Stage};
 use crate::trace::TraceOptions;
-use crate::workspace::{HYPERVISOR, Workspace};
+use crate::workspace::Workspace;
 
 /// Options of `cargo xtask run`.
 #[derive(Args, Debug)]
@@ -115,13 +115,14 @@ impl Run {
         }
         let stage = Stage::prepare(workspace, scenario, &machine, &choices)?;
         if self.gdb {
-            let elf = build::program(workspace, HYPERVISOR).elf;
+            let elf = build::program(workspace, machine.board.package()).elf;
             let gdb = ["gdb-multiarch", "gdb"]
                 .into_iter()
                 .find(|gdb| setup::find(gdb).is_some())
                 .unwrap_or("gdb-multiarch");
             println!(
-                "attach by: {gdb} -ex 'symbol-file -o {IMAGE_ADDRESS:#x} {}' -ex 'target remote localhost:{GDB_PORT}'",
+                "attach by: {gdb} -ex 'symbol-file -o {:#x} {}' -ex 'target remote localhost:{GDB_PORT}'",
+                machine.board.image(),
                 elf.display()
             );
         }

@@ -15,13 +15,13 @@ use crate::image::image_size;
 use crate::manifest::{self, Loaded};
 use crate::monitor::Monitor;
 use crate::profile::{self, Reader};
-use crate::qemu::{IMAGE_ADDRESS, Launch, MachineDisk, Payload};
+use crate::qemu::{Launch, MachineDisk, Payload};
 use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
 use crate::session::{self, Conduct};
 use crate::setup::{self, Tool};
 use crate::trace::{self, MEMORY_FILE, TraceOptions};
 use crate::transcript::Transcript;
-use crate::workspace::{HYPERVISOR, Workspace};
+use crate::workspace::Workspace;
 use crate::{distribution, evidence, gzip, initramfs, symbols};
 
 /// What the user chose beside the machine.
@@ -70,7 +70,6 @@ struct ScriptFile {
 /// A run that is ready.
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
-    workspace: &'a Workspace,
     scenario: &'a Scenario,
     command: Command,
     conduct: Conduct,
@@ -81,6 +80,8 @@ pub(crate) struct Stage<'a> {
     values: BTreeMap<String, String>,
     /// The file with the machine's memory, where the trace is looked at.
     memory: Option<PathBuf>,
+    /// The hypervisor with its symbols.
+    hypervisor: PathBuf,
     trace: TraceOptions,
     reference: Option<(Comparison, Box<Self>)>,
 }
@@ -102,13 +103,15 @@ pub(crate) struct Report {
     pub(crate) time: Duration,
 }
 
-/// The packages that running `scenarios` takes, hypervisor included.
+/// The packages that running `scenarios` takes, hypervisors included.
 pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) -> BTreeSet<&'a str> {
-    let modules = scenarios.into_iter().flat_map(|scenario| scenario.modules.values());
-    modules
-        .filter_map(|module| module.build.as_deref())
-        .chain([HYPERVISOR])
-        .collect()
+    let mut packages = BTreeSet::new();
+    for scenario in scenarios {
+        packages.extend(scenario.modules.values().filter_map(|module| module.build.as_deref()));
+        let machines = scenario.machines().into_iter().flatten();
+        packages.extend(machines.map(|machine| machine.board.package()));
+    }
+    packages
 }
 
 /// The packages that a run of `scenario` on the bare machine takes.
@@ -136,6 +139,11 @@ pub(crate) fn require_downloads(scenario: &Scenario, choices: &Choices) -> Resul
     for module in scenario.modules.values() {
         if let Some(flavour) = module.kernel.filter(|_| choices.kernel.is_none()) {
             distribution::kernel(flavour)?;
+        }
+    }
+    for machine in scenario.machines()? {
+        if let Some(tree) = machine.board.tree() {
+            distribution::device_tree(tree)?;
         }
     }
     if needs_busybox(scenario, choices) {
@@ -196,7 +204,6 @@ impl<'a> Stage<'a> {
         let own = |(index, disk): (usize, MachineDisk)| (index >= users).then_some(disk.file);
         let disks = disks.into_iter().enumerate().map(own).collect();
         Ok(Self {
-            workspace,
             scenario,
             command,
             conduct,
@@ -204,6 +211,7 @@ impl<'a> Stage<'a> {
             evidence: choices.script.is_none() && !choices.plain,
             values: scenario.parameters(choices.full),
             memory,
+            hypervisor: program(workspace, machine.board.package()).elf,
             trace: choices.trace.clone(),
             reference: Self::reference(workspace, scenario, machine, choices)?,
         })
@@ -259,8 +267,13 @@ impl<'a> Stage<'a> {
         let mut reason = ended.reason;
         let mut findings = Vec::new();
         if let Some(memory) = &self.memory {
-            let elf = program(self.workspace, HYPERVISOR).elf;
-            let told = tell(memory, &elf, &self.trace, &self.scenario.trace, &mut findings);
+            let told = tell(
+                memory,
+                &self.hypervisor,
+                &self.trace,
+                &self.scenario.trace,
+                &mut findings,
+            );
             reason = reason.or(told.err().map(|failure| failure.to_string()));
         }
         if self.evidence && !dialogue_replaced {
@@ -282,7 +295,7 @@ impl<'a> Stage<'a> {
             let failed = bare.reason.map(|reason| format!("on the bare machine: {reason}"));
             reason = failed.or_else(|| comparison.difference(&ended.output, &bare.output));
         }
-        let explanation = symbols::explain(&ended.output, &program(self.workspace, HYPERVISOR).elf)?;
+        let explanation = symbols::explain(&ended.output, &self.hypervisor)?;
         Ok(Report {
             reason,
             output: ended.output,
@@ -394,15 +407,16 @@ impl Preparation<'_> {
         for (name, module) in &self.scenario.modules {
             files.push((name.clone(), self.module(name, module, &values)?));
         }
-        let modules = manifest::place(files, machine.memory)?;
+        let modules = manifest::place(files, machine)?;
         values.extend(manifest::placeholders(&modules));
         self.scenario.add_copies(&mut values)?;
-        let kernel = program(self.workspace, HYPERVISOR).image;
+        let kernel = program(self.workspace, machine.board.package()).image;
         let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
         let colour = session::has_colour();
         let tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
-        manifest::check_reservations(&tree, &modules, IMAGE_ADDRESS + image_size(&image))?;
+        let hypervisor = machine.board.memory()..machine.board.image() + image_size(&image);
+        manifest::check_reservations(&tree, &modules, hypervisor)?;
         self.payload(&launch, kernel, tree, &modules)
     }
 

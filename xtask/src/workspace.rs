@@ -10,9 +10,6 @@ use crate::failure::{Doing, Result, failed};
 /// The target that everything bare-metal is built for.
 pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
 
-/// The package that is the hypervisor for QEMU's `virt` machine.
-pub(crate) const HYPERVISOR: &str = "portunus-qemu-virt";
-
 /// The repository as Cargo sees it.
 #[derive(Debug)]
 pub(crate) struct Workspace {

@@ -1,13 +1,15 @@
 //! From stage 1 on to the first guest: read the machine, map it, take its interrupt controller, start its CPUs, build the
 //! domains, run.
 
-use crate::board::board;
+use crate::board::{ConsoleDriver, board};
 use crate::machine::Arm64;
+use crate::mmio::Registers;
 use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
 use crate::{
     console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer, trace,
 };
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Range;
@@ -16,7 +18,7 @@ use portunus::console::Colour;
 use portunus::hypervisor::Hypervisor;
 use portunus::hypervisor::MachineFacts;
 use portunus::ids::{PAGE_SIZE, PcpuId};
-use portunus::manifest::host::{self, Conduit, Gic, Host};
+use portunus::manifest::host::{self, Conduit, Gic, Host, Uart};
 use portunus::manifest::range::PaRange;
 use portunus::manifest::rtc::Rtc;
 use portunus::manifest::tree::Tree;
@@ -43,13 +45,17 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     );
     heap::init();
     // SAFETY: the early tables map the device tree, and nobody writes it.
-    let Some(blob) = (unsafe { blob(device_tree) }) else {
-        power::off()
+    let blob = match unsafe { blob(device_tree) } {
+        Ok(blob) => blob,
+        Err(error) => {
+            open_console_alone(None);
+            stop(format_args!("{error}"))
+        }
     };
     let mut host = match Tree::new(blob).and_then(|tree| Host::parse(&tree)) {
         Ok(host) => host,
         Err(error) => {
-            open_console_alone(blob);
+            open_console_alone(Some(blob));
             stop(format_args!("{error}"))
         }
     };
@@ -123,23 +129,42 @@ fn has_atomics(id_registers: &RawIdRegisters) -> bool {
     field(id_registers.space[5][0], 20) >= 2
 }
 
+/// Why what the loader passed in x0 is no device tree (Documentation/arch/arm64/booting.rst, "Setup the device tree").
+#[derive(Copy, Clone, Debug, thiserror::Error)]
+enum BlobError {
+    #[error("the loader passed no device tree: x0 is 0")]
+    Absent,
+    #[error("the loader passed a device tree at {0:#x} in x0, which is not a multiple of 8")]
+    Misaligned(usize),
+    #[error("the loader passed {0:#x} in x0, where no device tree begins")]
+    Magic(usize),
+    #[error("the loader passed a device tree of {0} bytes: at most {DEVICE_TREE_LIMIT} are allowed")]
+    TooLong(usize),
+}
+
 /// The device tree's bytes, if there is one at `address`.
 ///
 /// # Safety
 /// [`DEVICE_TREE_LIMIT`] bytes from `address` on are mapped and constant.
-unsafe fn blob(address: usize) -> Option<&'static [u8]> {
-    if address == 0 || !address.is_multiple_of(8) {
-        return None;
+unsafe fn blob(address: usize) -> Result<&'static [u8], BlobError> {
+    if address == 0 {
+        return Err(BlobError::Absent);
+    }
+    if !address.is_multiple_of(8) {
+        return Err(BlobError::Misaligned(address));
     }
     let header = address as *const [u32; 2];
     // SAFETY: the caller's promise.
     let [magic, size] = unsafe { header.read() }.map(u32::from_be);
     let size = size as usize;
-    if magic != DEVICE_TREE_MAGIC || size > DEVICE_TREE_LIMIT {
-        return None;
+    if magic != DEVICE_TREE_MAGIC {
+        return Err(BlobError::Magic(address));
+    }
+    if size > DEVICE_TREE_LIMIT {
+        return Err(BlobError::TooLong(size));
     }
     // SAFETY: the caller's promise.
-    Some(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
 }
 
 /// Whole pages around a range.
@@ -158,7 +183,8 @@ fn power_and_memory(host: &Host, blob: &[u8]) {
         Gic::V2(gic) => devices.extend([pages(gic.cpu_interface), pages(gic.hypervisor_interface)]),
         Gic::V3(gic) => devices.extend(gic.redistributors.iter().copied().map(pages)),
     }
-    devices.extend(host.uart.as_ref().map(|uart| pages(uart.registers)));
+    let console = Console::best(host.uart.as_ref());
+    devices.extend(console.as_ref().map(Console::page));
     devices.extend(host.rtc.map(pages));
     let start = blob.as_ptr() as usize & !(PAGE_SIZE as usize - 1);
     let end = (blob.as_ptr() as usize + blob.len()).next_multiple_of(PAGE_SIZE as usize);
@@ -167,26 +193,78 @@ fn power_and_memory(host: &Host, blob: &[u8]) {
         without(pages(*bank), &host.reserved, &mut ram);
     }
     let mapped = mmu::init(ram.into_iter(), devices.into_iter());
-    if let Some(uart) = &host.uart {
-        console::open((board().open_console)(uart.registers.start.0 as usize));
+    if let Some(console) = console {
+        // SAFETY: stage 1 maps it, if it maps anything.
+        unsafe { console.open() };
     }
     if let Err(error) = mapped {
         panic!("stage 1: {error}");
     }
-}
-
-/// Makes the console of a machine that is not understood otherwise usable, so that the reason can be printed.
-fn open_console_alone(blob: &[u8]) {
-    if let Some(registers) = console_registers(blob)
-        && mmu::init(core::iter::empty(), core::iter::once(pages(registers))).is_ok()
-    {
-        console::open((board().open_console)(registers.start.0 as usize));
+    match &host.uart {
+        None => stop(format_args!("/chosen: stdout-path: is missing")),
+        Some(uart) if board().driver(uart).is_none() => stop(format_args!(
+            "{}: compatible: {} has no driver for {}",
+            uart.path,
+            board().name,
+            uart.compatible
+                .first()
+                .map_or("a device without a name", String::as_str)
+        )),
+        Some(_) => {}
     }
 }
 
-fn console_registers(blob: &[u8]) -> Option<PaRange> {
+/// A console with the driver for it. What a driver uses is in one page.
+struct Console {
+    base: usize,
+    driver: &'static ConsoleDriver,
+}
+
+impl Console {
+    /// The one that `uart` is or, for what must be said where that has no driver, the board's own.
+    fn best(uart: Option<&Uart>) -> Option<Self> {
+        let named = uart.and_then(|uart| {
+            Some(Self {
+                base: uart.registers.start.0 as usize,
+                driver: board().driver(uart)?,
+            })
+        });
+        let own = || {
+            Some(Self {
+                base: board().early_console,
+                driver: board().consoles.first()?,
+            })
+        };
+        named.or_else(own)
+    }
+
+    fn page(&self) -> Range<usize> {
+        let start = self.base & !(PAGE_SIZE as usize - 1);
+        start..start + PAGE_SIZE as usize
+    }
+
+    /// # Safety
+    /// The page is mapped as Device memory for good, or stage 1 is off.
+    unsafe fn open(&self) {
+        // SAFETY: the caller's promise.
+        let registers = unsafe { Registers::new(self.base) };
+        console::open((self.driver.open)(registers));
+    }
+}
+
+/// Makes the console of a machine that is not understood otherwise usable, so that the reason can be printed.
+fn open_console_alone(blob: Option<&[u8]>) {
+    if let Some(console) = Console::best(blob.and_then(uart_alone).as_ref())
+        && mmu::init(core::iter::empty(), core::iter::once(console.page())).is_ok()
+    {
+        // SAFETY: just mapped.
+        unsafe { console.open() };
+    }
+}
+
+fn uart_alone(blob: &[u8]) -> Option<Uart> {
     let tree = Tree::new(blob).ok()?;
-    Some(host::uart(&tree).ok()??.registers)
+    host::uart(&tree).ok()?
 }
 
 /// Appends the parts of `bank` that firmware does not keep; `reserved` is sorted.
@@ -277,8 +355,10 @@ fn banner(host: &Host) {
 pub(crate) unsafe extern "C" fn wrong_level(device_tree: usize, level: usize) -> ! {
     heap::init();
     // SAFETY: without an MMU everything is readable, and nobody writes the device tree.
-    if let Some(registers) = unsafe { blob(device_tree) }.and_then(console_registers) {
-        console::open((board().open_console)(registers.start.0 as usize));
+    let blob = unsafe { blob(device_tree) }.ok();
+    if let Some(console) = Console::best(blob.and_then(uart_alone).as_ref()) {
+        // SAFETY: stage 1 is off.
+        unsafe { console.open() };
     }
     // LastWords never fails.
     let _ = writeln!(console::LastWords, "Portunus needs EL2 and was entered at EL{level}");

@@ -1,7 +1,9 @@
 //! The physical console: output never waits. Bytes go into a ring and from there into the port whenever it has room;
 //! its transmit interrupt drains the rest. A panic sends what the ring still holds, and its own words, by polling.
 
+use alloc::boxed::Box;
 use core::fmt;
+use portunus::console::SerialPort;
 use portunus::sync::Mutex;
 use spin::Once;
 
@@ -9,18 +11,6 @@ use spin::Once;
 const RING: usize = 16 * 1024;
 /// How often a panicking pCPU looks for room for one byte before it gives that byte up.
 const POLLS: u32 = 1_000_000;
-
-/// A serial port's driver. Nothing waits.
-pub trait SerialPort: Sync {
-    /// Sends a byte if the port has room; says whether it did.
-    fn try_send(&self, byte: u8) -> bool;
-    /// Takes a received byte.
-    fn try_receive(&self) -> Option<u8>;
-    /// Chooses which interrupts the port raises.
-    fn set_interrupts(&self, receive: bool, transmit: bool);
-    /// Acknowledges every interrupt at the port, before its FIFOs are looked at.
-    fn clear_interrupts(&self);
-}
 
 struct Ring {
     bytes: [u8; RING],
@@ -75,8 +65,8 @@ impl Ring {
 }
 
 /// Makes `port` the console.
-pub(crate) fn open(port: &'static dyn SerialPort) {
-    PORT.call_once(|| port);
+pub(crate) fn open(port: Box<dyn SerialPort>) {
+    PORT.call_once(|| Box::leak(port));
 }
 
 /// Asks for receive interrupts from now on.

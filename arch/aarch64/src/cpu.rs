@@ -62,7 +62,7 @@ impl VirtualInterface for ListRegisters {
     fn write(&mut self, index: usize, value: Option<ListRegister>) {
         either!(self, gic => gic.write(index, value))
     }
-    #[inline]
+    #[inline(always)]
     fn lower(&mut self, index: usize) -> LrState {
         either!(self, gic => gic.lower(index))
     }

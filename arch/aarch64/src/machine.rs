@@ -62,7 +62,7 @@ impl PhysicalMemory for Arm64 {
         unsafe { physical::compare_exchange_u64(at.0 as usize, current, new) }
     }
     #[inline]
-    fn set_bits_u64(&self, at: Pa, bits: u64) -> Option<u64> {
+    fn try_set_bits_u64(&self, at: Pa, bits: u64) -> Result<u64, Contended> {
         // SAFETY: as `load_u32`.
         unsafe { physical::set_bits_u64(at.0 as usize, bits) }
     }
@@ -178,6 +178,12 @@ impl Machine for Arm64 {
     fn trace(&self, kind: Kind, vcpu: VcpuId, argument: u32) {
         if let Some(pcpu) = pcpu::this() {
             trace::record(pcpu, word(kind, vcpu_bits(vcpu), argument));
+        }
+    }
+    #[inline]
+    fn trace_loaded(&self, kind: Kind, _vcpu: VcpuId, argument: u32) {
+        if let Some(pcpu) = pcpu::this() {
+            trace::record_loaded(pcpu, kind, argument);
         }
     }
     fn traced(&self, pcpu: PcpuId, back: usize) -> Option<Event> {

@@ -1,8 +1,10 @@
 //! Device registers by address.
 
+use portunus::registers::DeviceRegisters;
+
 /// A block of device registers, mapped for the hypervisor's life.
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct Registers(usize);
+pub struct Registers(usize);
 
 impl Registers {
     /// The block at `base`.
@@ -63,4 +65,30 @@ impl Registers {
             core::arch::asm!("strb {:w}, [{}]", in(reg) u32::from(value), in(reg) self.0 + offset, options(nostack, preserves_flags));
         }
     }
+}
+
+/// An access of each width, by an instruction that a hypervisor above can emulate too.
+macro_rules! access {
+    ($read:ident, $write:ident, $type:ty, $load:literal, $store:literal) => {
+        fn $read(&self, offset: usize) -> $type {
+            let value: u32;
+            // SAFETY: `new`'s promise.
+            unsafe {
+                core::arch::asm!(concat!($load, " {:w}, [{}]"), out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+            }
+            value as $type
+        }
+        fn $write(&self, offset: usize, value: $type) {
+            // SAFETY: `new`'s promise.
+            unsafe {
+                core::arch::asm!(concat!($store, " {:w}, [{}]"), in(reg) u32::from(value), in(reg) self.0 + offset, options(nostack, preserves_flags));
+            }
+        }
+    };
+}
+
+impl DeviceRegisters for Registers {
+    access!(read_u8, write_u8, u8, "ldrb", "strb");
+    access!(read_u16, write_u16, u16, "ldrh", "strh");
+    access!(read_u32, write_u32, u32, "ldr", "str");
 }

@@ -176,29 +176,6 @@ accesses! {
     u64, "x", load_u64 "ldar", store_u64 "stlr";
 }
 
-/// Sets bits by one instruction, and returns what the word was; `None`: not every pCPU has it.
-///
-/// # Safety
-/// The address is mapped Normal write-back memory, naturally aligned, and the caller's to write.
-#[inline]
-pub(crate) unsafe fn set_bits_u64(at: usize, bits: u64) -> Option<u64> {
-    if !ATOMICS.load(Ordering::Relaxed) {
-        return None;
-    }
-    let previous: u64;
-    // SAFETY: the caller's promise; every pCPU has FEAT_LSE.
-    unsafe {
-        core::arch::asm!(
-            ".arch_extension lse",
-            "ldsetal {1}, {0}, [{2}]",
-            ".arch_extension nolse",
-            out(reg) previous, in(reg) bits, in(reg) at,
-            options(nostack, preserves_flags),
-        );
-    }
-    Some(previous)
-}
-
 macro_rules! compare_exchanges {
     ($($type:ty, $register:literal, $name:ident;)*) => {
         $(
@@ -242,6 +219,41 @@ macro_rules! compare_exchanges {
             }
         )*
     };
+}
+
+/// One attempt to set `bits`; the previous value, or that the exclusive was lost.
+///
+/// # Safety
+/// As `compare_exchange_u64`.
+#[inline]
+pub(crate) unsafe fn set_bits_u64(at: usize, bits: u64) -> Result<u64, Contended> {
+    let previous: u64;
+    if ATOMICS.load(Ordering::Relaxed) {
+        // SAFETY: the caller's promise; every pCPU has FEAT_LSE.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension lse",
+                "ldsetal {1}, {0}, [{2}]",
+                ".arch_extension nolse",
+                out(reg) previous, in(reg) bits, in(reg) at,
+                options(nostack, preserves_flags),
+            );
+        }
+        return Ok(previous);
+    }
+    let failed: u64;
+    // SAFETY: the caller's promise. The exclusive store ends the monitor's use.
+    unsafe {
+        core::arch::asm!(
+            "ldaxr {0}, [{2}]",
+            "orr {4}, {0}, {3}",
+            "stlxr {1:w}, {4}, [{2}]",
+            "dmb ish",
+            out(reg) previous, out(reg) failed, in(reg) at, in(reg) bits, out(reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
+    if failed == 0 { Ok(previous) } else { Err(Contended) }
 }
 
 compare_exchanges! {

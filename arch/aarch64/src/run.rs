@@ -116,6 +116,9 @@ pub(crate) fn decide(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
 fn decide_after(pcpu: &'static Pcpu, local: &mut Local, sleep: bool) -> *mut GuestFrame {
     if sleep {
         wait(pcpu, local);
+        if goes_on_in_place(local) {
+            return local.frame();
+        }
     }
     loop {
         let (Some(hypervisor), Some(mut cpu)) = (hypervisor(), El2Cpu::new()) else {
@@ -131,6 +134,9 @@ fn decide_after(pcpu: &'static Pcpu, local: &mut Local, sleep: bool) -> *mut Gue
             timer::set(schedule.deadline);
             if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
                 wait(pcpu, local);
+                if goes_on_in_place(local) {
+                    return local.frame();
+                }
                 local.reschedule = true;
                 continue;
             }
@@ -145,6 +151,24 @@ fn decide_after(pcpu: &'static Pcpu, local: &mut Local, sleep: bool) -> *mut Gue
             }
         }
     }
+}
+
+/// After a sleep: whether the vCPU that is still loaded goes on at once, as nobody else is to run.
+#[inline]
+fn goes_on_in_place(local: &mut Local) -> bool {
+    let Some(context) = local.loaded() else { return false };
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let Some(schedule) = hypervisor.resume(located) else {
+        return false;
+    };
+    timer::set(schedule.deadline);
+    let goes_on = hypervisor.goes_on(located, &mut El2Cpu::with(gic), &mut context.state);
+    local.reschedule = !goes_on;
+    goes_on
 }
 
 /// Shows what the console still holds and ends the run. The first pCPU that comes here does it; the others would only

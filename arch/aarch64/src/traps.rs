@@ -89,7 +89,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let class = esr >> 26 & 0x3f;
     if class == DATA_ABORT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return data_abort(context, esr, Saved::CALLER);
+        return data_abort(esr, context, Saved::CALLER);
     }
     if class == SYSTEM_REGISTER_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
@@ -124,7 +124,7 @@ fn fault_page(esr: u64) -> u64 {
 }
 
 #[inline(never)]
-fn data_abort(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
+fn data_abort(esr: u64, context: &mut VcpuContext, saved: Saved) -> Next {
     let far = read_sysreg!("far_el2");
     let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
@@ -238,7 +238,7 @@ fn again(local: &mut Local) -> Next {
     };
     let esr = read_sysreg!("esr_el2");
     match esr >> 26 & 0x3f {
-        DATA_ABORT_CLASS => data_abort(context, esr, Saved::ALL),
+        DATA_ABORT_CLASS => data_abort(esr, context, Saved::ALL),
         SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
         _ => Next::Core,
     }

@@ -2,13 +2,21 @@
 #![no_std]
 #![no_main]
 
-use portunus_aarch64::board::Board;
-use portunus_aarch64::pl011::Pl011;
+extern crate alloc;
+
+use alloc::boxed::Box;
+use portunus_aarch64::board::{Board, ConsoleDriver};
+use portunus_aarch64::mmio::Registers;
+use portunus_serial::Pl011;
 
 /// The board that the hypervisor is built for; `portunus_aarch64` finds it by its symbol.
 #[unsafe(no_mangle)]
 pub static BOARD: Board = Board {
     name: "QEMU virt",
-    open_console: Pl011::open,
+    consoles: &[ConsoleDriver {
+        compatible: Pl011::<Registers>::COMPATIBLE,
+        open: |registers| Box::new(Pl011::open(registers)),
+    }],
+    early_console: 0x0900_0000,
     semihosting: true,
 };

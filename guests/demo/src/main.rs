@@ -6,7 +6,8 @@
 //! second half (from sector `capacity / 2` on) is `!(offset ^ PATTERN)`. A read-only disk is only read. It ends with the
 //! line `demo: disk verified`, or says what it found and where.
 //!
-//! The boot argument `rounds=N` makes it write, flush and check N times.
+//! The boot argument `fill=1` makes it write the pattern to the whole disk first, for a disk that begins empty, and
+//! `rounds=N` makes it write, flush and check N times.
 #![no_std]
 #![no_main]
 
@@ -55,16 +56,22 @@ fn verify(disk: &mut Disk, range: Range<usize>, inverted_from: usize) {
     }
 }
 
-/// Writes the complement of the pattern to sectors `range`, and flushes.
-fn rewrite(disk: &mut Disk, range: Range<usize>) {
+/// Writes to sectors `range` the words that belong there.
+fn write(disk: &mut Disk, range: Range<usize>, inverted_from: usize) {
     for sector in range.clone().step_by(REQUEST) {
         let count = REQUEST.min(range.end - sector);
-        let words = (sector * SECTOR_SIZE..(sector + count) * SECTOR_SIZE).step_by(8);
-        let bytes: Vec<u8> = words.flat_map(|offset| expected(offset, 0).to_le_bytes()).collect();
+        let offsets = (sector * SECTOR_SIZE..(sector + count) * SECTOR_SIZE).step_by(8);
+        let words = offsets.flat_map(|offset| expected(offset, inverted_from).to_le_bytes());
+        let bytes: Vec<u8> = words.collect();
         if let Err(error) = disk.write(sector, &bytes) {
             fail(format_args!("writing {count} sectors at {sector}: {error}"));
         }
     }
+}
+
+/// Writes the complement of the pattern to sectors `range`, and flushes.
+fn rewrite(disk: &mut Disk, range: Range<usize>) {
+    write(disk, range, 0);
     println!("demo: second half written");
     if let Err(error) = disk.driver.flush() {
         fail(format_args!("flushing: {error}"));
@@ -99,6 +106,10 @@ fn main() -> ! {
         core::str::from_utf8(&id[..length]).unwrap_or("?")
     );
 
+    if device_tree::boot_number("fill").is_some_and(|fill| fill != 0) {
+        write(&mut disk, 0..sectors, usize::MAX);
+        println!("demo: pattern written");
+    }
     verify(&mut disk, 0..sectors, usize::MAX);
     println!("demo: pattern read and verified");
     if !read_only {

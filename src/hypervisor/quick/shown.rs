@@ -1,7 +1,8 @@
 //! Accesses to the pages of registers that a guest is shown: its stores, which stage 2 refuses, and what comes while a page
 //! is being changed.
 
-use super::{AARCH32, PLAIN_ACCESS_MASK, Quick, WRITE};
+use super::known::{KnownStores, key};
+use super::{AARCH32, PLAIN_ACCESS_MASK, Quick, WRITE, register_of};
 use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
@@ -25,13 +26,49 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(never)]
     pub(super) fn quick_store<C: Cpu>(
         &self,
-        Located { domain, vcpu }: Located<'_>,
+        at: Located<'_>,
         cpu: &mut C,
         state: &mut VcpuState,
         esr: u64,
         far: u64,
         saved: Saved,
     ) -> Quick {
+        if state.frame.pstate & AARCH32 != 0 {
+            return Quick::No;
+        }
+        // A register that is not in the frame makes this the place of another store, which has another key.
+        let value = state.frame.read(register_of(esr));
+        let place = KnownStores::place(far, value);
+        let (known, board) = (state.known.at(place), at.domain.doorbells.board());
+        if known.key == key(esr, saved)
+            && cpu.translate(far, Access::Read) == Ok(known.ipa)
+            && known.changes == board.changes()
+            && known.value == value
+        {
+            if known.acknowledges {
+                return self.acknowledge_known(at, cpu, state, far, saved, place);
+            }
+            if let Some((owner, arrived)) = self.ring_known(at, board, &known.bell) {
+                state.count(Exit::Server);
+                state.frame.advance_a64();
+                return self.after_ring(at, &known.bell, owner, arrived);
+            }
+        }
+        self.quick_store_anew(at, cpu, state, esr, far, saved)
+    }
+
+    /// As [`Self::quick_store`], of one whose way is not known.
+    #[inline(never)]
+    pub(super) fn quick_store_anew<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        esr: u64,
+        far: u64,
+        saved: Saved,
+    ) -> Quick {
+        let Located { domain, vcpu } = at;
         let offset = far % PAGE_SIZE;
         let width = AccessWidth::from_sas(esr >> 22);
         let is_store = esr & (PLAIN_ACCESS_MASK | WRITE) == PLAIN_STORE_REFUSED;
@@ -40,7 +77,7 @@ impl<M: Machine> Hypervisor<M> {
         if !is_store || !is_inside || state.frame.pstate & AARCH32 != 0 {
             return Quick::No;
         }
-        let register = (esr >> 16 & 31) as u8;
+        let register = register_of(esr);
         if !saved.has(register) {
             return Quick::Registers;
         }
@@ -58,6 +95,7 @@ impl<M: Machine> Hypervisor<M> {
                 direction: Direction::Write(state.frame.read(register) & width.mask()),
             };
             if let Some(quick) = self.quick_ring(domain, vcpu, state, &access) {
+                self.learn_bell(at, state, (esr, far, saved), &access);
                 return quick;
             }
         }
@@ -67,6 +105,8 @@ impl<M: Machine> Hypervisor<M> {
             };
             let (here, bits) = ((domain, vcpu, !state.flush_due), state.frame.read(register) as u32);
             if let Some(told) = self.acknowledge(cpu, here, &mut shadow, (ipa, bits)) {
+                drop(shadow);
+                self.learn_acknowledgement(domain, state, (esr, far, saved), ipa);
                 state.count(Exit::Server);
                 state.frame.advance_a64();
                 return if told { Quick::Due } else { Quick::Done };

@@ -1,7 +1,8 @@
 //! Where a flattened guest tree has what differs at each start of the guest.
 
-use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node as _, Property as _};
+
+use crate::manifest::tree::check::fdt;
 
 /// Bytes of `kaslr-seed`.
 pub(super) const KASLR_SEED: usize = 8;
@@ -24,7 +25,7 @@ pub struct FreshValues {
 impl FreshValues {
     /// Finds those that `blob` has with the right size; none in what is no device tree.
     pub fn find(blob: &[u8]) -> Self {
-        let chosen = Fdt::new(blob).ok().and_then(|tree| tree.find_node("/chosen"));
+        let chosen = fdt(blob).ok().and_then(|tree| tree.find_node("/chosen"));
         let offset = |name, size| {
             let property = chosen?.property(name)?;
             let value = property.value();

@@ -10,7 +10,22 @@ use crate::vgic::irq::{Place, Slot};
 use crate::vgic::list_register::{Backing, LrState, VirtualInterface};
 use crate::vgic::{Vgic, VgicError};
 
+/// An SPI, found. It stays the same for the life of its controller.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct LineSlot(Slot);
+
+impl LineSlot {
+    /// None.
+    pub const NONE: Self = Self(Slot::NONE);
+}
+
 impl Vgic {
+    /// Finds an SPI; `None`: there is none of that number.
+    #[inline]
+    pub fn line(&self, interrupt: IntId) -> Option<LineSlot> {
+        self.spi_slot(interrupt.0).map(LineSlot)
+    }
+
     /// Takes an SPI for a device of the hypervisor, from [`Self::set_irq_level`] too: its line is low, and what was pending of
     /// it is not any more.
     ///
@@ -62,7 +77,9 @@ impl Vgic {
         interrupt: IntId,
         interface: &mut V,
     ) -> Result<VcpuSet, VgicError> {
-        if self.lower_in_place(vcpu, interrupt, interface) {
+        if let Some(line) = self.line(interrupt)
+            && self.lower_in_place(vcpu, line, interface, || ())
+        {
             return Ok(VcpuSet::EMPTY);
         }
         self.lower_spi(interrupt)
@@ -80,12 +97,16 @@ impl Vgic {
     }
 
     /// As [`Self::lower_spi`], by `vcpu`, which is loaded with its list registers in use, if one of them holds the interrupt and
-    /// nothing else is to be done than to change that one. `false`: nothing was done.
+    /// nothing else is to be done than to change that one: then `first` is called before anything is changed. `false`: nothing
+    /// was done.
     #[inline(always)]
-    pub fn lower_in_place<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
-        let Some(slot) = self.spi_slot(interrupt.0) else {
-            return false;
-        };
+    pub fn lower_in_place<V: VirtualInterface>(
+        &mut self,
+        vcpu: u8,
+        LineSlot(slot): LineSlot,
+        interface: &mut V,
+        first: impl FnOnce(),
+    ) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return false;
         };
@@ -103,6 +124,7 @@ impl Vgic {
         if !cpu.active.is_empty() || !own.runs_ahead() || own.overflow || own.reorder {
             return false;
         }
+        first();
         irq.line = false;
         irq.latch = 0;
         irq.latch_in_lr = 0;

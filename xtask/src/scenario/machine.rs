@@ -5,11 +5,14 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::failure::{Result, failed};
+use crate::qemu::Board;
 
 /// What a scenario file, a row of its matrix or the command line says about the machine. Nothing said is left open.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct MachineChoice {
+    /// The board.
+    pub(crate) board: Option<Board>,
     /// The version of the interrupt controller: 2 or 3.
     pub(crate) gic: Option<u32>,
     /// QEMU's name of the CPU.
@@ -27,6 +30,8 @@ pub(crate) struct MachineChoice {
 /// A machine, complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Machine {
+    /// The board.
+    pub(crate) board: Board,
     /// The version of the interrupt controller: 2 or 3.
     pub(crate) gic: u32,
     /// QEMU's name of the CPU.
@@ -45,6 +50,7 @@ impl MachineChoice {
     /// This choice where it says something, else `other`'s.
     pub(crate) fn over(&self, other: &Self) -> Self {
         Self {
+            board: self.board.or(other.board),
             gic: self.gic.or(other.gic),
             cpu: self.cpu.clone().or_else(|| other.cpu.clone()),
             smp: self.smp.or(other.smp),
@@ -56,14 +62,23 @@ impl MachineChoice {
 
     /// The machine, with the defaults where nothing was said.
     pub(crate) fn complete(self) -> Result<Machine> {
+        let board = self.board.unwrap_or_default();
+        let (gic, cpu, memory) = match board {
+            Board::QemuVirt => (3, "max", 2048),
+            Board::XlnxZcu102 => (2, "cortex-a53", 4096),
+        };
         let machine = Machine {
-            gic: self.gic.unwrap_or(3),
-            cpu: self.cpu.unwrap_or_else(|| "max".into()),
+            board,
+            gic: self.gic.unwrap_or(gic),
+            cpu: self.cpu.unwrap_or_else(|| cpu.into()),
             smp: self.smp.unwrap_or(4),
-            memory: self.memory.unwrap_or(2048),
+            memory: self.memory.unwrap_or(memory),
             icount: self.icount,
             arguments: self.arguments.unwrap_or_default(),
         };
+        if board == Board::XlnxZcu102 && (machine.gic, machine.cpu.as_str(), machine.smp) != (gic, cpu, 4) {
+            return failed("the ZCU102 has four Cortex-A53 and a GICv2");
+        }
         if !(2..=3).contains(&machine.gic) {
             return failed(format!("GIC version {}: there are 2 and 3", machine.gic));
         }
@@ -81,6 +96,9 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { gic, cpu, smp, .. } = self;
         let cpu = cpu.split(',').next().unwrap_or(cpu);
+        if self.board == Board::XlnxZcu102 {
+            write!(f, "zcu102-")?;
+        }
         write!(f, "gic{gic}-{cpu}-smp{smp}")
     }
 }

@@ -10,7 +10,7 @@ use portunus::ids::{DomainId, MAX_DOMAINS, MAX_PCPUS};
 use portunus::trace::Event;
 
 use crate::failure::{Doing, Result, failed};
-use crate::qemu::{IMAGE_ADDRESS, RAM_ADDRESS};
+use crate::qemu::IMAGE_OFFSET;
 
 /// The name of the file that holds the machine's memory, in the folder of the run.
 pub(crate) const MEMORY_FILE: &str = "memory.ram";
@@ -44,7 +44,7 @@ pub(crate) fn read(memory: &Path, elf: &Path) -> Result<Rings> {
         let (address, size) = find(&image, symbol)?;
         let mut bytes = vec![0; size as usize];
         memory
-            .read_exact_at(&mut bytes, IMAGE_ADDRESS - RAM_ADDRESS + address)
+            .read_exact_at(&mut bytes, IMAGE_OFFSET + address)
             .doing(format!("reading {symbol} from the machine's memory"))?;
         Ok(bytes)
     };

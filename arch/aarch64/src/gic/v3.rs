@@ -252,7 +252,7 @@ impl GicV3 {
     pub(crate) fn write(&self, index: usize, value: Option<ListRegister>) {
         write_list_register(index, ListRegister::to_ich(value));
     }
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lower(&self, index: usize) -> LrState {
         if lower_list_register(index) == 0 {
             LrState::Inactive
@@ -302,6 +302,7 @@ macro_rules! list_registers {
             }
         }
         /// [`ListRegister::lower_ich`] of one; its value then.
+        #[inline(always)]
         fn lower_list_register(index: usize) -> u64 {
             match index {
                 $($index => {

@@ -1,0 +1,8 @@
+//! Links the board's program with the hypervisor's section layout.
+
+fn main() {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
+    let script = format!("{manifest}/../../linker/image.ld");
+    println!("cargo:rerun-if-changed={script}");
+    println!("cargo:rustc-link-arg-bins=-T{script}");
+}
