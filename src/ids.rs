@@ -220,3 +220,37 @@ pub struct ServerId(pub u16);
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 #[repr(transparent)]
 pub struct Ticks(pub u64);
+
+/// A set of domains.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct DomainSet(u32);
+
+impl DomainSet {
+    /// Adds one.
+    pub fn insert(&mut self, domain: DomainId) {
+        self.0 |= Self::bit(domain);
+    }
+    /// Takes one out.
+    pub fn remove(&mut self, domain: DomainId) {
+        self.0 &= !Self::bit(domain);
+    }
+    /// Whether it is in.
+    pub fn contains(self, domain: DomainId) -> bool {
+        self.0 & Self::bit(domain) != 0
+    }
+    /// The lowest.
+    pub fn first(self) -> Option<DomainId> {
+        (self.0 != 0).then(|| DomainId(self.0.trailing_zeros() as u16))
+    }
+    /// Whether none is in.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+    fn bit(domain: DomainId) -> u32 {
+        1u32.checked_shl(u32::from(domain.0)).unwrap_or(0)
+    }
+}

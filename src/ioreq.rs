@@ -45,12 +45,13 @@ use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuSet};
 use crate::trace::Kind;
 
+pub use crate::ids::DomainSet;
 pub use ack::{Ack, Line};
 pub use doorbell::{Board, Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;
 pub use kinds::DoorbellRequest;
 pub use look::ServerLook;
-pub use quiesce::{DomainSet, Rest};
+pub use quiesce::Rest;
 pub use ranges::Range;
 pub use request::{Answer, OnFailure, Policy, Request};
 pub use router::Begun;

@@ -84,6 +84,8 @@ struct Pair {
     map_memory: bool,
     map_window: bool,
     control: bool,
+    /// Pages that may be mapped at once.
+    quota: u64,
 }
 
 impl Policy {
@@ -97,6 +99,7 @@ impl Policy {
                     pair.serve = true;
                     pair.map_memory |= device.memory_access == MemoryAccess::All;
                     pair.map_window |= device.window.is_some();
+                    pair.quota = pair.quota.saturating_add(device.map_quota);
                 }
                 policy.windows.extend(device.window.map(|window| (key, window)));
                 policy.ranges.push((key, device.range));
@@ -145,6 +148,11 @@ impl Policy {
                 object,
             })
         }
+    }
+
+    /// How many pages of `object`'s RAM `subject` may have mapped at once, for all devices that it serves to it together.
+    pub fn map_quota(&self, subject: DomainId, object: DomainId) -> u64 {
+        self.pair(subject, object).quota
     }
 
     fn pair_mut(&mut self, subject: DomainId, object: DomainId) -> Option<&mut Pair> {

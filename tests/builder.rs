@@ -260,6 +260,7 @@ fn windowed(window: IpaRange) -> DeviceConfig {
         transports: Vec::new(),
         memory_access: MemoryAccess::Window,
         window: Some(window),
+        map_quota: 2048,
         read_only: false,
         queues: 1,
         accel: false,

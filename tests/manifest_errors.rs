@@ -672,6 +672,19 @@ fn served_devices() {
              has a length of 8 bytes, which its type can't have",
         ),
         (
+            "no page at all",
+            "portunus,memory-access = \"none\"",
+            "portunus,memory-access = \"all\"; portunus,map-quota = <0>",
+            "/chosen/domU1/portunus,devices/net0: portunus,map-quota: is zero",
+        ),
+        (
+            "a quota of nothing",
+            "portunus,memory-access = \"none\"",
+            "portunus,memory-access = \"grants\"; portunus,map-quota = <5>",
+            "/chosen/domU1/portunus,devices/net0: portunus,map-quota: \
+             is not supported: a quota without the right to map",
+        ),
+        (
             "the size of no window",
             "portunus,memory-access = \"none\"",
             "portunus,memory-access = \"grants\"; portunus,window-size = <8>",

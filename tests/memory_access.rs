@@ -231,6 +231,44 @@ fn a_window_of_a_direct_mapped_guest_is_in_its_static_memory() {
 }
 
 #[test]
+fn the_quota_is_what_may_be_reached_once_for_each_device_unless_the_manifest_says_less() {
+    for (access, quota) in [
+        (["\"all\"", "\"none\"", "\"all\""], 2 * 65536),
+        (["\"all\"; portunus,map-quota = <7>", "\"none\"", "\"none\""], 7),
+        (
+            ["\"window\"", "\"grants\"", "\"all\"; portunus,map-quota = <1>"],
+            2048 + 1,
+        ),
+        (["\"grants\"", "\"none\"", "\"grants\""], 0),
+        (
+            [
+                "\"all\"; portunus,map-quota = <0xffffffff>",
+                "\"none\"",
+                "\"all\"; portunus,map-quota = <0xffffffff>",
+            ],
+            2 * 0xffff_ffff,
+        ),
+    ] {
+        let manifest = manifest(access);
+        let policy = Policy::new(&manifest);
+        assert_eq!(policy.map_quota(BACKEND, GUEST), quota, "{access:?}");
+        assert_eq!(policy.map_quota(GUEST, BACKEND), 0);
+        assert_eq!(policy.map_quota(BACKEND, DomainId(17)), 0);
+        let blob = tree(&manifest, BACKEND);
+        let tree = Tree::new(&blob).expect("a tree");
+        let told: u64 = (0..3)
+            .filter_map(|device| {
+                find(&tree, &format!("/portunus/device@{device}"))
+                    .u32("map-quota")
+                    .expect("a cell")
+            })
+            .map(u64::from)
+            .sum();
+        assert_eq!(told, quota, "{access:?}");
+    }
+}
+
+#[test]
 fn what_maps_has_tables_for_it() {
     let pool = |access| {
         let manifest = manifest(access);

@@ -1,7 +1,7 @@
 //! Who gets which frame: the machine's free RAM, a domain's pool, and references across domains.
 
 use portunus::fakes::FakeMachine;
-use portunus::ids::{DomainId, PAGE_SIZE, Pa};
+use portunus::ids::{DomainId, DomainSet, PAGE_SIZE, Pa};
 use portunus::manifest::PaRange;
 use portunus::memory::frames::{FrameAllocator, FrameError};
 use portunus::memory::pool::{Pool, PoolError, Retired};
@@ -174,8 +174,8 @@ fn a_frame_given_up_while_mapped_elsewhere_is_not_handed_out_again() {
 #[test]
 fn references_follow_the_owner_and_never_wrap() {
     let (a, b) = (DomainId(1), DomainId(2));
-    let machine = FakeMachine::with_memory(Pa(0x1000), 0x1000);
-    let mut references = FrameReferences::new(&machine, range(0x1000, 0x1000));
+    let machine = FakeMachine::with_memory(Pa(0x1000), 0x2000);
+    let mut references = FrameReferences::new(&machine, range(0x1000, 0x2000));
     references.add(range(0x8000_0000, 512 * PAGE_SIZE), b).expect("room");
     references.add(range(0x4000_0000, 511 * PAGE_SIZE), a).expect("room");
     let one_more = range(0x9000_0000, 2 * PAGE_SIZE);
@@ -212,7 +212,7 @@ fn references_follow_the_owner_and_never_wrap() {
     assert_eq!(references.put(&machine, last), Ok(0));
 
     // The owner of the lower range was added last, so its counters lie behind the other's.
-    machine.poke(Pa(0x1000 + 512 * 4), &((1_u32 << 30) - 1).to_le_bytes());
+    machine.poke(Pa(0x1000 + 512 * 8), &((1_u32 << 30) - 1).to_le_bytes());
     assert_eq!(
         references.get(&machine, Pa(0x4000_0000), a),
         Err(ReferenceError::Saturated(Pa(0x4000_0000)))
@@ -235,7 +235,7 @@ fn parked_frames_stay_their_owners_and_wait_for_the_last_who_maps_them() {
     references.get(&machine, second, a).expect("a reference");
     references.get(&machine, second, a).expect("a reference");
     for frame in [first, second, third, other] {
-        assert_eq!(references.park(&machine, frame), Ok(()), "{frame}");
+        assert_eq!(references.park(&machine, frame), Ok(DomainSet::default()), "{frame}");
         assert_eq!(references.park(&machine, frame), Err(ReferenceError::Parked(frame)));
     }
     for frame in [first, second] {
@@ -256,6 +256,116 @@ fn parked_frames_stay_their_owners_and_wait_for_the_last_who_maps_them() {
     assert_eq!(references.unpark(&machine, a), None);
     assert_eq!(references.unpark(&machine, b), Some(other));
     assert_eq!(references.get(&machine, second, a), Ok(()), "as good as new");
+}
+
+/// The domains of a set.
+fn members(mut set: DomainSet) -> Vec<u16> {
+    let mut members = Vec::new();
+    while let Some(domain) = set.first() {
+        members.push(domain.0);
+        set.remove(domain);
+    }
+    members
+}
+
+#[test]
+fn mappings_of_ram_are_counted_for_each_mapper_and_kept_within_its_quota() {
+    let (owner, one, two) = (DomainId(1), DomainId(2), DomainId(16));
+    let machine = FakeMachine::with_memory(Pa(0x1000), 0x1000);
+    let mut references = FrameReferences::new(&machine, range(0x1000, 0x1000));
+    references
+        .add_ram(range(0x8000_0000, 8 * PAGE_SIZE), owner)
+        .expect("room");
+    references.add(range(0x9000_0000, PAGE_SIZE), owner).expect("room");
+    let [first, second, pool] = [0x8000_0000, 0x8000_1000, 0x9000_0000].map(Pa);
+    assert_eq!(
+        references.map(&machine, first, owner, one, 0),
+        Err(ReferenceError::Quota(0))
+    );
+    for frame in [first, second, first] {
+        assert_eq!(references.map(&machine, frame, owner, one, 3), Ok(()));
+    }
+    assert_eq!(
+        references.map(&machine, second, owner, one, 3),
+        Err(ReferenceError::Quota(3)),
+        "the same page twice is two"
+    );
+    assert_eq!(references.count(&machine, second), Ok(1), "a refusal takes nothing");
+    assert_eq!(
+        references.map(&machine, second, owner, two, 3),
+        Ok(()),
+        "another's quota"
+    );
+    assert_eq!((references.mapped(one, owner), references.mapped(two, owner)), (3, 1));
+    assert_eq!(references.mapped(owner, one), 0);
+    // What fails for another reason uses nothing up, and a frame of the hypervisor's is none of the quota.
+    let nobody = Pa(0x7000_0000);
+    assert_eq!(
+        references.map(&machine, nobody, owner, two, 3),
+        Err(ReferenceError::NotOwned(nobody))
+    );
+    assert_eq!(
+        references.map(&machine, first, one, two, 3),
+        Err(ReferenceError::WrongOwner(first, owner))
+    );
+    assert_eq!(references.get(&machine, pool, owner), Ok(()));
+    assert_eq!(references.unmap(&machine, pool, one), Ok(0));
+    assert_eq!((references.mapped(one, owner), references.mapped(two, owner)), (3, 1));
+
+    assert_eq!(references.unmap(&machine, first, one), Ok(1));
+    assert_eq!(references.map(&machine, second, owner, one, 3), Ok(()), "room again");
+    for (frame, left) in [(second, 2), (second, 1), (first, 0)] {
+        assert_eq!(references.unmap(&machine, frame, one), Ok(left));
+    }
+    assert_eq!(
+        references.unmap(&machine, first, one),
+        Err(ReferenceError::Unreferenced(first))
+    );
+    assert_eq!((references.mapped(one, owner), references.mapped(two, owner)), (0, 1));
+    for number in [0, 17, u16::MAX] {
+        let mapper = DomainId(number);
+        assert_eq!(references.mapped(mapper, owner), 0);
+        assert_eq!(
+            references.map(&machine, first, owner, mapper, u64::MAX).is_ok(),
+            number == 0,
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn a_page_that_leaves_names_those_who_map_it_and_no_others() {
+    let (owner, one, two) = (DomainId(1), DomainId(2), DomainId(3));
+    let machine = FakeMachine::with_memory(Pa(0x1000), 0x1000);
+    let mut references = FrameReferences::new(&machine, range(0x1000, 0x1000));
+    references
+        .add_ram(range(0x8000_0000, 8 * PAGE_SIZE), owner)
+        .expect("room");
+    let frame = |index: u64| Pa(0x8000_0000 + index * PAGE_SIZE);
+    for (index, mapper) in [(0, one), (1, two), (2, one), (2, two), (4, one), (5, two)] {
+        references
+            .map(&machine, frame(index), owner, mapper, 100)
+            .expect("a reference");
+    }
+    // A reference that is no mapping, of a page that somebody has mapped before.
+    references.get(&machine, frame(3), owner).expect("a reference");
+    references.unmap(&machine, frame(4), one).expect("it was mapped");
+    references.get(&machine, frame(4), owner).expect("a reference");
+    for (index, mappers) in [
+        (0, vec![2]),
+        (1, vec![3]),
+        (2, vec![2, 3]),
+        (3, vec![]),
+        (4, vec![]),
+        (6, vec![]),
+    ] {
+        let left = references.park(&machine, frame(index)).expect("it was not parked");
+        assert_eq!(members(left), mappers, "page {index}");
+    }
+    // Taken again, it is new.
+    references.unmap(&machine, frame(0), one).expect("it was mapped");
+    assert_eq!(references.unpark(&machine, owner), Some(frame(0)));
+    assert_eq!(references.park(&machine, frame(0)).map(members), Ok(vec![]));
 }
 
 #[test]

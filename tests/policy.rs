@@ -153,9 +153,9 @@ domain 1 domU1: 2 vCPUs, 262144 KiB, share 50
   UART at 0x22000000..0x22001000, INTID 32
   real-time clock at 0x22001000..0x22002000, INTID 36
   after a crash: stop, a reboot: restart, its watchdog: restart; at most 5 restarts in 60 s
-  device disk0: block at 0x2000000..0x2000200, INTID 33, served by dm from partition 2 of /passthrough/virtio@a003000, 4 queues, memory: all; answer within 250 ms, attach within 0 ms, then abort
+  device disk0: block at 0x2000000..0x2000200, INTID 33, served by dm from partition 2 of /passthrough/virtio@a003000, 4 queues, memory: all, at most 65536 pages mapped; answer within 250 ms, attach within 0 ms, then abort
   device net0: net at 0x2001000..0x2002000, INTID 34, served by dm, 1 queues, memory: none, accelerated; answer within 5000 ms, attach within 60000 ms, then wait
-  device disk1: block at 0x2002000..0x2002200, INTID 35, served by dm from a RAM disk of 16 MiB, 1 queues, memory: all, read-only; answer within 5000 ms, attach within 60000 ms, then wait
+  device disk1: block at 0x2002000..0x2002200, INTID 35, served by dm from a RAM disk of 16 MiB, 1 queues, memory: all, at most 65536 pages mapped, read-only; answer within 5000 ms, attach within 60000 ms, then wait
 "#;
     assert!(report.starts_with(expected), "{report}");
     for line in [

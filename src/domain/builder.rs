@@ -251,10 +251,13 @@ pub fn build<M: Machine>(
             .iter()
             .flatten()
             .map(|frame| PaRange::new(frame.0, PAGE_SIZE));
-        for range in ram.chain([domain.pool.range()]).chain(shared) {
-            if let Err(error) = references.add(range, domain.id) {
-                failed.push((domain.id, error.into()));
-            }
+        let added = ram
+            .map(|range| references.add_ram(range, domain.id))
+            .collect::<Result<(), _>>();
+        let others = [domain.pool.range()].into_iter().chain(shared);
+        let added: Result<(), _> = added.and_then(|()| others.map(|range| references.add(range, domain.id)).collect());
+        if let Err(error) = added {
+            failed.push((domain.id, error.into()));
         }
     }
     domains.retain(|domain| failed.iter().all(|(id, _)| *id != domain.id));

@@ -13,8 +13,10 @@ use crate::domain::{Domain, DomainMemory};
 use crate::hypercall::{Call, DomainInfo, ForeignPage, Host, Outcome, Right, RunstateArea, dispatch};
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{DomainId, EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa, VcpuId};
+use crate::ioreq::DomainSet;
 use crate::machine::Machine;
 use crate::manifest::IpaRange;
+use crate::memory::references::ReferenceError;
 use crate::policy::Permission;
 use crate::stage2::{BATCH, NewPage, PageUse, Previous, Stage2Error};
 use crate::trace::{Denial, Kind};
@@ -107,21 +109,23 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// What a page was that left `domain`'s map at `at`: RAM is kept for the domain, a reference is given back.
-    pub(crate) fn release(&self, domain: &Domain, at: Ipa, previous: Previous) {
+    /// What a page was that left `domain`'s map at `at`: RAM is kept for the domain, a reference is given back. Who maps the
+    /// page, if it was RAM, and should hear that it is the domain's no more.
+    pub(crate) fn release(&self, domain: &Domain, at: Ipa, previous: Previous) -> DomainSet {
         match previous.page_use {
             PageUse::Ram => {
                 // RAM was built with an account, and left the map just now.
-                let _ = self.references.lock().park(&self.machine, previous.frame);
+                let parked = self.references.lock().park(&self.machine, previous.frame);
+                return parked.unwrap_or_default();
             }
             PageUse::Foreign { .. } => {
                 let owner = self.references.lock().owner(previous.frame);
                 let Some(owner) = owner.and_then(|owner| self.domain(owner)) else {
-                    return;
+                    return DomainSet::default();
                 };
                 // Under the lock of the pool, so that nobody finds the frame still mapped and gives it up meanwhile.
                 let mut memory = owner.memory.lock();
-                let left = self.references.lock().put(&self.machine, previous.frame);
+                let left = self.references.lock().unmap(&self.machine, previous.frame, domain.id);
                 if left == Ok(0) {
                     memory.pool.last_unmapped(previous.frame);
                 }
@@ -146,6 +150,7 @@ impl<M: Machine> Hypervisor<M> {
             // Registers, and memory that is nobody's own, are there again after a restart.
             PageUse::Device | PageUse::Common => {}
         }
+        DomainSet::default()
     }
 }
 
@@ -209,10 +214,13 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
             .lookup(machine, address(gfn)?)
             .filter(|mapping| mapping.page_use.is_own_ram());
         let frame = mapping.ok_or(HypercallError::Invalid)?.pa.page();
+        let quota = self.hypervisor.policy.map_quota(self.domain.id, foreign.id);
         let mut references = self.hypervisor.references.lock();
-        references
-            .get(machine, frame, foreign.id)
-            .map_err(|_| HypercallError::Invalid)?;
+        let taken = references.map(machine, frame, foreign.id, self.domain.id, quota);
+        taken.map_err(|error| match error {
+            ReferenceError::Quota(_) => HypercallError::NoSpace,
+            _ => HypercallError::Invalid,
+        })?;
         Ok(frame)
     }
 

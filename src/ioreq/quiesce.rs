@@ -10,7 +10,7 @@ use super::request::{Move, OnFailure, Pending, Policy, Request};
 use super::server::{Servers, Stage};
 use super::{Effects, Event, Failure, Surroundings};
 use crate::abi::dm_op::MAX_SERVERS;
-use crate::ids::{DomainId, Ipa, Pa, ServerId, Ticks};
+use crate::ids::{DomainId, DomainSet, Ipa, Pa, ServerId, Ticks};
 use crate::memory::PhysicalMemory;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
@@ -33,36 +33,6 @@ pub enum Rest {
     Reset,
     /// Its server, of this domain, can't.
     Failed(DomainId),
-}
-
-/// A set of domains.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub struct DomainSet(u32);
-
-impl DomainSet {
-    /// Adds one.
-    pub fn insert(&mut self, domain: DomainId) {
-        self.0 |= Self::bit(domain);
-    }
-    /// Takes one out.
-    pub fn remove(&mut self, domain: DomainId) {
-        self.0 &= !Self::bit(domain);
-    }
-    /// Whether it is in.
-    pub fn contains(self, domain: DomainId) -> bool {
-        self.0 & Self::bit(domain) != 0
-    }
-    /// The lowest.
-    pub fn first(self) -> Option<DomainId> {
-        (self.0 != 0).then(|| DomainId(self.0.trailing_zeros() as u16))
-    }
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-    fn bit(domain: DomainId) -> u32 {
-        1u32.checked_shl(u32::from(domain.0)).unwrap_or(0)
-    }
 }
 
 impl Servers {

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::ids::DomainId;
+use crate::ids::{DomainId, PAGE_SIZE};
 pub use crate::ioreq::OnFailure;
 use crate::manifest::DomainConfig;
 use crate::manifest::domain::DomainNode;
@@ -25,6 +25,8 @@ pub(crate) const MIB: u64 = 1 << 20;
 const DEFAULT_WINDOW: u32 = 8;
 /// MiB of a window at most.
 const MAX_WINDOW: u32 = 1024;
+/// How many pages a backend may map at once.
+const MAP_QUOTA: &str = "portunus,map-quota";
 /// How large the window of a device is.
 pub(crate) const WINDOW_SIZE: &str = "portunus,window-size";
 /// Milliseconds of backend-runnable time for an answer (design: failure policy).
@@ -51,6 +53,8 @@ pub struct DeviceConfig {
     pub memory_access: MemoryAccess,
     /// With [`MemoryAccess::Window`]: the part of the guest's RAM that all requests and data are in.
     pub window: Option<IpaRange>,
+    /// Pages of the guest's RAM that the backend may map at once for it.
+    pub map_quota: u64,
     /// Whether the guest may only read it.
     pub read_only: bool,
     /// The number of its queues.
@@ -168,7 +172,7 @@ impl MemoryAccess {
 }
 
 /// Properties of a device node.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "portunus,type",
     "portunus,backend",
     "portunus,source",
@@ -177,6 +181,7 @@ const KNOWN: [&str; 18] = [
     "portunus,transport",
     "portunus,memory-access",
     WINDOW_SIZE,
+    MAP_QUOTA,
     "portunus,queues",
     "portunus,accel",
     "read-only",
@@ -225,6 +230,9 @@ fn device(
     let backend = backend(domain, node, nodes)?;
     let accel = node.has("portunus,accel");
     let memory_access = memory_access(node)?;
+    let window = window_size(node, memory_access)?;
+    let memory = domains.iter().find(|config| config.id == domain.id);
+    let memory = memory.map_or(0, |config| config.memory);
     let trigger = if accel { Trigger::LevelHigh } else { Trigger::EdgeRising };
     Ok(DeviceConfig {
         name: node.name().to_string(),
@@ -234,7 +242,8 @@ fn device(
         source: source(node, backend, domains)?,
         transports: transports(node, notices)?,
         memory_access,
-        window: window_size(node, memory_access)?.map(|size| IpaRange::new(0, size)),
+        window: window.map(|size| IpaRange::new(0, size)),
+        map_quota: map_quota(node, memory_access, window.unwrap_or(memory))?,
         read_only: node.has("read-only"),
         queues: match node.u32("portunus,queues")? {
             Some(0) => return Err(node.error("portunus,queues", Reason::Zero)),
@@ -427,6 +436,20 @@ fn window_size(node: Node<'_, '_>, access: MemoryAccess) -> Result<Option<u64>, 
             },
         )),
         mib => Ok(Some(u64::from(mib) * MIB)),
+    }
+}
+
+/// `portunus,map-quota` in pages; if the manifest says nothing, all of the `reachable` bytes once.
+fn map_quota(node: Node<'_, '_>, access: MemoryAccess, reachable: u64) -> Result<u64, ManifestError> {
+    let found = node.u32(MAP_QUOTA)?;
+    match (access, found) {
+        (MemoryAccess::All | MemoryAccess::Window, Some(0)) => Err(node.error(MAP_QUOTA, Reason::Zero)),
+        (MemoryAccess::All | MemoryAccess::Window, None) => Ok(reachable / PAGE_SIZE),
+        (MemoryAccess::All | MemoryAccess::Window, Some(pages)) => Ok(pages.into()),
+        (MemoryAccess::Grants | MemoryAccess::None, None) => Ok(0),
+        (MemoryAccess::Grants | MemoryAccess::None, Some(_)) => {
+            Err(node.error(MAP_QUOTA, Reason::Unsupported("a quota without the right to map")))
+        }
     }
 }
 

@@ -184,6 +184,9 @@ impl Report<'_> {
             Some(window) => write!(f, ", memory by a window at {window}")?,
             None => write!(f, ", memory: {}", device.memory_access.name())?,
         }
+        if device.map_quota != 0 {
+            write!(f, ", at most {} pages mapped", device.map_quota)?;
+        }
         if device.read_only {
             write!(f, ", read-only")?;
         }

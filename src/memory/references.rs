@@ -7,15 +7,20 @@
 //! A frame that its owner took out of its own map is *parked*: it stays the owner's, and is handed out again by
 //! [`FrameReferences::unpark`] once no other domain maps it. The list of parked frames runs through their counters, never
 //! through the frames, where the hypervisor or a device may still write what a guest chose.
+//!
+//! Of RAM that a domain maps of another by that one's leave, all that it maps together is counted too, and kept within a
+//! quota ([`FrameReferences::map`]); and each frame remembers who has mapped it since nobody did, so that whoever maps a page
+//! can be told when it leaves its owner's map.
 
 use alloc::vec::Vec;
 
-use crate::ids::{DomainId, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa};
+use crate::ids::{DomainId, DomainSet, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa};
 use crate::manifest::range::PaRange;
 use crate::memory::PhysicalMemory;
 
-/// Bytes of a frame's counter.
-const COUNTER: u64 = size_of::<u32>() as u64;
+/// Bytes of a frame's counter, and behind it the domains that have mapped the frame, a bit each.
+const COUNTER: u64 = size_of::<u64>() as u64;
+const MAPPERS: u64 = size_of::<u32>() as u64;
 /// In a counter: the frame is in its owner's list of parked frames, and the other bits are the number of the next one's
 /// counter, plus 1; 0 ends the list.
 const PARKED: u32 = 1 << 31;
@@ -41,6 +46,9 @@ pub enum ReferenceError {
     /// The frame is in nobody's map.
     #[error("{0} is parked")]
     Parked(Pa),
+    /// The mapper has as much of the owner's RAM mapped as it may.
+    #[error("a quota of {0} pages is used up")]
+    Quota(u64),
     /// The table has no room for another range.
     #[error("no room to count the frames of {0}")]
     TableFull(PaRange),
@@ -53,6 +61,8 @@ pub enum ReferenceError {
 struct Owned {
     range: PaRange,
     owner: DomainId,
+    /// It is RAM of the owner's guest, and not the hypervisor's for it.
+    ram: bool,
     /// Where the counter of its first frame is.
     counters: Pa,
 }
@@ -68,6 +78,8 @@ pub struct FrameReferences {
     parked_frames: [u64; MAX_DOMAINS + 1],
     /// References that others hold to each owner's frames, by its number.
     held: [u64; MAX_DOMAINS + 1],
+    /// Pages of RAM that are mapped, by the number of the mapper and of the owner.
+    mapped: [[u64; MAX_DOMAINS + 1]; MAX_DOMAINS + 1],
     table: PaRange,
     used: u64,
 }
@@ -88,6 +100,7 @@ impl FrameReferences {
             parked: Vec::new(),
             parked_frames: [0; MAX_DOMAINS + 1],
             held: [0; MAX_DOMAINS + 1],
+            mapped: [[0; MAX_DOMAINS + 1]; MAX_DOMAINS + 1],
             table,
             used: 0,
         }
@@ -98,6 +111,18 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::Overlap`], [`ReferenceError::TableFull`].
     pub fn add(&mut self, range: PaRange, owner: DomainId) -> Result<(), ReferenceError> {
+        self.insert(range, owner, false)
+    }
+
+    /// As [`Self::add`], for RAM of the owner's guest.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_ram(&mut self, range: PaRange, owner: DomainId) -> Result<(), ReferenceError> {
+        self.insert(range, owner, true)
+    }
+
+    fn insert(&mut self, range: PaRange, owner: DomainId, ram: bool) -> Result<(), ReferenceError> {
         let range = range.pages();
         if self.owned.iter().any(|other| other.range.overlaps(range)) {
             return Err(ReferenceError::Overlap(range));
@@ -110,7 +135,13 @@ impl FrameReferences {
         let counters = Pa(self.table.start.0 + self.used);
         self.used = used;
         let index = self.owned.partition_point(|other| other.range.start < range.start);
-        self.owned.insert(index, Owned { range, owner, counters });
+        let owned = Owned {
+            range,
+            owner,
+            ram,
+            counters,
+        };
+        self.owned.insert(index, owned);
         if !self.parked.iter().any(|(other, _)| *other == owner) {
             self.parked.push((owner, 0));
         }
@@ -119,7 +150,7 @@ impl FrameReferences {
 
     /// The domain that owns the frame of `pa`.
     pub fn owner(&self, pa: Pa) -> Option<DomainId> {
-        self.find(pa).map(|(owner, _)| owner)
+        self.find(pa).map(|(owned, _)| owned.owner)
     }
 
     /// How many references other domains hold to the frame of `pa`.
@@ -137,9 +168,66 @@ impl FrameReferences {
     /// [`ReferenceError::NotOwned`], [`ReferenceError::WrongOwner`], [`ReferenceError::Saturated`],
     /// [`ReferenceError::Parked`].
     pub fn get(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(), ReferenceError> {
-        let (actual, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
-        if actual != owner {
-            return Err(ReferenceError::WrongOwner(pa, actual));
+        self.take(memory, pa, owner).map(drop)
+    }
+
+    /// Takes a reference to RAM of `owner` for a mapping by `mapper`, which has fewer than `quota` pages of it.
+    ///
+    /// # Errors
+    /// [`ReferenceError::Quota`]; as [`Self::get`].
+    #[inline]
+    pub fn map(
+        &mut self,
+        memory: &impl PhysicalMemory,
+        pa: Pa,
+        owner: DomainId,
+        mapper: DomainId,
+        quota: u64,
+    ) -> Result<(), ReferenceError> {
+        let (by, of) = (usize::from(mapper.0), usize::from(owner.0));
+        let mapped = self.mapped.get(by).and_then(|row| row.get(of)).copied();
+        if mapped.is_none_or(|mapped| mapped >= quota) {
+            return Err(ReferenceError::Quota(quota));
+        }
+        let (counter, ram) = self.take(memory, pa, owner)?;
+        if ram && let Some(mapped) = self.mapped.get_mut(by).and_then(|row| row.get_mut(of)) {
+            *mapped += 1;
+            let at = Pa(counter.0 + MAPPERS);
+            let mappers = memory.load_u32(at);
+            memory.store_u32(at, mappers | 1 << by);
+        }
+        Ok(())
+    }
+
+    /// Gives back a reference that `mapper` had for a mapping of whatever of another domain, after the translations made from
+    /// it were dropped. How many are left.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    #[inline]
+    pub fn unmap(&mut self, memory: &impl PhysicalMemory, pa: Pa, mapper: DomainId) -> Result<u32, ReferenceError> {
+        let left = self.put(memory, pa)?;
+        if let Some((Owned { owner, ram: true, .. }, _)) = self.find(pa) {
+            let (by, of) = (usize::from(mapper.0), usize::from(owner.0));
+            if let Some(mapped) = self.mapped.get_mut(by).and_then(|row| row.get_mut(of)) {
+                *mapped = mapped.saturating_sub(1);
+            }
+        }
+        Ok(left)
+    }
+
+    /// How many pages of RAM of `owner` are mapped by `mapper`.
+    pub fn mapped(&self, mapper: DomainId, owner: DomainId) -> u64 {
+        let row = self.mapped.get(usize::from(mapper.0));
+        row.and_then(|row| row.get(usize::from(owner.0))).copied().unwrap_or(0)
+    }
+
+    /// Takes a reference; where its counter is, and whether the frame is RAM.
+    #[inline]
+    fn take(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(Pa, bool), ReferenceError> {
+        let (owned, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        if owned.owner != owner {
+            return Err(ReferenceError::WrongOwner(pa, owned.owner));
         }
         let word = memory.load_u32(counter);
         if word & (PARKED | LEAVING) != 0 {
@@ -152,7 +240,7 @@ impl FrameReferences {
         if let Some(held) = self.held.get_mut(usize::from(owner.0)) {
             *held = held.saturating_add(1);
         }
-        Ok(())
+        Ok((counter, owned.ram))
     }
 
     /// How many references others hold to the frames of `owner`, together.
@@ -170,8 +258,11 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`], [`ReferenceError::Unreferenced`].
     pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
-        let (owner, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let (Owned { owner, .. }, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         let word = memory.load_u32(counter);
+        if count(word) == 1 {
+            memory.store_u32(Pa(counter.0 + MAPPERS), 0);
+        }
         if count(word) != 0
             && let Some(held) = self.held.get_mut(usize::from(owner.0))
         {
@@ -190,18 +281,27 @@ impl FrameReferences {
         }
     }
 
-    /// The frame of `pa` left its owner's map for good: [`Self::unpark`] may hand it out as soon as nobody else maps it.
+    /// The frame of `pa` left its owner's map for good: [`Self::unpark`] may hand it out as soon as nobody else maps it. The
+    /// domains that map RAM of its owner and have mapped it since nobody did.
     ///
     /// # Errors
     /// [`ReferenceError::NotOwned`]; [`ReferenceError::Parked`]: it is already.
-    pub fn park(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<(), ReferenceError> {
-        let (owner, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+    pub fn park(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<DomainSet, ReferenceError> {
+        let (Owned { owner, .. }, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let mut mappers = DomainSet::default();
         match memory.load_u32(counter) {
             0 => self.enlist(memory, owner, counter),
             word if word & (PARKED | LEAVING) != 0 => return Err(ReferenceError::Parked(pa)),
-            word => memory.store_u32(counter, word | LEAVING),
+            word => {
+                memory.store_u32(counter, word | LEAVING);
+                let told = memory.load_u32(Pa(counter.0 + MAPPERS));
+                let all = (0..=MAX_DOMAINS as u16).map(DomainId);
+                for mapper in all.filter(|mapper| told >> mapper.0 & 1 != 0 && self.mapped(*mapper, owner) != 0) {
+                    mappers.insert(mapper);
+                }
+            }
         }
-        Ok(())
+        Ok(mappers)
     }
 
     /// A frame that `owner` parked and that nobody maps, with whatever was in it; `None`: there is none.
@@ -280,13 +380,14 @@ impl FrameReferences {
         }
     }
 
-    fn find(&self, pa: Pa) -> Option<(DomainId, Pa)> {
+    #[inline]
+    fn find(&self, pa: Pa) -> Option<(Owned, Pa)> {
         let after = self.owned.partition_point(|owned| owned.range.start <= pa);
         let owned = self.owned.get(after.checked_sub(1)?)?;
         let offset =
             pa.0.checked_sub(owned.range.start.0)
                 .filter(|offset| *offset < owned.range.size)?;
-        Some((owned.owner, Pa(owned.counters.0 + (offset >> PAGE_SHIFT) * COUNTER)))
+        Some((*owned, Pa(owned.counters.0 + (offset >> PAGE_SHIFT) * COUNTER)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Foreign mappings under each kind of access that a manifest can give.
 
-use portunus::abi::HypercallError;
+use portunus::abi::{HypercallError, memory};
 use portunus::ids::VcpuId;
 
 use crate::guest::{refused, vcpu};
+use crate::restarts::{SYSTEM_RESET, is_new};
 use crate::sim::Sim;
-use crate::world::{BACKEND, EMPTY_GFN, GUEST, Options, RAM, RAM_SIZE};
+use crate::world::{ALWAYS_UP, BACKEND, EMPTY_GFN, GUEST, Options, RAM, RAM_SIZE};
 
 const B0: VcpuId = vcpu(BACKEND, 0);
 /// The window's first frame.
@@ -71,5 +72,45 @@ fn with_grants_or_nothing_a_foreign_mapping_is_refused_as_a_whole() {
         assert_eq!(sim.domain(BACKEND).memory.lock().stage2.foreign_pages(), 0);
         // The device is served all the same.
         sim.serve(B0);
+    }
+}
+
+#[test]
+fn a_quota_bounds_what_a_backend_has_mapped_at_once_and_hurts_nobody_else() {
+    const ENOSPC: i32 = -28;
+    let sim = sim("portunus,map-quota = <3>;");
+    let ram = RAM >> 12;
+    let pages: Vec<(u64, u64)> = (0..5).map(|page| (ram + page, EMPTY_GFN + page)).collect();
+    assert_eq!(sim.map_foreign(B0, GUEST, &pages), (0, vec![0, 0, 0, ENOSPC, ENOSPC]));
+    assert_eq!(sim.domain(BACKEND).memory.lock().stage2.foreign_pages(), 3);
+    // In place of another it is one more while both are there, so the old one is to go first.
+    assert_eq!(sim.map_foreign(B0, GUEST, &[(ram + 3, EMPTY_GFN)]), (0, vec![ENOSPC]));
+    assert_eq!(sim.pa(BACKEND, EMPTY_GFN << 12), sim.pa(GUEST, RAM), "as it was");
+    assert_eq!(sim.remove(B0, EMPTY_GFN), 0);
+    assert_eq!(sim.map_foreign(B0, GUEST, &[(ram + 3, EMPTY_GFN)]), (0, vec![0]));
+    // Pages of its servers are no RAM of the guest, and the guest does with its own as ever.
+    sim.serve(B0);
+    let spare = ram + 0x300;
+    let gfns: Vec<u64> = (spare..spare + 8).collect();
+    assert_eq!(sim.reservation(vcpu(GUEST, 0), memory::DECREASE_RESERVATION, &gfns), 8);
+    assert_eq!(sim.reservation(vcpu(GUEST, 0), memory::POPULATE_PHYSMAP, &gfns), 8);
+}
+
+#[test]
+fn a_quota_that_was_used_up_is_there_again_after_the_backend_has_restarted() {
+    let sim = Sim::new(&Options {
+        disk: "portunus,map-quota = <2>;",
+        lifecycle: ALWAYS_UP,
+        ..Options::default()
+    });
+    let pages = [(RAM >> 12, EMPTY_GFN), ((RAM >> 12) + 1, EMPTY_GFN + 1)];
+    for _ in 0..3 {
+        assert_eq!(sim.map_foreign(B0, GUEST, &pages), (0, vec![0, 0]));
+        assert_eq!(
+            sim.map_foreign(B0, GUEST, &[(RAM >> 12, EMPTY_GFN + 2)]),
+            (0, vec![-28])
+        );
+        sim.psci(B0, &[SYSTEM_RESET]);
+        is_new(&sim, B0);
     }
 }

@@ -50,6 +50,9 @@ fn served(tree: &GuestTree<'_>, index: usize, guest: &DomainConfig, device: &Dev
         .strings("memory-access", &[device.memory_access.name()])
         .cell("type", device.kind.0)
         .cell("queues", device.queues);
+    if device.map_quota != 0 {
+        node = node.cell("map-quota", u32::try_from(device.map_quota).unwrap_or(u32::MAX));
+    }
     match &device.source {
         Source::None => {}
         Source::Device { path, partition } => {
