@@ -29,6 +29,7 @@
 
 mod account;
 mod alarms;
+mod announce;
 mod assemble;
 mod buffers;
 mod calls;
@@ -76,7 +77,8 @@ use crate::entropy::Entropy;
 use crate::hypervisor::mmio::{AwaitedAccess, PendingAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
-use crate::ids::{DomainId, IntId, Ipa, PcpuId, Ticks, VcpuId};
+use crate::ids::{DomainId, DomainSet, IntId, Ipa, PcpuId, Ticks, VcpuId};
+use crate::ioreq::Unheard;
 use crate::machine::Machine;
 use crate::memory::references::FrameReferences;
 use crate::policy::Policy;
@@ -99,6 +101,10 @@ pub struct VcpuState {
     access: Option<PendingAccess>,
     /// The same, one of the usual kind.
     plain: Option<AwaitedAccess>,
+    /// Domains that map pages that have left its domain's map in the hypercall that it is about, and the servers that are
+    /// yet to be told.
+    departed: DomainSet,
+    unheard: Unheard,
     /// Registers that exist in the core alone.
     registers: EmulatedRegisters,
     /// What its physical timer's line was last.
@@ -144,6 +150,8 @@ impl VcpuState {
             frame: GuestFrame::default(),
             access: None,
             plain: None,
+            departed: DomainSet::default(),
+            unheard: Unheard::default(),
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,

@@ -14,6 +14,7 @@
 //!   what servers are to them.
 //! - `account`: what is counted of servers.
 //! - [`router`]: an access comes in, an answer goes out, a limit passes.
+//! - `announce`: a page has left the target's map while servers map it.
 //! - `handoff`: the usual request and its answer in one step each.
 //! - `quiesce`: devices come to rest before the target's memory is made anew.
 //!
@@ -25,6 +26,7 @@
 
 mod account;
 pub mod ack;
+mod announce;
 pub mod buffered;
 pub mod doorbell;
 mod handoff;
@@ -47,6 +49,7 @@ use crate::trace::Kind;
 
 pub use crate::ids::DomainSet;
 pub use ack::{Ack, Line};
+pub use announce::Unheard;
 pub use doorbell::{Board, Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;
 pub use kinds::DoorbellRequest;

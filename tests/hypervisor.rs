@@ -4,6 +4,8 @@
 mod access;
 #[path = "hypervisor_support/advisories.rs"]
 mod advisories;
+#[path = "hypervisor_support/announcements.rs"]
+mod announcements;
 #[path = "hypervisor_support/backend.rs"]
 mod backend;
 #[path = "hypervisor_support/control.rs"]

@@ -245,17 +245,15 @@ pub fn build<M: Machine>(
         }
     }
     for domain in &domains {
-        let ram = domain.ram.pieces().iter().map(|piece| piece.pa);
+        let mut ram = domain.ram.pieces().iter().map(|piece| piece.pa);
         let shared = domain
             .uncached
             .iter()
             .flatten()
             .map(|frame| PaRange::new(frame.0, PAGE_SIZE));
-        let added = ram
-            .map(|range| references.add_ram(range, domain.id))
-            .collect::<Result<(), _>>();
-        let others = [domain.pool.range()].into_iter().chain(shared);
-        let added: Result<(), _> = added.and_then(|()| others.map(|range| references.add(range, domain.id)).collect());
+        let mut others = [domain.pool.range()].into_iter().chain(shared);
+        let added = ram.try_for_each(|range| references.add_ram(range, domain.id));
+        let added = added.and_then(|()| others.try_for_each(|range| references.add(range, domain.id)));
         if let Err(error) = added {
             failed.push((domain.id, error.into()));
         }

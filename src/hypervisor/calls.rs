@@ -27,6 +27,8 @@ pub(crate) struct Caller<'a, M: Machine, C: Cpu> {
     pub(crate) cpu: &'a mut C,
     pub(crate) domain: &'a Domain,
     pub(crate) vcpu: &'a Vcpu,
+    /// Who maps RAM that has left its map.
+    pub(crate) departed: DomainSet,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -49,9 +51,17 @@ impl<M: Machine> Hypervisor<M> {
             cpu,
             domain,
             vcpu,
+            departed: state.departed,
         };
-        match dispatch(&mut caller, &call) {
-            Outcome::Return(value) => state.frame.write(0, value),
+        let outcome = dispatch(&mut caller, &call);
+        state.departed = caller.departed;
+        match outcome {
+            Outcome::Return(value) => {
+                state.frame.write(0, value);
+                if !state.departed.is_empty() {
+                    self.announce_departures(cpu, domain, vcpu, state);
+                }
+            }
             Outcome::Continue(arguments) => {
                 for (register, value) in (0..).zip(arguments) {
                     state.frame.write(register, value);
@@ -180,7 +190,7 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
             .map_err(own_error)?;
         drop(memory);
         if let Some(previous) = previous {
-            self.hypervisor.release(self.domain, ipa, previous);
+            self.departed.merge(self.hypervisor.release(self.domain, ipa, previous));
         }
         Ok(())
     }
@@ -198,7 +208,7 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
             .unmap_page(&self.hypervisor.machine, pool, ipa)
             .map_err(own_error)?;
         drop(memory);
-        self.hypervisor.release(self.domain, ipa, previous);
+        self.departed.merge(self.hypervisor.release(self.domain, ipa, previous));
         Ok(())
     }
 
@@ -256,7 +266,7 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
             match result {
                 Ok(previous) => {
                     if let Some(previous) = previous {
-                        hypervisor.release(self.domain, page.ipa, previous);
+                        self.departed.merge(hypervisor.release(self.domain, page.ipa, previous));
                     }
                 }
                 Err(error) => {

@@ -18,7 +18,8 @@ use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trace::Kind;
 use crate::trap::access::{
-    AccessWidth, DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, load_value, plan_from_syndrome,
+    AccessPlan, AccessWidth, DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, Transfer, load_value,
+    plan_from_syndrome,
 };
 use crate::trap::exception::GuestException;
 use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
@@ -31,6 +32,24 @@ pub(crate) struct PendingAccess {
     plan: PendingPlan,
     virtual_address: u64,
     write: bool,
+}
+
+impl PendingAccess {
+    /// What a vCPU waits for that has announced something: a store without effect.
+    pub(crate) const ANNOUNCEMENT: Self = Self {
+        plan: PendingPlan::new(AccessPlan {
+            first: Transfer::Store {
+                ipa: Ipa(u64::MAX),
+                width: AccessWidth::Word,
+                value: 0,
+            },
+            second: None,
+            writeback: None,
+            length: InstructionLength::Word,
+        }),
+        virtual_address: 0,
+        write: true,
+    };
 }
 
 /// A load or store of one register, as the syndrome describes it: all that most accesses are.
@@ -258,6 +277,14 @@ impl<M: Machine> Hypervisor<M> {
         state.access = None;
     }
 
+    /// Somebody has heard what the loaded vCPU announced: it goes on.
+    pub(crate) fn finish_announcement<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
+        if let Some(pending) = &mut state.access {
+            pending.plan.complete(0);
+        }
+        self.finish_access(cpu, state);
+    }
+
     /// The guest takes an external abort at the access.
     fn abort_access<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
         let Some(pending) = state.access.take() else { return };
@@ -363,7 +390,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The loaded vCPU has asked a server: the answer if it is there already; else the vCPU waits.
-    fn await_answer(&self, domain: &Domain, vcpu: &Vcpu) -> Option<Answer> {
+    pub(crate) fn await_answer(&self, domain: &Domain, vcpu: &Vcpu) -> Option<Answer> {
         let clock = CoreClock::new(self);
         let around = Surroundings {
             memory: &self.machine,
@@ -537,6 +564,6 @@ impl<M: Machine> Hypervisor<M> {
             Some(Answer::Abort) => self.abort_access(cpu, state),
             None => {}
         }
-        state.access.is_none()
+        state.access.is_none() && (state.unheard.is_empty() || self.announce_rest(cpu, domain, vcpu, state))
     }
 }

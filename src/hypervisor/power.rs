@@ -8,7 +8,8 @@ use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Power, Vcpu};
 use crate::hypervisor::{Entry, Hypervisor, VcpuState};
-use crate::ids::{Ipa, MAX_VCPUS};
+use crate::ids::{DomainSet, Ipa, MAX_VCPUS};
+use crate::ioreq::Unheard;
 use crate::machine::Machine;
 use crate::psci::{self, Action, PowerState};
 use crate::sched::Wait;
@@ -108,6 +109,8 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn power_off_vcpu<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
         state.access = None;
         state.plain = None;
+        state.departed = DomainSet::default();
+        state.unheard = Unheard::default();
         state.is_on = false;
         if core::mem::take(&mut state.polls) {
             domain.events.lock().stop_polling(vcpu.id.index);

@@ -88,8 +88,11 @@ impl Pending {
         self.answered(u64::MAX)
     }
 
-    /// The answer when nobody serves; `None` under [`OnFailure::Wait`].
+    /// The answer when nobody serves; `None` under [`OnFailure::Wait`]. Of an announcement no other server can take charge.
     fn given_up(&self) -> Option<Request> {
+        if self.is_announcement() {
+            return Some(self.ones());
+        }
         match self.policy.on_failure {
             OnFailure::Wait => None,
             OnFailure::Ones => Some(self.ones()),

@@ -260,7 +260,7 @@ impl Servers {
     }
 
     /// The server gets no new requests; unless the device waits, it is detached as if destroyed.
-    fn fail_server<M: PhysicalMemory + ?Sized>(
+    pub(super) fn fail_server<M: PhysicalMemory + ?Sized>(
         &mut self,
         id: ServerId,
         on_failure: OnFailure,

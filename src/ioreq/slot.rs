@@ -6,7 +6,7 @@
 
 use zerocopy::IntoBytes;
 
-use crate::abi::ioreq::{Ioreq, State, TYPE_COPY};
+use crate::abi::ioreq::{Ioreq, State, TYPE_COPY, TYPE_INVALIDATE};
 use crate::ids::{EventPort, Pa};
 use crate::memory::PhysicalMemory;
 use crate::trap::access::{Direction, MmioAccess};
@@ -16,6 +16,9 @@ const COUNT_WORD: u64 = 16;
 /// Offset of the word that begins with [`Ioreq::vp_eport`], and where [`Ioreq::flags`] is in it.
 const LAST_WORD: u64 = Ioreq::PORT_OFFSET;
 const FLAGS_SHIFT: u64 = 8 * (Ioreq::FLAGS_OFFSET - LAST_WORD);
+
+/// Bytes that an INVALIDATE says it writes (Xen).
+const INVALIDATE_SIZE: u32 = 4;
 
 /// Where a slot is, and the port that the server was told to answer on.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -76,14 +79,7 @@ impl Slot {
     /// [`SlotError`] when the slot is not as the hypervisor left it; nothing is written.
     #[inline]
     pub fn begin<M: PhysicalMemory + ?Sized>(&self, memory: &M, access: &MmioAccess) -> Result<(), SlotError> {
-        let last = memory.load_u64(self.at(LAST_WORD));
-        let state = (last >> FLAGS_SHIFT) as u8 & Ioreq::STATE_MASK;
-        if state != State::NONE.0 {
-            return Err(SlotError::BadState(state));
-        }
-        if last as u32 != self.port.0 {
-            return Err(SlotError::BadPort(last as u32));
-        }
+        self.check(memory)?;
         let (data, direction) = match access.direction {
             Direction::Read => (0, Ioreq::READ),
             Direction::Write(value) => (value & access.width.mask(), 0),
@@ -97,6 +93,39 @@ impl Slot {
             self.at(LAST_WORD),
             flags_and_kind << FLAGS_SHIFT | u64::from(self.port.0),
         );
+        Ok(())
+    }
+
+    /// Hands over the news that a page has left the target's map, as Xen does: by the type and a state alone, with all else
+    /// as of a write of ones to address 0.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn invalidate<M: PhysicalMemory + ?Sized>(&self, memory: &M) -> Result<(), SlotError> {
+        self.check(memory)?;
+        let request = Ioreq {
+            data: u64::MAX,
+            size: INVALIDATE_SIZE,
+            vp_eport: self.port.0,
+            kind: TYPE_INVALIDATE,
+            ..Ioreq::default()
+        };
+        memory.write(self.address(), request.as_bytes());
+        memory.store_u8(self.at(Ioreq::FLAGS_OFFSET), State::READY.0);
+        Ok(())
+    }
+
+    /// Whether the slot is as the hypervisor left it.
+    #[inline]
+    fn check<M: PhysicalMemory + ?Sized>(&self, memory: &M) -> Result<(), SlotError> {
+        let last = memory.load_u64(self.at(LAST_WORD));
+        let state = (last >> FLAGS_SHIFT) as u8 & Ioreq::STATE_MASK;
+        if state != State::NONE.0 {
+            return Err(SlotError::BadState(state));
+        }
+        if last as u32 != self.port.0 {
+            return Err(SlotError::BadPort(last as u32));
+        }
         Ok(())
     }
 
