@@ -52,7 +52,7 @@ pub use ack::{Ack, Line};
 pub use announce::Unheard;
 pub use doorbell::{Board, Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;
-pub use kinds::DoorbellRequest;
+pub use kinds::{DoorbellRequest, Posted};
 pub use look::ServerLook;
 pub use quiesce::Rest;
 pub use ranges::Range;

@@ -24,6 +24,8 @@ mod guest;
 mod hostile;
 #[path = "hypervisor_support/hostile_calls.rs"]
 mod hostile_calls;
+#[path = "hypervisor_support/known.rs"]
+mod known;
 #[path = "manifest_support/machines.rs"]
 mod machines;
 #[path = "hypervisor_support/memory.rs"]

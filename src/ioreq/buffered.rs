@@ -12,7 +12,7 @@ use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{MAX_BUFFERED_RANGES, MAX_SERVERS};
 use crate::abi::ioreq::{BUFFERED_FIRST_SLOT, BUFFERED_SLOTS, BUFFERED_WRITE_POINTER, BufferedIoreq, TYPE_COPY};
-use crate::ids::{Ipa, Pa, ServerId};
+use crate::ids::{Ipa, PAGE_SIZE, Pa, ServerId};
 use crate::memory::PhysicalMemory;
 use crate::memory::atomic::try_update;
 use crate::trap::access::AccessWidth;
@@ -139,6 +139,12 @@ impl BufferedPage {
     }
 }
 
+/// Pages that follow each other have different bits.
+#[inline(always)]
+pub(super) const fn page_bit(ipa: Ipa) -> u64 {
+    1 << (ipa.0 / PAGE_SIZE % 64)
+}
+
 /// Writes to these addresses are posted.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct BufferedRange {
@@ -180,6 +186,19 @@ impl BufferedRanges {
             .partition_point(|entry| entry.range.start() <= access.start());
         let entry = self.entries.get(after.checked_sub(1)?)?;
         entry.range.contains(access).then_some(entry.server)
+    }
+
+    /// A bit for each page of them: [`page_bit`].
+    pub(super) fn filter(&self) -> u64 {
+        let bits = self.entries.iter().map(|entry| {
+            let (first, last) = (entry.range.start() / PAGE_SIZE, entry.range.end() / PAGE_SIZE);
+            match last - first {
+                // The bits from the first to the last, of a world of 64 pages that is a circle.
+                more @ 0..63 => ((2 << more) - 1_u64).rotate_left((first % 64) as u32),
+                _ => u64::MAX,
+            }
+        });
+        bits.fold(0, |filter, bits| filter | bits)
     }
 
     pub(super) fn has(&self, server: ServerId) -> bool {

@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::buffered::page_bit;
 use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
@@ -240,6 +241,8 @@ pub struct Board {
     changes: AtomicU64,
     /// Writes that rang, by id of the server.
     rung: [AtomicU64; MAX_SERVERS],
+    /// A bit for some pages each, set if writes to one of them may be posted.
+    posts: AtomicU64,
     table: Mutex<Doorbells>,
 }
 
@@ -249,6 +252,12 @@ impl Board {
     #[inline(always)]
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether writes to `ipa` may be posted to a buffered page, which is for the servers to say.
+    #[inline]
+    pub fn may_post(&self, ipa: Ipa) -> bool {
+        self.posts.load(Ordering::Relaxed) & page_bit(ipa) != 0
     }
 
     /// A write has rung a doorbell of `server`.
@@ -264,6 +273,7 @@ impl SharedDoorbells {
             filter: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             rung: [const { AtomicU64::new(0) }; MAX_SERVERS],
+            posts: AtomicU64::new(0),
             table: Mutex::new(Doorbells::new()),
         }))
     }
@@ -362,6 +372,11 @@ impl SharedDoorbells {
             }
             table.reopen();
         });
+    }
+
+    /// A bit for each page where writes may be posted: [`page_bit`].
+    pub(super) fn set_posts(&self, posts: u64) {
+        self.0.posts.store(posts, Ordering::Release);
     }
 
     pub(super) fn count_from_zero(&self, server: ServerId) {

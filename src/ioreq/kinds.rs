@@ -33,6 +33,17 @@ pub struct DoorbellRequest {
     pub write_only: bool,
 }
 
+/// A write that was posted.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Posted {
+    /// To which server.
+    pub server: ServerId,
+    /// Its domain.
+    pub owner: DomainId,
+    /// It may have found its ring empty: the target's port, and the owner's that it is bound to, by which it is told.
+    pub tells: Option<(EventPort, EventPort)>,
+}
+
 impl Servers {
     /// The target's doorbells: who has them rings without these servers' lock.
     pub fn doorbells(&self) -> SharedDoorbells {
@@ -84,6 +95,7 @@ impl Servers {
             server: id,
             write_only,
         })?;
+        self.doorbells.set_posts(self.buffered.filter());
         if let Some(server) = self.server(id).filter(|_| first) {
             BufferedPage(server.buffered).repair(memory);
         }
@@ -146,7 +158,11 @@ impl Servers {
     ) -> Result<(), HypercallError> {
         self.alive(caller, id)?;
         match kind {
-            Detach::BUFFERED => self.buffered.remove(id, address),
+            Detach::BUFFERED => {
+                self.buffered.remove(id, address)?;
+                self.doorbells.set_posts(self.buffered.filter());
+                Ok(())
+            }
             Detach::DOORBELL => {
                 let goes =
                     |bell: &Doorbell| bell.server == id && bell.address == address && bell.value == value & bell.mask;
@@ -165,6 +181,7 @@ impl Servers {
     /// [`Self::release_detached`].
     pub(super) fn detach_within(&mut self, id: ServerId, within: Option<Range>) {
         self.buffered.remove_within(id, within);
+        self.doorbells.set_posts(self.buffered.filter());
         let goes = |bell: &Doorbell| {
             let inside = |within: Range| bell.range().is_none_or(|range| within.overlaps(range));
             bell.server == id && within.is_none_or(inside)
@@ -203,7 +220,7 @@ impl Servers {
         self.doorbells.with(|table| table.overlaps(range))
     }
 
-    /// Posts a write of the guest to the server that has it in a buffered range; `None`: it has to be a synchronous request.
+    /// As [`Self::post_at_once`], of a range; what follows is noted in `effects`.
     #[inline]
     pub(super) fn post<M: PhysicalMemory + ?Sized>(
         &mut self,
@@ -213,6 +230,34 @@ impl Servers {
         memory: &M,
         effects: &mut Effects,
     ) -> Option<ServerId> {
+        let posted = self.post_in(vcpu, access, range, memory)?;
+        if let Some((port, _)) = posted.tells {
+            let _ = effects.notify.push(port);
+        }
+        let argument = served(posted.owner, posted.server);
+        let _ = effects.traced.push((Kind::Buffered, vcpu, argument));
+        Some(posted.server)
+    }
+
+    /// Posts a write of the guest to the server that has it in a buffered range; `None`: it has to be a synchronous request.
+    pub fn post_at_once<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        vcpu: u8,
+        access: &MmioAccess,
+        memory: &M,
+    ) -> Option<Posted> {
+        let range = Range::from_length(access.ipa.0, access.width.bytes()).filter(|_| vcpu < self.vcpus)?;
+        self.post_in(vcpu, access, range, memory)
+    }
+
+    #[inline(always)]
+    fn post_in<M: PhysicalMemory + ?Sized>(
+        &mut self,
+        vcpu: u8,
+        access: &MmioAccess,
+        range: Range,
+        memory: &M,
+    ) -> Option<Posted> {
         let Direction::Write(value) = access.direction else {
             return None;
         };
@@ -221,16 +266,17 @@ impl Servers {
         if server.stage != Stage::Enabled || !server.buffered_bound || *self.held(vcpu) != Request::Idle {
             return None;
         }
-        let (page, port) = (BufferedPage(server.buffered), server.buffered_port);
+        let (page, owner) = (BufferedPage(server.buffered), server.owner());
+        let ports = (server.buffered_port, server.buffered_peer);
         let notify = page.post(memory, access.ipa, access.width, value).ok()?;
-        if notify {
-            let _ = effects.notify.push(port);
-        }
-        let _ = effects.traced.push((Kind::Buffered, vcpu, served(server.owner(), id)));
         if let Some(counters) = self.counters.get_mut(usize::from(id.0)) {
             counters.posted += 1;
         }
-        Some(id)
+        Some(Posted {
+            server: id,
+            owner,
+            tells: notify.then_some(ports),
+        })
     }
 
     /// The target starts anew: what it had posted, and nobody has taken, is dropped.
@@ -248,7 +294,7 @@ impl Servers {
     pub fn posting_bound(&mut self, consumer: Consumer, port: EventPort, peer: EventPort) {
         match consumer {
             Consumer::Doorbell { .. } => self.doorbells.bind(port, peer),
-            Consumer::Buffered { server } => self.set_buffered_bound(server, port, true),
+            Consumer::Buffered { server } => self.set_buffered_bound(server, port, Some(peer)),
             Consumer::Request { .. } => {}
         }
     }
@@ -257,14 +303,15 @@ impl Servers {
     pub fn posting_closed(&mut self, consumer: Consumer, port: EventPort, peer: EventPort) {
         match consumer {
             Consumer::Doorbell { .. } => self.doorbells.unbind(port, peer),
-            Consumer::Buffered { server } => self.set_buffered_bound(server, port, false),
+            Consumer::Buffered { server } => self.set_buffered_bound(server, port, None),
             Consumer::Request { .. } => {}
         }
     }
 
-    fn set_buffered_bound(&mut self, id: ServerId, port: EventPort, bound: bool) {
+    fn set_buffered_bound(&mut self, id: ServerId, port: EventPort, peer: Option<EventPort>) {
         if let Some(server) = self.server_mut(id).filter(|server| server.buffered_port == port) {
-            server.buffered_bound = bound;
+            server.buffered_bound = peer.is_some();
+            server.buffered_peer = peer.unwrap_or(EventPort(0));
         }
     }
 }

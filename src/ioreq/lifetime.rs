@@ -78,6 +78,7 @@ impl Servers {
             ports: [EventPort(0); MAX_VCPUS],
             peers: [EventPort(0); MAX_VCPUS],
             buffered_port: EventPort(0),
+            buffered_peer: EventPort(0),
             buffered_bound: false,
             bound: VcpuSet::EMPTY,
             stale: VcpuSet::EMPTY,

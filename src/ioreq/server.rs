@@ -75,6 +75,8 @@ pub(super) struct Server {
     pub(super) buffered_port: EventPort,
     /// Somebody listens at it.
     pub(super) buffered_bound: bool,
+    /// The owner's port that listens.
+    pub(super) buffered_peer: EventPort,
     pub(super) bound: VcpuSet,
     /// vCPUs whose slot still holds a request that nobody waits for.
     pub(super) stale: VcpuSet,

@@ -183,7 +183,34 @@ impl<M: Machine> Hypervisor<M> {
         if may_ring && let Some(quick) = self.quick_ring(domain, vcpu, state, &plain.access) {
             return quick;
         }
+        if domain.doorbells.board().may_post(plain.access.ipa)
+            && let Some(quick) = self.quick_buffered(domain, vcpu, state, &plain.access)
+        {
+            return quick;
+        }
         self.leave_for(cpu, domain, vcpu, state, plain, may_ring)
+    }
+
+    /// A write to what may be a buffered range; `None`: it is to be a request, or somebody has what it needs.
+    #[inline(never)]
+    fn quick_buffered(
+        &self,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        access: &MmioAccess,
+    ) -> Option<Quick> {
+        if access.direction == Direction::Read {
+            return None;
+        }
+        let quick = match self.post_at_once(domain, vcpu, access) {
+            Rang::Yes => Quick::Done,
+            Rang::Told => Quick::Due,
+            Rang::No => return None,
+        };
+        state.count(Exit::Server);
+        state.frame.advance_a64();
+        Some(quick)
     }
 
     /// A write to what may be a doorbell; `None`: nobody listens, or somebody has what it needs.
