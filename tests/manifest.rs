@@ -63,6 +63,7 @@ fn a_guest_has_what_its_node_says() {
     let guest = &manifest().domains[0];
     assert_eq!((guest.memory, guest.vcpu_count(), guest.share), (256 * MIB, 2, 50));
     assert!(guest.vpl011 && !guest.direct_map && !guest.dma_trusted && !guest.hypervisor_node);
+    assert!(!guest.pv_console && !guest.console_io && guest.layout.pv_console.is_none());
     assert_eq!(guest.unmapped, UnmappedAccess::Abort);
     assert_eq!(guest.on_crash, OnShutdown::Stop);
     assert_eq!(
@@ -99,6 +100,8 @@ fn legacy_module_names_single_cells_and_defaults_are_understood() {
     assert_eq!((other.memory, other.vcpu_count()), (MIB, 8));
     assert_eq!(other.unmapped, UnmappedAccess::Ones);
     assert!(other.hypervisor_node && !other.vpl011);
+    assert!(other.pv_console && other.console_io);
+    assert_eq!(other.layout.pv_console, Some(IpaRange::new(0x3900_0000, 4096)));
     assert_eq!(other.page_table_pool, 3 * MIB);
     assert_eq!(other.modules.kernel.unwrap().range, PaRange::new(0x5800_0000, 0x8000));
     assert_eq!(other.modules.ramdisk.unwrap().range, PaRange::new(0x5810_0000, 0x8000));
@@ -385,6 +388,22 @@ fn a_direct_mapped_domain_has_its_windows_in_holes_of_the_machine() {
         assert!(
             region.start.0 >= host.memory_end().0 && region.start.is_aligned(128 * MIB) && region.size >= 128 * MIB
         );
+    }
+}
+
+#[test]
+fn a_direct_mapped_domain_has_its_pv_console_in_a_hole() {
+    for machine in [VIRT, BOARD] {
+        let domains = small("portunus,console = \"pv\"; direct-map;");
+        let (host, manifest) = read(machine, &domains, PARTIAL).unwrap();
+        let layout = &manifest.domains[0].layout;
+        let page = layout.pv_console.unwrap();
+        assert!(page.size == 4096 && page.start.is_aligned(4096) && page.end() <= layout.end());
+        let physical = PaRange::new(page.start.0, page.size);
+        let mut taken = host.devices.iter().chain(&host.memory).chain(&host.reserved);
+        assert!(taken.all(|range| !range.overlaps(physical)), "{page}");
+        let windows = [layout.virtio, layout.grant_window];
+        assert!(windows.iter().all(|window| !window.overlaps(page)), "{page}");
     }
 }
 

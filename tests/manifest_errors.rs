@@ -139,6 +139,31 @@ fn properties_of_a_domain() {
             "/chosen/other@3: xen,enhanced: has the unknown value \"more\"",
         ),
         (
+            "an unknown console",
+            "portunus,console = \"pv\"",
+            "portunus,console = \"vga\"",
+            "/chosen/other@3: portunus,console: has the unknown value \"vga\"",
+        ),
+        (
+            "a console that is no word",
+            "portunus,console = \"pv\"",
+            "portunus,console",
+            "/chosen/other@3: portunus,console: is not a string",
+        ),
+        (
+            "two consoles",
+            "portunus,console = \"pv\"",
+            "portunus,console = \"pv\"; vpl011",
+            "/chosen/other@3: portunus,console: is not supported: a PV console beside vpl011",
+        ),
+        (
+            "a device in the page of the console",
+            "portunus,console = \"pv\";",
+            "portunus,console = \"pv\"; portunus,devices { disk0 { portunus,type = \"block\"; portunus,backend = \"dm\"; \
+             portunus,ram-disk = <1>; portunus,memory-access = \"all\"; reg = <0x39000000 0x200>; }; };",
+            "/chosen/other@3/portunus,devices/disk0: reg: is at 0x39000000..0x39000200, where the PV console is",
+        ),
+        (
             "an enhancement that is no word",
             "xen,enhanced = \"no-xenstore\"",
             "xen,enhanced = [ff 00]",

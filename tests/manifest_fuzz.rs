@@ -88,6 +88,7 @@ fn check_layout(domain: &DomainConfig) {
     let mut placed = vec![layout.grant_window];
     placed.extend(layout.uart.map(|uart| uart.registers));
     placed.extend(layout.rtc.map(|rtc| rtc.registers));
+    placed.extend(layout.pv_console);
     placed.extend(&layout.extended_regions);
     placed.extend(domain.devices.iter().map(|device| device.range));
     let mut given = layout.memory.clone();

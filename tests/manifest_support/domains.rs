@@ -89,6 +89,8 @@ pub(crate) const DOMAINS: &str = r#"
         cpus = <8>;
         trap-unmapped-accesses = <0>;
         xen,enhanced = "no-xenstore";
+        portunus,console = "pv";
+        portunus,console-io;
         xen,domain-p2m-mem-mb = <3>;
         nr_spis = <100>;
         zimage@58000000 { compatible = "xen,linux-zimage", "xen,multiboot-module"; reg = <0x58000000 0x8000>; };
