@@ -14,6 +14,7 @@ mod shared;
 pub mod vcpu;
 pub mod watchdog;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -75,7 +76,7 @@ pub struct Domain {
     /// Its event channels.
     pub events: Mutex<EventChannels>,
     /// Its interrupts.
-    pub vgic: Mutex<Vgic>,
+    pub vgic: Box<Mutex<Vgic>>,
     /// Its watchdogs.
     pub watchdogs: Mutex<Watchdogs>,
     /// Its real-time clock.

@@ -77,7 +77,7 @@ use crate::entropy::Entropy;
 use crate::hypervisor::mmio::{AwaitedAccess, PendingAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
-use crate::ids::{DomainId, DomainSet, IntId, Ipa, PcpuId, Ticks, VcpuId};
+use crate::ids::{DomainId, DomainSet, IntId, Ipa, PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::Unheard;
 use crate::machine::Machine;
 use crate::memory::references::FrameReferences;
@@ -348,10 +348,11 @@ impl<M: Machine> Hypervisor<M> {
             let Some(notes) = vcpu.take_usual_notes() else {
                 return false;
             };
-            state.flush_due |= notes.has(Attention::Interrupts) || notes.has(Attention::Upcall);
-            if notes.has(Attention::Upcall) {
+            let straight = !notes.has(Attention::Upcall) || self.take_upcall_at_once(cpu, domain, vcpu, state);
+            if !straight {
                 self.take_upcall(domain, vcpu);
             }
+            state.flush_due |= !straight || notes.has(Attention::Interrupts);
         }
         if state.has_access() && !self.take_plain(cpu, domain, vcpu, state) {
             return false;
@@ -414,7 +415,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// First step when a vCPU is unloaded: takes what the list registers hold into the vGIC. Afterwards no list register
     /// is in use. Returns whether the physical interrupt of the virtual timer is active, as it was handed to this vCPU.
-    #[inline]
+    #[inline(always)]
     pub fn leave<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Located { domain, vcpu } = at;
         let (kick, timer) = {
@@ -425,14 +426,20 @@ impl<M: Machine> Hypervisor<M> {
         state.flush_due = true;
         self.account_stopped(vcpu, state);
         if !kick.is_empty() {
-            self.interrupt_vcpus(domain, kick);
+            self.tell_others(domain, kick);
         }
         timer
     }
 
+    #[cold]
+    #[inline(never)]
+    fn tell_others(&self, domain: &Domain, vcpus: VcpuSet) {
+        self.interrupt_vcpus(domain, vcpus);
+    }
+
     /// First step when a vCPU is loaded that [`Self::leave`] unloaded, or none: its list registers hold what they held.
     /// Returns whether the physical interrupt of the virtual timer is to be active.
-    #[inline]
+    #[inline(always)]
     pub fn load<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Located { domain, vcpu } = at;
         let mut vgic = domain.vgic.lock();

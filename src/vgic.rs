@@ -129,15 +129,16 @@ impl GroupEnables {
     }
 }
 
-/// The interrupt controller of one domain. See the module.
+/// The interrupt controller of one domain. See the module. In this order what every switch needs is in reach of a load.
+#[repr(C)]
 pub struct Vgic {
     config: Config,
     groups: GroupEnables,
-    irqs: Irqs,
-    cpus: [Cpu; MAX_VCPUS],
-    reserved: Box<[u32]>,
     /// vCPUs with news since the last public call.
     kick: VcpuSet,
+    irqs: Irqs,
+    reserved: Box<[u32]>,
+    cpus: [Cpu; MAX_VCPUS],
 }
 
 impl fmt::Debug for Vgic {
@@ -151,12 +152,13 @@ impl fmt::Debug for Vgic {
 
 /// A vCPU's side of the controller.
 #[derive(Debug)]
+#[repr(C)]
 struct Cpu {
+    interface: VcpuInterface,
     /// Deliverable interrupts by urgency: group 0, group 1.
     pending: [PriorityQueue; 2],
     /// Active interrupts that are in no list register.
     active: PriorityQueue,
-    interface: VcpuInterface,
     /// GICR_WAKER.ProcessorSleep; delivery does not depend on it.
     asleep: bool,
 }

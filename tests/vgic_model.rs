@@ -32,6 +32,8 @@ struct Run {
     /// What each vCPU handles, outermost first.
     handling: [Vec<IntId>; VCPUS as usize],
     loaded: [bool; VCPUS as usize],
+    /// Who is on its pCPU but does not run.
+    resting: [bool; VCPUS as usize],
     /// Physical interrupts that are active: the timers', then the SPIs'.
     physical_active: Vec<(Option<u8>, IntId)>,
     /// Interrupts made active by a register write are many only where list registers are.
@@ -54,6 +56,7 @@ impl Run {
             random: Random(seed),
             handling: Default::default(),
             loaded: [true; VCPUS as usize],
+            resting: [false; VCPUS as usize],
             physical_active: Vec::new(),
             writes_active: list_registers == 16,
         }
@@ -76,8 +79,8 @@ impl Run {
                 0..30 => self.inject(),
                 30..50 => self.acknowledge(vcpu),
                 50..68 => self.end(vcpu),
-                68..72 => self.unload(vcpu),
-                72..90 => self.write(vcpu),
+                68..74 => self.unload(vcpu),
+                74..90 => self.write(vcpu),
                 _ => self.read(vcpu),
             }
             self.check();
@@ -101,6 +104,10 @@ impl Run {
     }
 
     fn load(&mut self, vcpu: u8) {
+        if std::mem::take(&mut self.resting[usize::from(vcpu)]) {
+            self.loaded[usize::from(vcpu)] = true;
+            self.flush(vcpu);
+        }
         if !self.loaded[usize::from(vcpu)] {
             self.loaded[usize::from(vcpu)] = true;
             let due = self
@@ -108,13 +115,21 @@ impl Run {
                 .vgic
                 .load(vcpu, &mut self.guest.interfaces[usize::from(vcpu)]);
             if due {
-                self.guest.flush(vcpu);
+                self.flush(vcpu);
             }
         }
     }
 
     fn unload(&mut self, vcpu: u8) {
         if std::mem::take(&mut self.loaded[usize::from(vcpu)]) {
+            if self.random.one_in(4) {
+                self.resting[usize::from(vcpu)] = true;
+                let kick = self
+                    .guest
+                    .vgic
+                    .rest(vcpu, &mut self.guest.interfaces[usize::from(vcpu)]);
+                return self.kick(kick);
+            }
             let parks = self.random.below(4) > 0;
             let interface = &mut self.guest.interfaces[usize::from(vcpu)];
             let kick = if parks {
@@ -137,20 +152,31 @@ impl Run {
     }
 
     fn kick(&mut self, kick: portunus::ids::VcpuSet) {
+        for vcpu in kick
+            .iter()
+            .filter(|vcpu| self.resting[usize::from(*vcpu)])
+            .collect::<Vec<_>>()
+        {
+            self.load(vcpu);
+        }
         let loaded = self.loaded;
         for vcpu in kick.iter().filter(|vcpu| loaded[usize::from(*vcpu)]) {
             if self.guest.vgic.needs_flush(vcpu) {
-                let kick = self
-                    .guest
-                    .vgic
-                    .flush(vcpu, &mut self.guest.interfaces[usize::from(vcpu)]);
-                assert!(
-                    !self.guest.interfaces[usize::from(vcpu)].no_pending_fires(),
-                    "maintenance storm"
-                );
-                self.kick(kick);
+                self.flush(vcpu);
             }
         }
+    }
+
+    fn flush(&mut self, vcpu: u8) {
+        let kick = self
+            .guest
+            .vgic
+            .flush(vcpu, &mut self.guest.interfaces[usize::from(vcpu)]);
+        assert!(
+            !self.guest.interfaces[usize::from(vcpu)].no_pending_fires(),
+            "maintenance storm"
+        );
+        self.kick(kick);
     }
 
     /// Flushes whoever must: a loaded vCPU that nobody kicked fails.
@@ -176,9 +202,13 @@ impl Run {
     fn check(&mut self) {
         self.serve();
         // The timer of a vCPU that is not loaded is as the vGIC says, and becomes so in hardware when it is.
-        let (vgic, loaded) = (&self.guest.vgic, self.loaded);
-        self.physical_active
-            .retain(|(vcpu, _)| vcpu.is_none_or(|vcpu| loaded[usize::from(vcpu)] || vgic.holds_physical(vcpu, TIMER)));
+        let (vgic, loaded, resting) = (&self.guest.vgic, self.loaded, self.resting);
+        self.physical_active.retain(|(vcpu, _)| {
+            vcpu.is_none_or(|vcpu| {
+                let index = usize::from(vcpu);
+                loaded[index] || resting[index] || vgic.holds_physical(vcpu, TIMER)
+            })
+        });
         // A physical interrupt is active exactly as long as something is left of the virtual one.
         for (vcpu, physical) in self.physical_active.clone() {
             let interrupt = if physical.is_private() {
@@ -226,7 +256,8 @@ impl Run {
                 vgic.set_irq_level(interrupt, high)
             }
             4 if ppi == TIMER => {
-                if !self.loaded[usize::from(vcpu)] || self.physical_active.contains(&(Some(vcpu), TIMER)) {
+                let index = usize::from(vcpu);
+                if !(self.loaded[index] || self.resting[index]) || self.physical_active.contains(&(Some(vcpu), TIMER)) {
                     return;
                 }
                 self.physical_active.push((Some(vcpu), TIMER));
@@ -404,7 +435,8 @@ impl Run {
     /// The vCPU that accesses is loaded; the others may be.
     fn access(&mut self, vcpu: u8, frame: Frame, offset: u64, width: AccessWidth, direction: Direction) -> u64 {
         self.load(vcpu);
-        for _ in 0..2 {
+        // Each vCPU that holds any of it may have to be asked, the one that rests after it was woken.
+        for _ in 0..=VCPUS {
             let interface = &mut self.guest.interfaces[usize::from(vcpu)];
             let result = self.guest.vgic.mmio(interface, vcpu, frame, offset, width, direction);
             self.kick(result.kick);

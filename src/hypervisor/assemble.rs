@@ -2,6 +2,7 @@
 //!
 //! Runs once at boot and may allocate. Afterwards nothing here is used again.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -294,7 +295,7 @@ fn assemble_domain<M: Machine>(
         grants: Mutex::new(grants),
         maptrack: Mutex::new(Maptrack::new(config.grants.maptrack_frames)),
         events: Mutex::new(events),
-        vgic: Mutex::new(vgic),
+        vgic: Box::new(Mutex::new(vgic)),
         watchdogs: Mutex::default(),
         clock: config.layout.rtc.map(|clock| DomainClock {
             registers: Mutex::new(Pl031::new(0)),

@@ -3,13 +3,14 @@
 //! Each step takes one domain's lock, decides, releases it, and hands a value to the next step ([`crate::routing`]).
 
 use crate::abi::HypercallError;
+use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::evtchn::{Consumer, Delivery, EventChannels, Tables, UPCALL};
-use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::stop::StopPcpus;
+use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{DomainId, EventPort, Pa, PcpuId, VcpuId, VcpuSet};
 use crate::ioreq::{Effects, Event, Resources, Servers, Surroundings};
 use crate::machine::Machine;
@@ -56,6 +57,22 @@ impl<M: Machine> Hypervisor<M> {
             return true;
         }
         false
+    }
+
+    /// The loaded vCPU has [`Attention::Upcall`], and its list registers are in use. `false`: nothing was done.
+    #[inline]
+    pub(crate) fn take_upcall_at_once<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &VcpuState,
+    ) -> bool {
+        !state.flush_due
+            && domain
+                .vgic
+                .lock()
+                .pulse_private_at_once(vcpu.id.index, UPCALL, cpu.virtual_interface())
     }
 
     /// The loaded vCPU has [`Attention::Upcall`].

@@ -263,10 +263,11 @@ impl<M: Machine> Hypervisor<M> {
         now: Ticks,
     ) -> Option<Option<Ticks>> {
         let physical = state.registers.physical_timer.deadline(now);
-        let deadline = [self.virtual_deadline(cpu), physical, limit]
-            .into_iter()
-            .flatten()
-            .min();
+        let earlier = |one: Option<Ticks>, other: Option<Ticks>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let deadline = earlier(earlier(self.virtual_deadline(cpu), physical), limit);
         deadline.is_none_or(|deadline| deadline > now).then_some(deadline)
     }
 

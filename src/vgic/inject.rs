@@ -1,7 +1,7 @@
 //! Interrupts that come in: lines of emulated devices, IOREQ servers' requests, physical interrupts of real devices.
 
 use super::irq::Slot;
-use super::{Vgic, VgicError};
+use super::{PRIVATE, Vgic, VgicError};
 use crate::ids::{IntId, VcpuSet};
 
 impl Vgic {
@@ -119,6 +119,7 @@ impl Vgic {
     ///
     /// # Errors
     /// [`VgicError::NoVcpu`], [`VgicError::NotPpi`].
+    #[inline]
     pub fn pulse_private(&mut self, vcpu: u8, interrupt: IntId) -> Result<VcpuSet, VgicError> {
         let slot = self.ppi(vcpu, interrupt)?;
         Ok(self.pulse(slot))
@@ -173,9 +174,9 @@ impl Vgic {
 
     /// Whether the physical interrupt behind this vCPU's PPI is, or while the vCPU is unloaded would be, active: whoever
     /// loads the vCPU makes the hardware's active state agree. Exact after [`Self::sync`] or [`Self::unload`].
+    #[inline]
     pub fn holds_physical(&self, vcpu: u8, interrupt: IntId) -> bool {
-        self.private_slot(vcpu, interrupt.0)
-            .is_some_and(|slot| self.irqs[slot].physical_active)
+        self.irqs[Slot(u16::from(vcpu) * PRIVATE + (interrupt.0 % IntId::FIRST_SPI) as u16)].physical_active
     }
 
     fn arrive(&mut self, slot: Slot, interrupt: IntId) -> Result<VcpuSet, VgicError> {
@@ -201,10 +202,16 @@ impl Vgic {
         self.take_kick()
     }
 
+    #[inline]
     fn pulse(&mut self, slot: Slot) -> VcpuSet {
         if self.pulse_parked(slot) {
             return self.take_kick();
         }
+        self.pulse_queued(slot)
+    }
+
+    #[inline(never)]
+    fn pulse_queued(&mut self, slot: Slot) -> VcpuSet {
         self.irqs[slot].latch |= 1;
         self.update(slot);
         self.take_kick()
@@ -221,6 +228,7 @@ impl Vgic {
         self.spi_slot(interrupt.0).ok_or(VgicError::NotSpi(interrupt))
     }
 
+    #[inline]
     fn ppi(&self, vcpu: u8, interrupt: IntId) -> Result<Slot, VgicError> {
         if vcpu >= self.config.vcpus {
             return Err(VgicError::NoVcpu(vcpu));

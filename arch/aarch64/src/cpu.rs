@@ -1,6 +1,6 @@
 //! The core's view of this pCPU with one vCPU loaded.
 
-use crate::gic::{self, Gic, VirtualState};
+use crate::gic::{self, Gic};
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
 use crate::{pcpu, trace};
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
@@ -136,7 +136,7 @@ impl Cpu for El2Cpu {
 
     fn reset(&mut self) {
         crate::switch::reset(crate::features::Features::read());
-        self.interface.0.restore_virtual(&VirtualState::default());
+        self.interface.0.reset_virtual();
     }
 
     fn pend_system_error(&mut self, syndrome: u32) {

@@ -40,6 +40,8 @@ pub(crate) enum Gic {
 pub(crate) struct VirtualState {
     /// ICH_VMCR_EL2 or GICH_VMCR.
     vmcr: u64,
+    /// `active` holds anything (GICv3).
+    is_active: bool,
     /// Active priorities: ICH_AP0R and ICH_AP1R, or GICH_APR first.
     active: [u64; 8],
 }
@@ -151,7 +153,11 @@ impl Gic {
         either!(self, gic => gic.save_virtual(state))
     }
     /// Puts a vCPU's virtual interface state into the hardware.
-    pub(crate) fn restore_virtual(&self, state: &VirtualState) {
+    pub(crate) fn restore_virtual(&self, state: &mut VirtualState) {
         either!(self, gic => gic.restore_virtual(state))
+    }
+    /// Makes the loaded vCPU's virtual interface what it is before its first instruction.
+    pub(crate) fn reset_virtual(&self) {
+        either!(self, gic => gic.reset_virtual())
     }
 }

@@ -98,7 +98,7 @@ pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame
     if let Some(context) = local.loaded() {
         let schedule = context.state.over;
         timer::set(schedule.deadline);
-        if !schedule.run.is_some_and(|vcpu| make_loaded(local, vcpu, pcpu)) {
+        if !schedule.run.is_some_and(|vcpu| switch_to(local, vcpu, pcpu)) {
             local.reschedule = true;
             return decide_after(pcpu, local, !context.links.hypervisor.must_schedule(pcpu.id()));
         }
@@ -202,9 +202,15 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
     take_interrupts(pcpu, local);
 }
 
-/// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
+/// [`switch_to`], where it is not in anybody's way.
 #[inline(never)]
 fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
+    switch_to(local, vcpu, pcpu)
+}
+
+/// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
+#[inline(always)]
+fn switch_to(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
     let next = local.contexts.get(place(vcpu)).copied().unwrap_or(null_mut());
     if next.is_null() {
         return false;
@@ -235,7 +241,7 @@ fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
             gic,
             located,
         } = context.links;
-        gic.restore_virtual(&context.virtual_state);
+        gic.restore_virtual(&mut context.virtual_state);
         let has_timer = hypervisor.load(located, &mut El2Cpu::with(gic), &mut context.state);
         if has_timer != timer_is_active {
             let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));

@@ -98,8 +98,9 @@ pub(crate) fn record_loaded(pcpu: &Pcpu, kind: Kind, argument: u32) {
 /// The executing pCPU, `pcpu`, goes over to another vCPU.
 pub(crate) fn switch(pcpu: &Pcpu, to: VcpuId) {
     let from = pcpu.trace_vcpu.load(Ordering::Relaxed) >> VCPU;
-    pcpu.trace_vcpu.store(vcpu_bits(to), Ordering::Relaxed);
-    record_loaded(pcpu, Kind::Switched, from as u32);
+    let to = vcpu_bits(to);
+    pcpu.trace_vcpu.store(to, Ordering::Relaxed);
+    record(pcpu, word(Kind::Switched, to, from as u32));
 }
 
 /// Records an event of the executing pCPU, which is `pcpu`: its second word is `word`, without the check.

@@ -10,7 +10,7 @@
 //! What must be known of an interrupt while its vCPU is away is not left in a list register: one with a physical interrupt
 //! that the guest has ended is taken back, and where a maintenance interrupt was asked for, all are.
 
-use super::{Known, MAX_LIST_REGISTERS, at, bits};
+use super::{Known, MAX_LIST_REGISTERS, VcpuInterface, at, bits};
 use crate::ids::{IntId, VcpuSet};
 use crate::trace::Kind;
 use crate::vgic::Vgic;
@@ -54,11 +54,61 @@ impl<V: VirtualInterface> VirtualInterface for Parked<'_, V> {
     fn trace(&mut self, _: Kind, _: IntId) {}
 }
 
+impl VcpuInterface {
+    /// Keeps what the list registers hold and frees them.
+    #[inline(always)]
+    fn put_registers_by<V: VirtualInterface>(&mut self, interface: &mut V) {
+        if self.used == 0 {
+            return;
+        }
+        let free = interface.free();
+        self.ended = self.used & free;
+        let held = self.used & !free;
+        if held != 0 {
+            self.take_registers(held, interface);
+        }
+    }
+
+    #[inline(never)]
+    fn take_registers<V: VirtualInterface>(&mut self, held: u16, interface: &mut V) {
+        for index in bits(held) {
+            self.contents[at(index)].state = interface.state(at(index));
+            interface.write(at(index), None);
+        }
+    }
+
+    /// Fills list registers, a bit each, with what was kept.
+    #[inline(never)]
+    fn fill_registers<V: VirtualInterface>(&mut self, held: u16, interface: &mut V) {
+        for index in bits(held) {
+            let register = self.contents[at(index)];
+            interface.write(at(index), Some(register));
+            if self.untold & 1 << index != 0 {
+                interface.trace(Kind::Injected, register.interrupt);
+            }
+        }
+        self.untold = 0;
+    }
+}
+
 impl Vgic {
     /// Takes the vCPU off its pCPU and leaves its list registers free, with what they hold kept for [`Self::load`]. Returns
     /// other vCPUs that got an interrupt by it.
-    #[inline]
+    #[inline(always)]
     pub fn park<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
+        if let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) {
+            let own = &mut cpu.interface;
+            if own.shows_everything() && own.special & own.used == 0 {
+                own.put_registers_by(interface);
+                own.known = Known::Parked;
+                return VcpuSet::EMPTY;
+            }
+        }
+        self.park_slowly(vcpu, interface)
+    }
+
+    #[inline(never)]
+    fn park_slowly<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
         if self.put_by(vcpu, Known::Parked, interface) {
             return self.take_others(vcpu);
         }
@@ -76,29 +126,23 @@ impl Vgic {
 
     /// Puts what a vCPU was parked with back into list registers, which all are free. Whether it must [`Self::flush`]
     /// besides.
-    #[inline]
+    #[inline(always)]
     pub fn load<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return true;
         };
         let own = &mut cpu.interface;
-        if !own.is_parked() {
-            return own.dirty;
-        }
-        own.known = Known::Registers;
-        for index in bits(own.used & !own.ended) {
-            let register = own.contents[at(index)];
-            interface.write(at(index), Some(register));
-            if own.untold & 1 << index != 0 {
-                interface.trace(Kind::Injected, register.interrupt);
+        if own.is_parked() {
+            own.known = Known::Registers;
+            let held = own.used & !own.ended;
+            if held != 0 {
+                own.fill_registers(held, interface);
             }
         }
-        own.untold = 0;
         own.dirty
     }
 
     /// Keeps what the list registers hold and frees them. `false`: they are for more than that allows.
-    #[inline]
     fn put_by<V: VirtualInterface>(&mut self, vcpu: u8, how: Known, interface: &mut V) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return true;
@@ -109,7 +153,7 @@ impl Vgic {
                 if own.reorder || own.overflow || own.news != 0 {
                     return false;
                 }
-                if own.used != 0 && !self.put_registers_by(vcpu, interface) {
+                if own.special & own.used != 0 && !self.take_special_ended(vcpu, interface) {
                     return false;
                 }
             }
@@ -128,35 +172,18 @@ impl Vgic {
             Known::Nowhere => return true,
         }
         if let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) {
-            cpu.interface.known = how;
-        }
-        true
-    }
-
-    #[inline]
-    fn put_registers_by<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
-        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
-            return true;
-        };
-        let ended = interface.free();
-        if cpu.interface.special & cpu.interface.used != 0 && !self.take_special_ended(vcpu, ended, interface) {
-            return false;
-        }
-        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
-            return true;
-        };
-        let own = &mut cpu.interface;
-        own.ended = own.used & ended;
-        for index in bits(own.used & !ended) {
-            own.contents[at(index)].state = interface.state(at(index));
-            interface.write(at(index), None);
+            let own = &mut cpu.interface;
+            if own.known == Known::Registers {
+                own.put_registers_by(interface);
+            }
+            own.known = how;
         }
         true
     }
 
     /// Takes back the interrupts with physical ones behind them that the guest has ended. `false`: maintenance is asked for.
     #[inline(never)]
-    fn take_special_ended<V: VirtualInterface>(&mut self, vcpu: u8, ended: u16, interface: &mut V) -> bool {
+    fn take_special_ended<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> bool {
         let Some(own) = self.cpu(vcpu).map(|cpu| &cpu.interface) else {
             return false;
         };
@@ -164,12 +191,12 @@ impl Vgic {
         if bits(special).any(|index| own.contents[at(index)].asks_for_maintenance()) {
             return false;
         }
-        bits(special & ended).all(|index| self.take_ended(vcpu, index, interface))
+        bits(special & interface.free()).all(|index| self.take_ended(vcpu, index, interface))
     }
 
     /// An interrupt without a source is pending, and nothing else has changed: into a list register of the parked vCPU that
     /// it goes to, as a flush would put it there. `false`: it is not as simple as that, and nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(in crate::vgic) fn pulse_parked(&mut self, slot: Slot) -> bool {
         let irq = &self.irqs[slot];
         let target = irq.target;

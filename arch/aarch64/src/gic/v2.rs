@@ -146,7 +146,10 @@ impl GicV2 {
         state.vmcr = u64::from(self.hypervisor.read(GICH_VMCR));
         state.active[0] = u64::from(self.hypervisor.read(GICH_APR));
     }
-    pub(crate) fn restore_virtual(&self, state: &VirtualState) {
+    pub(crate) fn reset_virtual(&self) {
+        self.restore_virtual(&mut VirtualState::default());
+    }
+    pub(crate) fn restore_virtual(&self, state: &mut VirtualState) {
         self.hypervisor.write(GICH_VMCR, state.vmcr as u32);
         self.hypervisor.write(GICH_APR, state.active[0] as u32);
         self.hypervisor.write(GICH_HCR, HCR_EN);

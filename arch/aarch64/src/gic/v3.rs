@@ -132,6 +132,7 @@ impl GicV3 {
         write_sysreg!("icc_ctlr_el1", 1 << 1);
         write_sysreg!("icc_igrpen1_el1", 1);
         write_sysreg!("ich_hcr_el2", 0);
+        self.write_active([0; 8]);
         for list_register in 0..self.list_registers {
             write_list_register(list_register, 0);
         }
@@ -204,8 +205,32 @@ impl GicV3 {
     pub(crate) fn set_virtual_control(&self, control: u64) {
         write_sysreg!("ich_hcr_el2", control);
     }
+    /// Active priorities are 0 but in an interrupt's handler, and 0 is what the hardware holds between two vCPUs.
+    #[inline]
     pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
         state.vmcr = read_sysreg!("ich_vmcr_el2");
+        let mut any = read_sysreg!("ich_ap0r0_el2") | read_sysreg!("ich_ap1r0_el2");
+        if self.active_registers > 1 {
+            any |= self.other_active();
+        }
+        if any != 0 {
+            self.save_active(state);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_active(&self) -> u64 {
+        let mut any = read_sysreg!("ich_ap0r1_el2") | read_sysreg!("ich_ap1r1_el2");
+        if self.active_registers > 2 {
+            any |= read_sysreg!("ich_ap0r2_el2") | read_sysreg!("ich_ap1r2_el2");
+            any |= read_sysreg!("ich_ap0r3_el2") | read_sysreg!("ich_ap1r3_el2");
+        }
+        any
+    }
+
+    #[inline(never)]
+    fn save_active(&self, state: &mut VirtualState) {
         let [a0, b0, c0, d0, a1, b1, c1, d1] = &mut state.active;
         *a0 = read_sysreg!("ich_ap0r0_el2");
         *a1 = read_sysreg!("ich_ap1r0_el2");
@@ -219,11 +244,29 @@ impl GicV3 {
             *d0 = read_sysreg!("ich_ap0r3_el2");
             *d1 = read_sysreg!("ich_ap1r3_el2");
         }
+        state.is_active = true;
+        self.write_active([0; 8]);
     }
 
-    pub(crate) fn restore_virtual(&self, state: &VirtualState) {
+    #[inline]
+    pub(crate) fn restore_virtual(&self, state: &mut VirtualState) {
         write_sysreg!("ich_vmcr_el2", state.vmcr);
-        let [a0, b0, c0, d0, a1, b1, c1, d1] = state.active;
+        if state.is_active {
+            state.is_active = false;
+            self.write_active(state.active);
+        }
+        write_sysreg!("ich_hcr_el2", ICH_HCR_EN);
+    }
+
+    /// As before the first instruction.
+    pub(crate) fn reset_virtual(&self) {
+        write_sysreg!("ich_vmcr_el2", 0);
+        self.write_active([0; 8]);
+        write_sysreg!("ich_hcr_el2", ICH_HCR_EN);
+    }
+
+    #[inline(never)]
+    fn write_active(&self, [a0, b0, c0, d0, a1, b1, c1, d1]: [u64; 8]) {
         write_sysreg!("ich_ap0r0_el2", a0);
         write_sysreg!("ich_ap1r0_el2", a1);
         if self.active_registers > 1 {
@@ -236,7 +279,6 @@ impl GicV3 {
             write_sysreg!("ich_ap0r3_el2", d0);
             write_sysreg!("ich_ap1r3_el2", d1);
         }
-        write_sysreg!("ich_hcr_el2", ICH_HCR_EN);
     }
 
     pub(crate) fn list_registers(&self) -> usize {
