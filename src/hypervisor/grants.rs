@@ -23,7 +23,7 @@ use crate::hypercall::Granting;
 use crate::hypercall::grant_table_op::BATCH;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::Caller;
-use crate::ids::{DomainId, Ipa, Pa};
+use crate::ids::{DomainId, DomainSet, Ipa, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
 use crate::stage2::{NewPage, PageUse, Previous, Stage2, Stage2Error, Ungranted};
@@ -54,17 +54,6 @@ impl<'a> Locked<'a> {
             maptrack: domain.maptrack.lock(),
             table: granter.grants.lock(),
         }
-    }
-
-    /// The same of two domains, unless somebody has one of the locks.
-    #[inline(always)]
-    fn try_lock(domain: &'a Domain, granter: &'a Domain) -> Option<Self> {
-        Some(Self {
-            own: domain.memory.try_lock()?,
-            other: Some(granter.memory.try_lock()?),
-            maptrack: domain.maptrack.try_lock()?,
-            table: granter.grants.try_lock()?,
-        })
     }
 }
 
@@ -99,8 +88,13 @@ struct Unmapped {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Maps a grant for `domain`: its handle and bus address.
-    fn map_grant(&self, domain: &Domain, entry: &MapGrantRef) -> Result<(Handle, u64), GrantStatus> {
+    /// Maps a grant for `domain`: its handle and bus address. Who maps RAM that was there is added to `departed`.
+    fn map_grant(
+        &self,
+        domain: &Domain,
+        entry: &MapGrantRef,
+        departed: &mut DomainSet,
+    ) -> Result<(Handle, u64), GrantStatus> {
         if entry.flags & (MAP_DEVICE | MAP_HOST) == 0 {
             return Err(GrantStatus::BadReference);
         }
@@ -115,38 +109,41 @@ impl<M: Machine> Hypervisor<M> {
         };
         let ipa = Ipa(entry.host_addr).page();
         let mut locked = Locked::lock(domain, granter);
-        let mapped = self.map_locked(domain, granter, &mut locked, (entry.reference, access), ipa)?;
-        drop(locked);
-        if let Some(previous) = mapped.previous {
-            self.release(domain, ipa, previous);
-        }
-        Ok((mapped.handle, bus_address(domain, mapped.frame, ipa)))
-    }
-
-    #[inline]
-    fn map_locked(
-        &self,
-        domain: &Domain,
-        granter: &Domain,
-        locked: &mut Locked<'_>,
-        (reference, access): (u32, Access),
-        ipa: Ipa,
-    ) -> Result<NewMapping, GrantStatus> {
-        let machine = &self.machine;
         let Locked {
             own,
             other,
             maptrack,
             table,
-        } = locked;
-        let DomainMemory { stage2, pool, .. } = &mut **own;
+        } = &mut locked;
+        let map = other.as_ref().map(|other| &other.stage2);
+        let parties = (domain.id, granter.id);
+        let mapped = self.map_locked(parties, own, map, (maptrack, table), (entry.reference, access), ipa)?;
+        drop(locked);
+        if let Some(previous) = mapped.previous {
+            departed.merge(self.release(domain, ipa, previous));
+        }
+        Ok((mapped.handle, bus_address(domain, mapped.frame, ipa)))
+    }
+
+    /// Maps with everything locked. `map` is the granter's, if it is another domain.
+    #[inline(always)]
+    fn map_locked(
+        &self,
+        (mapper, granter): (DomainId, DomainId),
+        own: &mut DomainMemory,
+        map: Option<&Stage2>,
+        (maptrack, table): (&mut Maptrack, &mut GrantTable),
+        (reference, access): (u32, Access),
+        ipa: Ipa,
+    ) -> Result<NewMapping, GrantStatus> {
+        let machine = &self.machine;
+        let DomainMemory { stage2, pool, .. } = own;
         self.with_words(|words| {
-            let frame = table.pin(words, reference, domain.id, access, |gfn| {
-                let map = other.as_ref().map_or(&*stage2, |other| &other.stage2);
-                ram_at(machine, map, gfn)
+            let frame = table.pin(words, reference, mapper, access, |gfn| {
+                ram_at(machine, map.unwrap_or(stage2), gfn)
             })?;
             let mapped = Mapped {
-                granter: granter.id,
+                granter,
                 reference,
                 life: table.life(),
                 frame,
@@ -154,14 +151,20 @@ impl<M: Machine> Hypervisor<M> {
             };
             let mut map = || {
                 let handle = maptrack.add(machine, pool, &mapped).map_err(|_| GrantStatus::NoSpace)?;
-                if self.references.lock().get(machine, frame, granter.id).is_err() {
+                if self.references.lock().get(machine, frame, granter).is_err() {
                     // The granter has given the page up, or it has as many references as can be counted.
                     maptrack.free(machine, handle);
                     return Err(GrantStatus::GeneralError);
                 }
-                let page_use = PageUse::Granted {
-                    writable: access == Access::Write,
-                };
+                let writable = access == Access::Write;
+                if stage2.put_granted(machine, ipa, (frame, writable)) {
+                    return Ok(NewMapping {
+                        handle,
+                        frame,
+                        previous: None,
+                    });
+                }
+                let page_use = PageUse::Granted { writable };
                 match stage2.replace(machine, pool, NewPage { ipa, frame, page_use }) {
                     Ok(previous) => Ok(NewMapping {
                         handle,
@@ -181,7 +184,7 @@ impl<M: Machine> Hypervisor<M> {
             };
             let result = map();
             match &result {
-                Ok(_) => table.hold(domain.id),
+                Ok(_) => table.hold(mapper),
                 Err(_) => table.unpin(words, reference, access),
             }
             result
@@ -251,7 +254,7 @@ impl<M: Machine> Hypervisor<M> {
 impl<M: Machine, C: Cpu> Granting for Caller<'_, M, C> {
     fn map_grants(&mut self, entries: &mut [MapGrantRef]) {
         for entry in entries {
-            match self.hypervisor.map_grant(self.domain, entry) {
+            match self.hypervisor.map_grant(self.domain, entry, &mut self.departed) {
                 Ok((handle, bus_address)) => {
                     entry.status = GrantStatus::Okay.code();
                     entry.handle = handle.0;
@@ -289,7 +292,8 @@ impl<M: Machine, C: Cpu> Granting for Caller<'_, M, C> {
     }
 
     fn map_grant_frame(&mut self, index: u32, gfn: u64) -> Result<bool, HypercallError> {
-        self.hypervisor.map_grant_frame(self.domain, index, gfn)
+        self.hypervisor
+            .map_grant_frame(self.domain, index, gfn, &mut self.departed)
     }
 
     fn grant_frames_of(&self, domain: DomainId) -> (u32, u32) {

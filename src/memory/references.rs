@@ -13,6 +13,7 @@
 //! can be told when it leaves its owner's map.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use crate::ids::{DomainId, DomainSet, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa};
 use crate::manifest::range::PaRange;
@@ -82,6 +83,8 @@ pub struct FrameReferences {
     mapped: [[u64; MAX_DOMAINS + 1]; MAX_DOMAINS + 1],
     table: PaRange,
     used: u64,
+    /// Which of `owned` had the last frame that was asked for.
+    recent: Cell<usize>,
 }
 
 impl FrameReferences {
@@ -103,6 +106,7 @@ impl FrameReferences {
             mapped: [[0; MAX_DOMAINS + 1]; MAX_DOMAINS + 1],
             table,
             used: 0,
+            recent: Cell::new(0),
         }
     }
 
@@ -382,16 +386,30 @@ impl FrameReferences {
 
     #[inline]
     fn find(&self, pa: Pa) -> Option<(Owned, Pa)> {
+        if let Some(owned) = self.owned.get(self.recent.get())
+            && let Some(counter) = owned.counter(pa)
+        {
+            return Some((*owned, counter));
+        }
         let after = self.owned.partition_point(|owned| owned.range.start <= pa);
-        let owned = self.owned.get(after.checked_sub(1)?)?;
-        let offset =
-            pa.0.checked_sub(owned.range.start.0)
-                .filter(|offset| *offset < owned.range.size)?;
-        Some((*owned, Pa(owned.counters.0 + (offset >> PAGE_SHIFT) * COUNTER)))
+        let index = after.checked_sub(1)?;
+        let owned = self.owned.get(index)?;
+        let counter = owned.counter(pa)?;
+        self.recent.set(index);
+        Some((*owned, counter))
     }
 }
 
 impl Owned {
+    /// Where the counter of the frame of `pa` is, if it is one of these.
+    #[inline]
+    fn counter(&self, pa: Pa) -> Option<Pa> {
+        let offset =
+            pa.0.checked_sub(self.range.start.0)
+                .filter(|offset| *offset < self.range.size)?;
+        Some(Pa(self.counters.0 + (offset >> PAGE_SHIFT) * COUNTER))
+    }
+
     fn counter_bytes(&self) -> u64 {
         (self.range.size >> PAGE_SHIFT) * COUNTER
     }

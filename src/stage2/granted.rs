@@ -36,6 +36,21 @@ impl Stage2 {
         self.break_leaf(machine, &place, ipa.page(), &mut taken.0).is_some()
     }
 
+    /// Maps `frame` at `ipa`, if there is a table for it and nothing in its place; whether that is so.
+    #[inline]
+    pub fn put_granted(&mut self, machine: &impl Machine, ipa: Ipa, (frame, writable): (Pa, bool)) -> bool {
+        if ipa.0 >= self.geometry.ipa_end() {
+            return false;
+        }
+        let place = self.walk(machine, ipa);
+        if place.level != PAGE_LEVEL || place.entry != Entry::Invalid {
+            return false;
+        }
+        self.write_leaf(machine, place.at, PAGE_LEVEL, frame, PageUse::Granted { writable });
+        machine.publish_tables();
+        true
+    }
+
     /// Drops the translations of all that was taken out.
     #[inline]
     pub fn finish_granted(&mut self, machine: &impl Machine, taken: &Ungranted) {

@@ -4,7 +4,7 @@ use crate::abi::HypercallError;
 use crate::domain::{Domain, DomainMemory};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::{address, own_error};
-use crate::ids::{Ipa, Pa};
+use crate::ids::{DomainSet, Ipa, Pa};
 use crate::machine::Machine;
 use crate::stage2::{NewPage, PageUse};
 
@@ -30,8 +30,14 @@ impl<M: Machine> Hypervisor<M> {
         mapping.is_some_and(|mapping| mapping.pa == frame && mapping.page_use == PageUse::Shared { writable: true })
     }
 
-    /// Makes what `domain` has at `gfn` a frame of its table.
-    pub(super) fn map_grant_frame(&self, domain: &Domain, index: u32, gfn: u64) -> Result<bool, HypercallError> {
+    /// Makes what `domain` has at `gfn` a frame of its table. Who maps RAM that was there is added to `departed`.
+    pub(super) fn map_grant_frame(
+        &self,
+        domain: &Domain,
+        index: u32,
+        gfn: u64,
+        departed: &mut DomainSet,
+    ) -> Result<bool, HypercallError> {
         let ipa = address(gfn)?;
         let machine = &self.machine;
         let mut memory = domain.memory.lock();
@@ -65,7 +71,7 @@ impl<M: Machine> Hypervisor<M> {
         drop(table);
         drop(memory);
         if let Some(previous) = previous {
-            self.release(domain, ipa, previous);
+            departed.merge(self.release(domain, ipa, previous));
         }
         Ok(true)
     }

@@ -3,7 +3,7 @@
 //! Whatever is not as usual, a lock that somebody has included, is left to the general way before anything is changed. So
 //! this never waits, and need not let go of the guest for those who wait for that.
 
-use super::{Locked, bus_address, ram_at};
+use super::{bus_address, ram_at};
 use crate::abi::grant::{
     COPY, COPY_DESTINATION_REFERENCE, COPY_SOURCE_REFERENCE, MAP_GRANT_REF, MAP_HOST, MAP_READ_ONLY, UNMAP_GRANT_REF,
 };
@@ -60,6 +60,9 @@ impl<M: Machine> Hypervisor<M> {
         };
         state.count(Exit::Hypercall);
         state.frame.write(0, 0);
+        if quick == Quick::Due && !state.departed.is_empty() {
+            self.announce_departures(cpu, domain, at.vcpu, state);
+        }
         quick
     }
 
@@ -79,13 +82,22 @@ impl<M: Machine> Hypervisor<M> {
             .domain(DomainId(third as u16))
             .filter(|other| other.id != domain.id)?;
         let ipa = Ipa(machine.load_u64(entry)).page();
-        let mut locked = Locked::try_lock(domain, granter)?;
+        let mut own = domain.memory.try_lock()?;
+        let other = granter.memory.try_lock()?;
+        let mut maptrack = domain.maptrack.try_lock()?;
+        let mut table = granter.grants.try_lock()?;
         let before = domain.map_changes.count();
-        let mapped = self
-            .map_locked(domain, granter, &mut locked, (reference, access), ipa)
-            .ok()?;
+        let mapped = self.map_locked(
+            (domain.id, granter.id),
+            &mut own,
+            Some(&other.stage2),
+            (&mut maptrack, &mut table),
+            (reference, access),
+            ipa,
+        );
+        let mapped = mapped.ok()?;
         state.argument.outlives((before, domain.map_changes.count()), ipa);
-        drop(locked);
+        drop((table, maptrack, other, own));
         let third = u64::from(mapped.handle.0) << 32 | third & 0xffff;
         machine.store_u64(word(entry, 2), third);
         machine.store_u64(word(entry, 3), bus_address(domain, mapped.frame, ipa));
@@ -94,7 +106,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         // That may have to wait.
         self.left_guest(at.vcpu.pcpu);
-        self.release(domain, ipa, previous);
+        state.departed.merge(self.release(domain, ipa, previous));
         Some(Quick::Due)
     }
 
