@@ -11,6 +11,7 @@ mod port;
 mod ring;
 mod serial;
 pub mod stream;
+mod without_uart;
 
 pub use mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};
 pub use serial::SerialPort;

@@ -23,9 +23,7 @@ use super::keys::{self, Topic};
 use super::pl011::{IdleFlags, Pl011};
 use super::port::{Port, Source};
 use super::ring::ByteRing;
-use super::stream::Stream;
-use crate::ids::{DomainId, MAX_DOMAINS, Pa, Ticks};
-use crate::memory::PhysicalMemory;
+use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
 use crate::primecell::BadAccess;
 use crate::trap::access::{AccessWidth, Direction};
 
@@ -61,7 +59,7 @@ pub enum Colour {
 
 /// A place on the console: the hypervisor's own, or a domain's UART.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct PortId(u8);
+pub struct PortId(pub(super) u8);
 
 /// No more ports can be added.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Error)]
@@ -109,7 +107,7 @@ pub enum InputEffect {
 /// All ports, and the terminal as it stands.
 #[derive(Debug)]
 pub struct Console {
-    ports: Vec<Port>,
+    pub(super) ports: Vec<Port>,
     /// Which port input goes to; the hypervisor's own takes none.
     focus: usize,
     /// Which port was shown last, for fairness.
@@ -126,7 +124,7 @@ pub struct Console {
     /// Unfinished lines are not shown.
     holds_back: bool,
     /// Some port is no UART.
-    has_streams: bool,
+    pub(super) has_streams: bool,
 }
 
 const MESSAGES: usize = 0;
@@ -165,17 +163,7 @@ impl Console {
         self.add_port(domain, name, source)
     }
 
-    /// Gives `domain` a console without registers. `page` is that of its rings, zeroed and kept for it; without one it writes
-    /// and reads by hypercall alone. Otherwise as [`Self::add`].
-    ///
-    /// # Errors
-    /// [`TooManyPorts`]
-    pub fn add_stream(&mut self, domain: DomainId, name: &str, page: Option<Pa>) -> Result<PortId, TooManyPorts> {
-        self.has_streams = true;
-        self.add_port(domain, name, Source::Stream(Stream::new(domain, page)))
-    }
-
-    fn add_port(&mut self, domain: DomainId, name: &str, source: Source) -> Result<PortId, TooManyPorts> {
+    pub(super) fn add_port(&mut self, domain: DomainId, name: &str, source: Source) -> Result<PortId, TooManyPorts> {
         let index = self.ports.len();
         if index > MAX_DOMAINS {
             return Err(TooManyPorts(domain));
@@ -216,52 +204,6 @@ impl Console {
             Source::Uart { uart, .. } => Some(uart.idle_flags()),
             Source::Messages(_) | Source::Stream(_) => None,
         }
-    }
-
-    /// What a domain writes by hypercall, as if its UART or its rings had brought it; how many bytes there was room for.
-    pub fn write(&mut self, port: PortId, bytes: &[u8]) -> usize {
-        match self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
-            Some(Source::Stream(stream)) => stream.send(bytes),
-            Some(Source::Uart { uart, .. }) => uart.append(bytes),
-            _ => 0,
-        }
-    }
-
-    /// What was typed for a domain without UART and rings, as much as fits; how many bytes.
-    pub fn read(&mut self, port: PortId, into: &mut [u8]) -> usize {
-        match self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
-            Some(Source::Stream(stream)) if !stream.has_page() => stream.read(into),
-            _ => 0,
-        }
-    }
-
-    /// A guest has moved an index of its rings: [`Self::exchange`] looks.
-    pub fn ring(&mut self, port: PortId) {
-        if let Some(Source::Stream(stream)) = self.ports.get_mut(usize::from(port.0)).map(|port| &mut port.source) {
-            stream.ring();
-        }
-    }
-
-    /// Moves bytes between the guests' rings and here, a bounded number for each, where something may be to be done. The
-    /// domains that must be told are put into `told`, which has room for all.
-    pub fn exchange<M: PhysicalMemory + ?Sized>(&mut self, memory: &M, told: &mut Array<DomainId, MAX_DOMAINS>) {
-        if !self.has_streams {
-            return;
-        }
-        for port in &mut self.ports {
-            if let Source::Stream(stream) = &mut port.source
-                && stream.exchange(memory)
-                && !told.contains(&stream.domain)
-            {
-                let _ = told.push(stream.domain);
-            }
-        }
-    }
-
-    /// Whether [`Self::exchange`] may find something to do.
-    pub fn is_due(&self) -> bool {
-        let mut ports = self.ports.iter();
-        self.has_streams && ports.any(|port| matches!(&port.source, Source::Stream(stream) if stream.is_due()))
     }
 
     /// The domain starts again: its UART is as after a reset, and what it has sent is shown as ever. The new level of its
