@@ -307,10 +307,25 @@ impl Stage2 {
     /// [`Stage2Error::BeyondMap`], [`Stage2Error::Misaligned`], [`Stage2Error::NotMapped`]; [`Stage2Error::Pool`] when it
     /// is inside a block and there is no frame for the table that splits it.
     pub fn unmap_page(&mut self, machine: &impl Machine, pool: &mut Pool, ipa: Ipa) -> Result<Previous, Stage2Error> {
+        self.unmap_page_if(machine, pool, ipa, |_| true)
+    }
+
+    /// As [`Self::unmap_page`], if the page is of a use that `may` go: otherwise it is as if nothing were mapped there.
+    ///
+    /// # Errors
+    /// As [`Self::unmap_page`].
+    pub fn unmap_page_if(
+        &mut self,
+        machine: &impl Machine,
+        pool: &mut Pool,
+        ipa: Ipa,
+        may: impl FnOnce(PageUse) -> bool,
+    ) -> Result<Previous, Stage2Error> {
         self.check(ipa, PAGE_SIZE)?;
         let place = self.walk(machine, ipa);
-        if !matches!(place.entry, Entry::Leaf(..)) {
-            return Err(Stage2Error::NotMapped(ipa));
+        match place.entry {
+            Entry::Leaf(_, page_use) if may(page_use) => {}
+            _ => return Err(Stage2Error::NotMapped(ipa)),
         }
         let place = self.split_down(machine, pool, ipa, place)?;
         let mut broken = Broken::default();

@@ -116,6 +116,10 @@ pub trait Host: GuestBuffers + Supervisor + Shadowing + Granting {
     fn caller(&self) -> VcpuId;
     /// A domain that exists.
     fn domain(&self, id: DomainId) -> Option<DomainInfo>;
+    /// Whether there is such a domain.
+    fn exists(&self, id: DomainId) -> bool {
+        self.domain(id).is_some()
+    }
     /// The existing domain with the lowest number that is not below `id`.
     fn domain_from(&self, id: DomainId) -> Option<DomainInfo>;
     /// Whether the manifest gives the caller that right. The one place where authority is decided.
@@ -137,6 +141,19 @@ pub trait Host: GuestBuffers + Supervisor + Shadowing + Granting {
     /// Maps RAM of `foreign` into the caller, replacing what is there; each page has its own result (EINVAL: not RAM of
     /// that domain; EPERM: not in the caller's window; ENOMEM: the caller's pool is used up).
     fn map_foreign(&mut self, foreign: DomainId, pages: &mut [ForeignPage]);
+    /// As [`Self::map_foreign`], of one page.
+    ///
+    /// # Errors
+    /// The page's.
+    fn map_foreign_page(&mut self, foreign: DomainId, source: u64, destination: u64) -> Result<(), HypercallError> {
+        let mut page = ForeignPage {
+            source,
+            destination,
+            result: Ok(()),
+        };
+        self.map_foreign(foreign, core::slice::from_mut(&mut page));
+        page.result
+    }
     /// Maps a frame of a server into the caller, replacing what is there. The reference that [`crate::ioreq::Resources::share_frame`]
     /// took becomes the mapping's; after an error it is given back.
     ///

@@ -119,6 +119,9 @@ fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5
         abi::SPACE_GMFN_RANGE => return Err(HypercallError::NotSupported),
         _ => None,
     };
+    if let (Some(foreign), 0, 1) = (foreign, start, size) {
+        return map_one(host, &request, foreign);
+    }
     let end = size.min(start.saturating_add(LIMIT));
     let mut done = start;
     while done < end {
@@ -142,12 +145,28 @@ fn foreign<H: Host>(host: &H, id: u16) -> Result<DomainId, HypercallError> {
     if id == DomainId::SELF || id == host.caller().domain {
         return Err(HypercallError::Invalid);
     }
-    host.domain(id).ok_or(HypercallError::NoDomain)?;
+    if !host.exists(id) {
+        return Err(HypercallError::NoDomain);
+    }
     if host.permits(Right::MapMemory { target: id }) {
         Ok(id)
     } else {
         Err(HypercallError::NotPermitted)
     }
+}
+
+/// As [`map_piece`], of a single page of another domain.
+fn map_one<H: Host>(host: &mut H, request: &abi::AddToPhysmapBatch, foreign: DomainId) -> Result<Done, HypercallError> {
+    let source = read_value(host, request.idxs)?;
+    let destination = read_value(host, request.gpfns)?;
+    if destination == INVALID_GFN {
+        return Err(HypercallError::Invalid);
+    }
+    write_value(host, request.errs, &0i32)?;
+    if let Err(error) = host.map_foreign_page(foreign, source, destination) {
+        write_value(host, request.errs, &error.entry())?;
+    }
+    Ok(Done::Value(0))
 }
 
 /// How many entries are done: all, but where one needs another call.

@@ -129,13 +129,19 @@ impl<M: Machine> Hypervisor<M> {
                 return parked.unwrap_or_default();
             }
             PageUse::Foreign { .. } => {
-                let owner = self.references.lock().owner(previous.frame);
+                let mut references = self.references.lock();
+                if references.unmap(&self.machine, previous.frame, domain.id).is_some() {
+                    // No pool waits for RAM.
+                    return DomainSet::default();
+                }
+                let owner = references.owner(previous.frame);
+                drop(references);
                 let Some(owner) = owner.and_then(|owner| self.domain(owner)) else {
                     return DomainSet::default();
                 };
                 // Under the lock of the pool, so that nobody finds the frame still mapped and gives it up meanwhile.
                 let mut memory = owner.memory.lock();
-                let left = self.references.lock().unmap(&self.machine, previous.frame, domain.id);
+                let left = self.references.lock().put(&self.machine, previous.frame);
                 if left == Ok(0) {
                     memory.pool.last_unmapped(previous.frame);
                 }
@@ -199,13 +205,10 @@ impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     fn take_out(&mut self, ipa: Ipa) -> Result<(), HypercallError> {
         let mut memory = self.domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
-        let there = stage2.lookup(&self.hypervisor.machine, ipa);
-        if there.is_some_and(|there| matches!(there.page_use, PageUse::Granted { .. })) {
-            // Only its handle takes it out.
-            return Err(HypercallError::NoEntry);
-        }
+        // Only its handle takes a granted page out.
+        let may = |page_use| !matches!(page_use, PageUse::Granted { .. });
         let previous = stage2
-            .unmap_page(&self.hypervisor.machine, pool, ipa)
+            .unmap_page_if(&self.hypervisor.machine, pool, ipa, may)
             .map_err(own_error)?;
         drop(memory);
         self.departed.merge(self.hypervisor.release(self.domain, ipa, previous));
@@ -295,6 +298,10 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
         self.hypervisor.domain(id).map(|domain| self.hypervisor.info(domain))
     }
 
+    fn exists(&self, id: DomainId) -> bool {
+        self.hypervisor.domain(id).is_some()
+    }
+
     fn domain_from(&self, id: DomainId) -> Option<DomainInfo> {
         (id.0..=MAX_DOMAINS as u16).find_map(|number| Host::domain(self, DomainId(number)))
     }
@@ -361,6 +368,34 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
         };
         for batch in pages.chunks_mut(BATCH) {
             self.map_batch(foreign, batch);
+        }
+    }
+
+    fn map_foreign_page(&mut self, foreign: DomainId, source: u64, destination: u64) -> Result<(), HypercallError> {
+        let hypervisor = self.hypervisor;
+        let foreign = hypervisor.domain(foreign).ok_or(HypercallError::NoDomain)?;
+        let ipa = address(destination)?;
+        let frame = self.reference(foreign, source)?;
+        let page_use = PageUse::Foreign { writable: true };
+        let mut memory = self.domain.memory.lock();
+        let DomainMemory { stage2, pool, .. } = &mut *memory;
+        // Under the lock under which mappings of a domain that ends are taken back.
+        let replaced = if foreign.life.is_running() {
+            stage2.replace(&hypervisor.machine, pool, NewPage { ipa, frame, page_use })
+        } else {
+            Err(Stage2Error::OwnerDown)
+        };
+        drop(memory);
+        match replaced {
+            Ok(None) => Ok(()),
+            Ok(Some(previous)) => {
+                self.departed.merge(hypervisor.release(self.domain, ipa, previous));
+                Ok(())
+            }
+            Err(error) => {
+                hypervisor.release(self.domain, ipa, Previous { frame, page_use });
+                Err(own_error(error))
+            }
         }
     }
 

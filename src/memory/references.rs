@@ -203,21 +203,27 @@ impl FrameReferences {
         Ok(())
     }
 
-    /// Gives back a reference that `mapper` had for a mapping of whatever of another domain, after the translations made from
-    /// it were dropped. How many are left.
+    /// Gives back the reference of [`Self::map`] of a frame that is RAM, after the translations made from it were dropped. How
+    /// many are left; `None`: it is no RAM, and nothing has changed.
     ///
     /// # Errors
     /// As [`Self::put`].
     #[inline]
-    pub fn unmap(&mut self, memory: &impl PhysicalMemory, pa: Pa, mapper: DomainId) -> Result<u32, ReferenceError> {
-        let left = self.put(memory, pa)?;
-        if let Some((Owned { owner, ram: true, .. }, _)) = self.find(pa) {
-            let (by, of) = (usize::from(mapper.0), usize::from(owner.0));
-            if let Some(mapped) = self.mapped.get_mut(by).and_then(|row| row.get_mut(of)) {
-                *mapped = mapped.saturating_sub(1);
-            }
+    pub fn unmap(
+        &mut self,
+        memory: &impl PhysicalMemory,
+        pa: Pa,
+        mapper: DomainId,
+    ) -> Option<Result<u32, ReferenceError>> {
+        let (owned, counter) = self.find(pa).filter(|(owned, _)| owned.ram)?;
+        let left = self.give_back(memory, pa, owned.owner, counter);
+        let (by, of) = (usize::from(mapper.0), usize::from(owned.owner.0));
+        if left.is_ok()
+            && let Some(mapped) = self.mapped.get_mut(by).and_then(|row| row.get_mut(of))
+        {
+            *mapped = mapped.saturating_sub(1);
         }
-        Ok(left)
+        Some(left)
     }
 
     /// How many pages of RAM of `owner` are mapped by `mapper`.
@@ -263,6 +269,17 @@ impl FrameReferences {
     /// [`ReferenceError::NotOwned`], [`ReferenceError::Unreferenced`].
     pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
         let (Owned { owner, .. }, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        self.give_back(memory, pa, owner, counter)
+    }
+
+    #[inline]
+    fn give_back(
+        &mut self,
+        memory: &impl PhysicalMemory,
+        pa: Pa,
+        owner: DomainId,
+        counter: Pa,
+    ) -> Result<u32, ReferenceError> {
         let word = memory.load_u32(counter);
         if count(word) == 1 {
             memory.store_u32(Pa(counter.0 + MAPPERS), 0);

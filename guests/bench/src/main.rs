@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod disk;
+mod foreign;
 mod grants;
 mod operations;
 mod posts;
@@ -108,6 +109,7 @@ fn primitives(machine: &Machine) {
     served("ioreq_sync_same_cpu", INTERRUPT_STATUS);
     posts::measure(machine);
     grants::measure();
+    foreign::measure();
     if machine.events.is_some() && hypercall::send(PEER_PORT).is_ok() {
         machine.wait_for_event();
         row("event_ping_pong", || machine.ping_pong(PEER_PORT));
