@@ -16,7 +16,7 @@ use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
-use crate::evtchn::{Delivery, Sender, Sent, UPCALL};
+use crate::evtchn::{Arrived, Delivery, EventChannels, Sender, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
@@ -63,8 +63,7 @@ impl<M: Machine> Hypervisor<M> {
                 domain: domain.id,
                 port: handed.port,
             };
-            let (delivery, listener) =
-                self.with_words(|words| server.events.lock().deliver(handed.peer, sender, words))?;
+            let (delivery, listener) = self.tell_server(server, &mut servers, vcpu.id.index, (handed.peer, sender))?;
             Some((server, delivery, listener))
         });
         if let Some((server, delivery, listener)) = told
@@ -78,47 +77,94 @@ impl<M: Machine> Hypervisor<M> {
             servers.set_posted(vcpu.id.index, CoreClock::new(self).runnable(handed.owner));
         }
         drop(servers);
-        match told {
-            Some((server, ..)) if server.vcpus.iter().all(|server| server.pcpu != vcpu.pcpu) => {
-                if let Some(schedule) = self.switch_from_waiter(vcpu, Wait::Request, handed.deadline, now) {
-                    return self.wait_for_answer(vcpu, state, schedule);
-                }
+        self.wait_for_answer((domain, vcpu), state, (told.map(|(server, ..)| server), &handed), now)
+    }
+
+    /// The loaded vCPU waits for a server that works elsewhere, or that somebody else runs before; `told`: its domain, if it
+    /// has been told.
+    #[inline(never)]
+    fn wait_for_answer(
+        &self,
+        (domain, vcpu): (&Domain, &Vcpu),
+        state: &mut VcpuState,
+        (told, handed): (Option<&Domain>, &Handed),
+        now: Ticks,
+    ) -> Called {
+        let over = match told {
+            Some(server) if server.vcpus.iter().all(|server| server.pcpu != vcpu.pcpu) => {
+                self.switch_from_waiter(vcpu, Wait::Request, handed.deadline, now)
             }
-            Some(_) => {}
+            Some(_) => None,
             None => {
                 let sent = domain.events.lock().notify_attached(handed.port);
                 let mut domains = self;
                 routing::carry(&mut domains, domain.id, sent);
+                None
+            }
+        };
+        if over.is_none() {
+            self.block(vcpu, Wait::Request, handed.deadline);
+            if let Some(server) = self.domain(handed.owner) {
+                self.hand_off_to_domain(vcpu, server);
             }
         }
-        self.wait_for_server(vcpu, &handed);
-        Called::Posted
-    }
-
-    /// The loaded vCPU is marked as waiting for a server that works elsewhere, and it is known who runs meanwhile.
-    #[inline]
-    fn wait_for_answer(&self, vcpu: &Vcpu, state: &mut VcpuState, schedule: Schedule) -> Called {
-        // An answer, or another limit, that came before woke nobody.
+        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
         if vcpu.has_note(Attention::Request) {
             self.wake(vcpu, Wait::Request);
             return Called::Posted;
         }
+        let Some(schedule) = over else {
+            return Called::Posted;
+        };
         state.over = schedule;
         state.leaves_as = schedule.run.map(|_| RUNSTATE_BLOCKED);
         Called::Over
     }
 
-    /// The loaded vCPU waits for a server that works elsewhere, or that somebody else runs before.
+    /// The event for the request of the target's `vcpu`: what the server's domain is to be told, and the vCPU that it concerns.
+    /// `None`: it has no port for it any more.
+    #[inline(always)]
+    fn tell_server(
+        &self,
+        server: &Domain,
+        servers: &mut Servers,
+        vcpu: u8,
+        (port, sender): (EventPort, Sender),
+    ) -> Option<(Delivery, u8)> {
+        let mut events = server.events.lock();
+        let route = servers.event_route(vcpu);
+        let listener = route.vcpu();
+        let upcall = |told| Delivery {
+            upcall: told,
+            ..Delivery::NOBODY
+        };
+        match events.arrive(route, &self.machine) {
+            Arrived::Upcall => Some((upcall(Some(listener)), listener)),
+            Arrived::Quietly => Some((Delivery::NOBODY, listener)),
+            arrived => self.tell_server_anew(&mut events, servers, vcpu, (port, sender), arrived),
+        }
+    }
+
+    /// As [`Self::tell_server`], where the way is not known, or `arrived` says that it is done by half.
+    #[cold]
     #[inline(never)]
-    fn wait_for_server(&self, vcpu: &Vcpu, handed: &Handed) {
-        self.block(vcpu, Wait::Request, handed.deadline);
-        if let Some(server) = self.domain(handed.owner) {
-            self.hand_off_to_domain(vcpu, server);
+    fn tell_server_anew(
+        &self,
+        events: &mut EventChannels,
+        servers: &mut Servers,
+        vcpu: u8,
+        (port, sender): (EventPort, Sender),
+        arrived: Arrived,
+    ) -> Option<(Delivery, u8)> {
+        if arrived == Arrived::Halfway {
+            let listener = servers.event_route(vcpu).vcpu();
+            let delivery = self.with_words(|words| events.tell(port, sender, words));
+            return Some((delivery, listener));
         }
-        // An answer, or another limit, that came before the vCPU was marked as waiting woke nobody.
-        if vcpu.has_note(Attention::Request) {
-            self.wake(vcpu, Wait::Request);
+        if let Some(route) = events.route(port, sender) {
+            servers.set_event_route(vcpu, route);
         }
+        self.with_words(|words| events.deliver(port, sender, words))
     }
 
     /// Tells the server's domain of its event, and goes over to the vCPU that hears it, if that can run here and now.
@@ -141,7 +187,7 @@ impl<M: Machine> Hypervisor<M> {
             told.remove(listener);
         }
         if !told.is_empty() {
-            self.interrupt_vcpus(server, told);
+            self.interrupt_told(server, told);
         }
         if !delivery.wake.is_empty() {
             self.wake_pollers(server, delivery.wake);
@@ -156,6 +202,11 @@ impl<M: Machine> Hypervisor<M> {
             servers.set_posted(vcpu.id.index, runnable);
         }
         Some(schedule)
+    }
+
+    #[inline(never)]
+    fn interrupt_told(&self, server: &Domain, told: VcpuSet) {
+        self.interrupt_vcpus(server, told);
     }
 
     /// Goes over to the vCPU `listener` of `server`; and for how long that has been able to run.

@@ -436,16 +436,29 @@ impl<M: Machine> Hypervisor<M> {
         plain: &PlainAccess,
     ) -> Quick {
         match self.call_server(domain, vcpu, state, &plain.access) {
-            Called::Not => {}
+            Called::Not => self.request_plain(cpu, domain, vcpu, state, plain),
             called => {
                 state.count(Exit::Server);
                 state.plain = Some(plain.awaited());
                 if called == Called::Over {
-                    return Quick::Over;
+                    Quick::Over
+                } else {
+                    Quick::Due
                 }
-                return Quick::Due;
             }
         }
+    }
+
+    /// As [`Self::begin_plain`], of an access that no server takes at once.
+    #[inline(never)]
+    fn request_plain<C: Cpu>(
+        &self,
+        cpu: &mut C,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        plain: &PlainAccess,
+    ) -> Quick {
         let write = plain.access.direction != Direction::Read;
         match self.request(domain, vcpu, &plain.access) {
             Routed::Unclaimed => {

@@ -5,6 +5,7 @@ use super::ranges::Range;
 use super::request::{Pending, Policy, Request};
 use super::server::Servers;
 use super::slot::Reading;
+use crate::evtchn;
 use crate::ids::{DomainId, EventPort, ServerId, Ticks};
 use crate::memory::PhysicalMemory;
 use crate::trap::access::{Direction, MmioAccess};
@@ -33,6 +34,8 @@ pub(super) struct Route {
     policy: Policy,
     /// [`RangeTable::changes`](super::ranges::RangeTable::changes) then; 0: nothing is known.
     changes: u64,
+    /// How the server's vCPU is told.
+    event: evtchn::Route,
 }
 
 impl Route {
@@ -42,6 +45,7 @@ impl Route {
         server: ServerId(0),
         policy: Policy::NONE,
         changes: 0,
+        event: evtchn::Route::NONE,
     };
 }
 
@@ -111,8 +115,25 @@ impl Servers {
             server,
             policy,
             changes,
+            event: evtchn::Route::NONE,
         };
         Some(())
+    }
+
+    /// How the server that [`Self::hand`] gave the last request of `vcpu` to is told, as far as is known.
+    #[inline]
+    pub fn event_route(&self, vcpu: u8) -> &evtchn::Route {
+        const UNKNOWN: evtchn::Route = evtchn::Route::NONE;
+        self.routes
+            .get(usize::from(vcpu))
+            .map_or(&UNKNOWN, |route| &route.event)
+    }
+
+    /// How that server is told of the next ones.
+    pub fn set_event_route(&mut self, vcpu: u8, event: evtchn::Route) {
+        if let Some(route) = self.routes.get_mut(usize::from(vcpu)) {
+            route.event = event;
+        }
     }
 
     /// The server that [`Self::hand`] gave the request of `vcpu` to had been able to run for so long by then.
