@@ -16,6 +16,7 @@
 //! Boot arguments, for tests:
 //! - `delay-ms=N` makes it wait before it does anything: its guests then wait for it;
 //! - `disk-delay-ms=N` makes each read of a disk last so long;
+//! - `map-from=BYTES` makes it map granted buffers of so many bytes and more, instead of letting the hypervisor copy them;
 //! - `deaf` makes it ignore a driver that resets its running device; `slow-reset-ms=N` makes it take that long, once;
 //! - `lives=N`, `nonsense=DEVICE` and `nonsense-at=N` let it crash at steps of its work ([`fate`]).
 #![no_std]

@@ -7,7 +7,7 @@
 //! * rings stay mapped from when the queue is first used until the driver stops it;
 //! * a request's buffers are mapped within one call of [`GuestMemory`] at most, so none is mapped when the request is
 //!   answered: what is small the hypervisor copies by reference, what is large is mapped, copied and unmapped, each by one
-//!   call for many pages ([`Granter::MAP_FROM`]);
+//!   call for many pages ([`Granter::map_from`]);
 //! * an address without bit 63 is no memory at all.
 
 use core::cell::RefCell;
@@ -59,9 +59,9 @@ pub struct GrantError(pub GrantReference);
 pub trait Granter {
     /// Pages that are mapped, one behind the other.
     type Pages: GrantedPages;
-    /// Requests of so many bytes and more are cheaper mapped than copied by the hypervisor.
-    const MAP_FROM: usize;
 
+    /// Requests of so many bytes and more are mapped, smaller ones copied by the hypervisor: whichever costs less.
+    fn map_from(&self) -> usize;
     /// Maps `references`, at most [`BATCH`]: all or none.
     fn map(&self, references: &[GrantReference], writable: bool) -> Result<Self::Pages, GrantError>;
     /// Gives pages back: when this returns, nothing of them is mapped any more.
@@ -278,7 +278,7 @@ impl<G: Granter> GuestMemory for GrantMemory<G> {
         stored.flatten().ok_or(MemoryError(at))
     }
     fn gather(&self, pieces: impl Iterator<Item = Piece>, mut into: &mut [u8]) -> Result<(), MemoryError> {
-        let copies = into.len() < G::MAP_FROM;
+        let copies = into.len() < self.granter.map_from();
         batches(pieces.flat_map(Cut::from), |batch| {
             let length = batch.iter().map(|bytes| usize::from(bytes.length)).sum();
             let (mut part, rest) = core::mem::take(&mut into)
@@ -306,7 +306,9 @@ impl<G: Granter> GuestMemory for GrantMemory<G> {
     fn scatter<'a>(&self, parts: impl Iterator<Item = Part<'a>>) -> Result<(), MemoryError> {
         // The first part says how large the request is: what follows the data is its status.
         let mut parts = parts.peekable();
-        let copies = parts.peek().is_none_or(|part| part.bytes.len() < G::MAP_FROM);
+        let copies = parts
+            .peek()
+            .is_none_or(|part| part.bytes.len() < self.granter.map_from());
         let cut = parts.flat_map(|part| {
             let mut rest = part.bytes;
             let piece = Piece {

@@ -131,8 +131,10 @@ impl GrantedPages for Pages<'_> {
 
 impl<'a> Granter for &'a Guest {
     type Pages = Pages<'a>;
-    const MAP_FROM: usize = 3 * PAGE_SIZE;
 
+    fn map_from(&self) -> usize {
+        3 * PAGE_SIZE
+    }
     fn map(&self, references: &[GrantReference], writable: bool) -> Result<Pages<'a>, GrantError> {
         self.calls.borrow_mut().push("map");
         assert!(references.len() <= BATCH);
