@@ -405,6 +405,27 @@ impl EventChannels {
         Some((self.set_pending(port, vcpu, words), vcpu))
     }
 
+    /// EVTCHNOP_send from a port whose other end is another of the guest's own; `None`: it is none of those, and nothing has
+    /// changed.
+    #[inline(always)]
+    pub fn send_to_itself<M: crate::memory::PhysicalMemory + ?Sized>(
+        &mut self,
+        port: EventPort,
+        words: &crate::memory::atomic::SharedWords<'_, M>,
+    ) -> Option<Delivery> {
+        let entry = self.port(port)?;
+        let Channel::Interdomain { remote, port: peer } = entry.channel else {
+            return None;
+        };
+        // Port 0 is never connected. Two ends in one table always name each other.
+        let listens = self.port(peer)?;
+        if remote != self.domain || entry.consumer.is_some() || listens.consumer.is_some() {
+            return None;
+        }
+        let vcpu = listens.vcpu;
+        Some(self.set_pending(peer, vcpu, words))
+    }
+
     /// The target, the server and the vCPU whose request the guest speaks of when it sends from `port`; `None`: what it sends
     /// from there is of another kind.
     #[inline]

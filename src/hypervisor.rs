@@ -13,6 +13,7 @@
 //! | `interrupts` | everything that makes or takes interrupts |
 //! | `rest` | a wait while nobody else can run: nothing is put away |
 //! | `handoff` | a request to a server on the same pCPU and its answer: one straight path |
+//! | `own_event` | an event that a domain sends to itself: a straight path |
 //! | `events` | event channels across domains, and what servers cause |
 //! | `shadow` | pages of registers that guests read without a trap, and what they acknowledge there |
 //! | `power` | starting and stopping vCPUs |
@@ -42,6 +43,7 @@ mod interrupts;
 pub mod lifecycle;
 mod messages;
 mod mmio;
+mod own_event;
 mod pause;
 mod posted;
 mod power;
@@ -66,7 +68,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub use crate::trap::registers::Saved;
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
-pub use quick::Quick;
+pub use quick::{Quick, is_send};
 
 use crate::console::Console;
 use crate::counters::{Exit, VcpuCounters};
@@ -77,7 +79,7 @@ use crate::entropy::Entropy;
 use crate::hypervisor::mmio::{AwaitedAccess, PendingAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
-use crate::ids::{DomainId, DomainSet, IntId, Ipa, PcpuId, Ticks, VcpuId, VcpuSet};
+use crate::ids::{DomainId, DomainSet, EventPort, IntId, Ipa, PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::Unheard;
 use crate::machine::Machine;
 use crate::memory::references::FrameReferences;
@@ -111,6 +113,8 @@ pub struct VcpuState {
     physical_timer_line: bool,
     /// Its list registers do not show what its vGIC holds.
     flush_due: bool,
+    /// The port by which it last sent an event to its own domain.
+    own_port: EventPort,
     /// Where it had an argument of a call last.
     argument: buffers::KnownPage,
     /// Where it found nothing last.
@@ -155,6 +159,7 @@ impl VcpuState {
             registers: EmulatedRegisters::default(),
             physical_timer_line: false,
             flush_due: true,
+            own_port: EventPort(0),
             argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),

@@ -120,14 +120,24 @@ impl Changes {
         Self(Arc::new(AtomicU64::new(1)))
     }
 
-    /// The number; never 0. Taking an exception orders this after the walk that faulted (Arm ARM, context synchronization
-    /// events).
+    /// The number; never 0. A relaxed load is enough, whoever asks:
+    ///
+    /// - After a fault: the exception is a context synchronization event (SCTLR_EL2.EIS is 1), so this load comes after the
+    ///   walk that faulted. If that walk read a descriptor as [`Self::begin`]'s caller wrote it, the barrier there makes
+    ///   this the new number or a later one.
+    /// - In a call, for what was known before: a vCPU that has learned of a change, by its own call or from another vCPU by
+    ///   an acquire or a branch before the HVC, asks after it in program order, and the changer's number was visible before
+    ///   its guest went on. One that has learned of none may as well have called before the change.
+    /// - Under the tables' lock nothing changes meanwhile. Only there a number is remembered, so what is remembered is never
+    ///   of a change under way.
     #[inline]
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// A descriptor is about to change. Under the lock of the tables.
+    /// A leaf is about to be written or to go: every writer of one calls this first, under the lock of the tables, which is
+    /// why nobody else adds. Linking an empty table where nothing was, and taking empty tables apart, maps nothing and takes
+    /// nothing away.
     fn begin(&self) {
         self.0.store(self.count() + 1, Ordering::Relaxed);
         // Whoever faults on the descriptor finds the new number.
@@ -290,6 +300,7 @@ impl Stage2 {
             let Some(at) = place else { continue };
             // The same address twice in one batch: the first is live by now, and the second says what it replaced.
             if let Entry::Leaf(frame, page_use) = decode(PAGE_LEVEL, machine.load_u64(at)) {
+                self.changes.begin();
                 machine.store_u64(at, 0);
                 machine.publish_tables();
                 machine.invalidate_page(self.vmid, self.root, page.ipa);

@@ -30,6 +30,8 @@ mod known;
 mod machines;
 #[path = "hypervisor_support/memory.rs"]
 mod memory;
+#[path = "hypervisor_support/own_events.rs"]
+mod own_events;
 #[path = "hypervisor_support/posted.rs"]
 mod posted;
 #[path = "hypervisor_support/pv_console.rs"]

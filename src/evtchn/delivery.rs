@@ -79,7 +79,7 @@ impl EventChannels {
 
     /// Makes `port` pending, which notifies `vcpu`. A word that can't be changed in bounded time loses the event: only the
     /// domain itself can cause that, and only it is harmed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set_pending<M: PhysicalMemory + ?Sized>(
         &mut self,
         port: EventPort,

@@ -33,12 +33,27 @@ impl KnownPage {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Where the loaded vCPU has the first byte of an argument: as [`Caller::resolve`], which need not look where the same
-    /// vCPU had one before.
+    /// Where the loaded vCPU has the first byte of an argument, if it had one in that page before; `None`: it is to be
+    /// [found](Self::argument).
+    #[inline(always)]
+    pub(crate) fn known_argument<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &C,
+        state: &VcpuState,
+        address: u64,
+    ) -> Option<Pa> {
+        let ipa = cpu.translate(address, Access::Read).ok()?;
+        let known = &state.argument;
+        let same = known.page == ipa.page() && known.changes == domain.map_changes.count();
+        same.then_some(Pa(known.frame.0 | (ipa.0 % PAGE_SIZE)))
+    }
+
+    /// Where the loaded vCPU, which has left its guest, has the first byte of an argument: as [`Caller::resolve`].
     ///
     /// # Errors
     /// EFAULT.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn argument<C: Cpu>(
         &self,
         domain: &Domain,

@@ -271,6 +271,9 @@ impl<M: Machine> Hypervisor<M> {
                     && let Some((delivery, listener)) =
                         self.with_words(|words| target.events.lock().deliver(peer, sender, words))
                 {
+                    if remote == domain.id {
+                        state.own_port = port;
+                    }
                     // It has that event already, or does not want to hear of it.
                     let nobody = delivery == Delivery::NOBODY;
                     if nobody || (remote == domain.id && self.tell_itself(at, cpu, state, delivery)) {
@@ -298,7 +301,13 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The loaded vCPU has an event, and nobody else. `false`: it is not as simple as that, and nothing was done.
     #[inline]
-    fn tell_itself<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState, delivery: Delivery) -> bool {
+    pub(crate) fn tell_itself<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &VcpuState,
+        delivery: Delivery,
+    ) -> bool {
         let index = at.vcpu.id.index;
         delivery.upcall == Some(index)
             && delivery.wake.is_empty()

@@ -114,7 +114,7 @@ impl<M: Machine> Hypervisor<M> {
     /// HVC from AArch64, if [`crate::trap::quick::answer`] has no answer.
     #[inline]
     pub fn on_quick_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
-        if esr == HYPERCALL && state.frame.read(16) == EVENT_CHANNEL_OP && state.frame.read(0) == SEND {
+        if is_send(esr, &state.frame) {
             return self.quick_send(at, cpu, state);
         }
         if esr == HYPERCALL && state.frame.read(16) == GRANT_TABLE_OP {
@@ -428,13 +428,27 @@ impl<M: Machine> Hypervisor<M> {
         if !pointer.is_multiple_of(4) {
             return Quick::No;
         }
-        self.left_guest(vcpu.pcpu);
         state.count(Exit::Hypercall);
-        let argument = self.argument(domain, cpu, state, pointer);
-        let sent = argument.and_then(|argument| {
-            let port = EventPort(self.machine.load_u32(argument));
-            self.send_event(at, cpu, state, port)
-        });
+        let known = self.known_argument(domain, cpu, state, pointer);
+        let mut port = EventPort(0);
+        if let Some(argument) = known {
+            port = EventPort(self.machine.load_u32(argument));
+            if let Some(quick) = self.send_to_itself(at, cpu, state, port) {
+                state.frame.write(0, 0);
+                return quick;
+            }
+        }
+        self.left_guest(vcpu.pcpu);
+        if known.is_none() {
+            match self.argument(domain, cpu, state, pointer) {
+                Ok(argument) => port = EventPort(self.machine.load_u32(argument)),
+                Err(error) => {
+                    state.frame.write(0, HypercallError::register(error));
+                    return Quick::Due;
+                }
+            }
+        }
+        let sent = self.send_event(at, cpu, state, port);
         match sent {
             Ok(quick) => {
                 state.frame.write(0, 0);
@@ -472,6 +486,12 @@ impl<M: Machine> Hypervisor<M> {
 #[inline(always)]
 pub(crate) fn is_wait_for_interrupt(esr: u64, frame: &GuestFrame) -> bool {
     esr & WAIT_MASK == WAIT_FOR_INTERRUPT && frame.pstate & AARCH32 == 0
+}
+
+/// Whether ESR_EL2 is of the hypercall EVTCHNOP_send, which has a way of its own ([`Hypervisor::on_quick_call`]).
+#[inline(always)]
+pub fn is_send(esr: u64, frame: &GuestFrame) -> bool {
+    esr == HYPERCALL && frame.read(16) == EVENT_CHANNEL_OP && frame.read(0) == SEND
 }
 
 /// Whether an access at the first byte of a page is known not to have begun in the page before.

@@ -53,6 +53,12 @@ impl GuestGate {
         }
     }
 
+    /// `pcpu` has not left its guest.
+    fn is_inside(&self, pcpu: PcpuId) -> bool {
+        let inside = self.inside.get(usize::from(pcpu.0));
+        inside.is_some_and(|inside| inside.load(Ordering::Relaxed))
+    }
+
     /// `pcpu` came from a guest.
     pub(crate) fn leave(&self, pcpu: PcpuId) {
         if let Some(inside) = self.inside.get(usize::from(pcpu.0)) {
@@ -76,6 +82,9 @@ impl<M: Machine> StopOthers for StopPcpus<'_, M> {
     fn while_stopped(&self, attempt: &mut dyn FnMut()) {
         let gate = &self.hypervisor.gate;
         let own = self.hypervisor.machine.current_pcpu();
+        // A quick look at a trap has not left its guest. Who stops others meanwhile must not wait for that.
+        let inside = gate.is_inside(own);
+        gate.leave(own);
         gate.closed.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         for (index, inside) in gate.inside.iter().enumerate() {
@@ -93,5 +102,8 @@ impl<M: Machine> StopOthers for StopPcpus<'_, M> {
         }
         attempt();
         gate.closed.fetch_sub(1, Ordering::SeqCst);
+        if inside {
+            gate.enter(own);
+        }
     }
 }

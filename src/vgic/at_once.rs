@@ -178,7 +178,8 @@ impl Vgic {
         };
         let irq = &self.irqs[slot];
         let own = &mut cpu.interface;
-        if !own.shows_everything() || !irq.is_ready() || irq.place != (Place::Resident { cpu: vcpu }) {
+        let holds = matches!(irq.place, Place::Resident { cpu } if cpu == vcpu);
+        if !own.shows_everything() || !irq.is_ready() || !holds {
             return false;
         }
         let Some((index, register)) = own.ended_pending(irq.lr, backing, interface) else {

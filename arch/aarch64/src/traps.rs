@@ -9,7 +9,7 @@ use crate::sysreg::{isb, read_sysreg, wfi};
 use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
-use portunus::hypervisor::{Claim, Quick, Saved, Syndrome};
+use portunus::hypervisor::{Claim, Quick, Saved, Syndrome, is_send};
 use portunus::ids::IntId;
 use portunus::trace::{Kind, exception};
 use portunus::trap::quick;
@@ -19,8 +19,6 @@ use portunus::trap::registers::GuestFrame;
 const FP_CLASS: u64 = 0x07;
 /// Of WFI and WFE.
 const WAIT_CLASS: u64 = 0x01;
-/// Of HVC from AArch64.
-const CALL_CLASS: u64 = 0x16;
 /// Of MSR, MRS or a system instruction.
 const SYSTEM_REGISTER_CLASS: u64 = 0x18;
 /// Of a data abort of a guest.
@@ -95,6 +93,11 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
         return system_register(context, esr, Saved::CALLER);
     }
+    if is_send(esr, &context.state.frame) {
+        let (kind, argument) = exception(esr, &context.state.frame);
+        trace::record_loaded(pcpu, kind, argument);
+        return call(context, esr);
+    }
     if class == WAIT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
         return wait(pcpu, context, esr);
@@ -107,7 +110,6 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let (kind, argument) = exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
     match class {
-        CALL_CLASS => call(context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
