@@ -3,28 +3,30 @@
 //! The plan of an access stays in the vCPU's state until every transfer is answered; only then do registers and PC
 //! change. An access is asked of the hypervisor's own devices first, then of the IOREQ servers, then it is nobody's.
 
+mod plain;
+
 use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
 use crate::domain::devices::Device;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::clock::CoreClock;
-use crate::hypervisor::handoff::Called;
 use crate::hypervisor::shadow::Met;
-use crate::hypervisor::{Hypervisor, Quick, VcpuState};
+use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trace::Kind;
 use crate::trap::access::{
-    AccessPlan, AccessWidth, DataAbortPlan, Direction, Extension, MmioAccess, PendingPlan, Transfer, load_value,
-    plan_from_syndrome,
+    AccessPlan, AccessWidth, DataAbortPlan, Direction, MmioAccess, PendingPlan, Transfer, plan_from_syndrome,
 };
 use crate::trap::exception::GuestException;
 use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{DataAbort, FaultAddress, FaultStatus, InstructionAbort};
+
+pub(crate) use plain::{AwaitedAccess, PlainAccess};
 
 /// An access on its way.
 #[derive(Copy, Clone, Debug)]
@@ -50,39 +52,6 @@ impl PendingAccess {
         virtual_address: 0,
         write: true,
     };
-}
-
-/// A load or store of one register, as the syndrome describes it: all that most accesses are.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct PlainAccess {
-    pub(crate) access: MmioAccess,
-    /// Xt.
-    pub(crate) register: u8,
-    pub(crate) extension: Extension,
-    pub(crate) virtual_address: u64,
-}
-
-/// What of one that waits for its answer is needed then.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct AwaitedAccess {
-    virtual_address: u64,
-    width: AccessWidth,
-    register: u8,
-    extension: Extension,
-    is_read: bool,
-}
-
-impl PlainAccess {
-    #[inline(always)]
-    fn awaited(&self) -> AwaitedAccess {
-        AwaitedAccess {
-            virtual_address: self.virtual_address,
-            width: self.access.width,
-            register: self.register,
-            extension: self.extension,
-            is_read: self.access.direction == Direction::Read,
-        }
-    }
 }
 
 /// Where one transfer went.
@@ -423,117 +392,6 @@ impl<M: Machine> Hypervisor<M> {
                 .trace(Kind::Taken, vcpu.id, u32::from(answer == Answer::Abort));
         }
         answer
-    }
-
-    /// An access to what no device of the hypervisor has: a server's, or nobody's. The vCPU waits for the answer if it is
-    /// not there; who runs then, if that is decided already.
-    pub(crate) fn begin_plain<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        state: &mut VcpuState,
-        plain: &PlainAccess,
-    ) -> Quick {
-        match self.call_server(domain, vcpu, state, &plain.access) {
-            Called::Not => self.request_plain(cpu, domain, vcpu, state, plain),
-            called => {
-                state.count(Exit::Server);
-                state.plain = Some(plain.awaited());
-                if called == Called::Over {
-                    Quick::Over
-                } else {
-                    Quick::Due
-                }
-            }
-        }
-    }
-
-    /// As [`Self::begin_plain`], of an access that no server takes at once.
-    #[inline(never)]
-    fn request_plain<C: Cpu>(
-        &self,
-        cpu: &mut C,
-        domain: &Domain,
-        vcpu: &Vcpu,
-        state: &mut VcpuState,
-        plain: &PlainAccess,
-    ) -> Quick {
-        let write = plain.access.direction != Direction::Read;
-        match self.request(domain, vcpu, &plain.access) {
-            Routed::Unclaimed => {
-                state.count(Exit::Unclaimed);
-                if !self.is_transient(domain, plain.access.ipa, write) {
-                    let answer = if domain.abort_unmapped {
-                        Answer::Abort
-                    } else {
-                        Answer::Value(u64::MAX)
-                    };
-                    self.finish_plain(cpu, state, &plain.awaited(), answer);
-                }
-            }
-            Routed::Waits => {
-                state.count(Exit::Server);
-                match self.await_answer(domain, vcpu) {
-                    Some(answer) => self.finish_plain(cpu, state, &plain.awaited(), answer),
-                    None => state.plain = Some(plain.awaited()),
-                }
-            }
-            Routed::Done(value) => {
-                state.count(Exit::Server);
-                self.finish_plain(cpu, state, &plain.awaited(), Answer::Value(value));
-            }
-            Routed::Again => state.count(Exit::Server),
-        }
-        Quick::Due
-    }
-
-    /// The answer to the access of the loaded vCPU, if it waits for a plain one: it is finished. Whether there is no other.
-    #[inline(always)]
-    pub(crate) fn take_plain<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
-        let Some(plain) = state.plain else {
-            return state.access.is_none();
-        };
-        let answer = domain.servers.lock().take(vcpu.id.index);
-        match self.taken(vcpu, answer) {
-            Some(Answer::Value(value)) => {
-                state.plain = None;
-                if plain.is_read {
-                    state
-                        .frame
-                        .write(plain.register, load_value(plain.width, plain.extension, value));
-                }
-                state.frame.advance_a64();
-                true
-            }
-            Some(answer) => {
-                state.plain = None;
-                self.finish_plain(cpu, state, &plain, answer);
-                true
-            }
-            None => false,
-        }
-    }
-
-    #[inline(never)]
-    fn finish_plain<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, plain: &AwaitedAccess, answer: Answer) {
-        match answer {
-            Answer::Value(value) => {
-                if plain.is_read {
-                    let value = load_value(plain.width, plain.extension, value);
-                    state.frame.write(plain.register, value);
-                }
-                state.frame.advance(InstructionLength::Word);
-            }
-            Answer::Abort => {
-                let exception = GuestException::DataAbort {
-                    virtual_address: Some(plain.virtual_address),
-                    write: !plain.is_read,
-                    cache_maintenance: false,
-                };
-                self.inject(cpu, state, exception);
-            }
-        }
     }
 
     /// A vCPU that waits for a server was scheduled: goes on if it can, applies limits that have passed, and waits again

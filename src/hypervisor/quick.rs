@@ -2,16 +2,19 @@
 //!
 //! Such a trap changes nothing that [`Hypervisor::enter`] looks at, or says that it did. What others want of the vCPU
 //! meanwhile comes with a kick, which is pending when the guest goes on. Only locks below those of event channels are
-//! taken, so that a pCPU that waits for this one to leave its guest never holds one of them.
+//! taken, so that a pCPU that waits for this one to leave its guest never holds one of them; others are tried, and where
+//! somebody has one, the trap goes the general way.
 
+mod controller;
 mod known;
+mod nobody;
 mod shown;
 
 use crate::abi::HypercallError;
 use crate::abi::evtchn::SEND;
 use crate::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVC_IMMEDIATE};
 use crate::counters::Exit;
-use crate::cpu::{Access, Cpu};
+use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::devices::Device;
 use crate::domain::vcpu::Vcpu;
@@ -19,14 +22,14 @@ use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
-use crate::trace::{Denial, Kind};
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
-use crate::trap::exception::{GuestException, inject};
 use crate::trap::registers::{GuestFrame, Saved};
 use crate::trap::syndrome::{Hpfar, Syndrome};
-use crate::vgic::{Frame, SgiRegister};
 
+use controller::{quick_console_read, quick_setting};
 pub(crate) use known::KnownStores;
+pub(crate) use nobody::Hole;
+use nobody::begins_here;
 
 /// What [`Hypervisor::on_quick_trap`] did.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -42,25 +45,6 @@ pub enum Quick {
     No,
     /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.
     Registers,
-}
-
-/// A page of a domain's where nothing was mapped, and the state of its map then: while that stays, nothing is.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Hole {
-    page: Ipa,
-    /// [`Changes::count`](crate::stage2::Changes::count), which never is 0.
-    changes: u64,
-}
-
-impl Hole {
-    /// As if nothing were mapped at `ipa` now.
-    #[inline(always)]
-    fn at(domain: &Domain, ipa: Ipa) -> Self {
-        Self {
-            page: ipa.page(),
-            changes: domain.map_changes.count(),
-        }
-    }
 }
 
 /// ESR_EL2 of a load or store of one register (EC 0x24, ISV) by a 4-byte instruction (IL) whose own address (no
@@ -204,34 +188,6 @@ impl<M: Machine> Hypervisor<M> {
         self.quick_plain(at, cpu, state, esr, far, ipa)
     }
 
-    /// An access to the first bytes of a page, which may have begun in the page before if there is memory.
-    #[inline(never)]
-    fn quick_at_start<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &mut C,
-        state: &mut VcpuState,
-        esr: u64,
-        far: u64,
-        ipa: Ipa,
-    ) -> Quick {
-        if let Ok(before) = cpu.translate(far.wrapping_sub(1), Access::Read) {
-            match self.look_for_hole(at.domain, before) {
-                Some(hole) => state.hole_before = hole,
-                None => return Quick::No,
-            }
-        }
-        self.quick_plain(at, cpu, state, esr, far, ipa)
-    }
-
-    /// Nothing is mapped at `ipa`; `None`: something is, or it is not known.
-    fn look_for_hole(&self, domain: &Domain, ipa: Ipa) -> Option<Hole> {
-        // Who waits for this lock may hold one that others need to leave their guests for.
-        let memory = domain.memory.try_lock()?;
-        let mapped = memory.stage2.lookup(&self.machine, ipa).is_some();
-        (!mapped).then(|| Hole::at(domain, ipa))
-    }
-
     /// An access that the syndrome describes, to whom it concerns. Nothing is decoded here that not all of them need.
     #[inline(always)]
     fn quick_plain<C: Cpu>(
@@ -261,34 +217,6 @@ impl<M: Machine> Hypervisor<M> {
             None if domain.devices.may_be_near_served(ipa) => self.quick_served(at, cpu, state, esr, far, ipa),
             None => self.quick_nobody(domain, cpu, state, esr, far, ipa),
         }
-    }
-
-    #[inline(never)]
-    fn quick_controller_write<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &mut C,
-        state: &mut VcpuState,
-        esr: u64,
-        frame: Frame,
-        offset: u64,
-    ) -> Quick {
-        let Located { domain, vcpu } = at;
-        let width = AccessWidth::from_sas(esr >> 22);
-        let access = MmioAccess {
-            // It is known by its offset.
-            ipa: Ipa(offset),
-            width,
-            direction: Direction::Write(state.frame.read(register_of(esr)) & width.mask()),
-        };
-        let live = !state.flush_due;
-        let (done, told) = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access);
-        if done.is_some() {
-            state.count(Exit::InterruptController);
-            state.frame.advance_a64();
-        }
-        // Whoever was told may be to run here.
-        if told { Quick::Due } else { Quick::Done }
     }
 
     /// An access to what the manifest gives a server, or near it.
@@ -331,92 +259,6 @@ impl<M: Machine> Hypervisor<M> {
             Quick::Done if slot.is_some() => Quick::Due,
             quick => quick,
         }
-    }
-
-    /// An access to what no device and no server may have.
-    #[inline(never)]
-    fn quick_nobody<C: Cpu>(
-        &self,
-        domain: &Domain,
-        cpu: &mut C,
-        state: &mut VcpuState,
-        esr: u64,
-        far: u64,
-        ipa: Ipa,
-    ) -> Quick {
-        if state.hole != Hole::at(domain, ipa) {
-            return self.quick_hole(domain, cpu, state, esr, far, ipa);
-        }
-        self.answer_nobody(domain, cpu, state, esr, far)
-    }
-
-    /// As [`Self::quick_nobody`], where something may be mapped: the guest may have come by while its memory was being
-    /// changed, and then it is to try again.
-    #[inline(never)]
-    fn quick_hole<C: Cpu>(
-        &self,
-        domain: &Domain,
-        cpu: &mut C,
-        state: &mut VcpuState,
-        esr: u64,
-        far: u64,
-        ipa: Ipa,
-    ) -> Quick {
-        match self.look_for_hole(domain, ipa) {
-            Some(hole) => {
-                state.hole = hole;
-                self.answer_nobody(domain, cpu, state, esr, far)
-            }
-            None => Quick::No,
-        }
-    }
-
-    /// An access to what nobody has.
-    #[inline(always)]
-    fn answer_nobody<C: Cpu>(&self, domain: &Domain, cpu: &mut C, state: &mut VcpuState, esr: u64, far: u64) -> Quick {
-        state.count(Exit::Unclaimed);
-        if !domain.abort_unmapped {
-            if esr & WRITE == 0 {
-                finish_read(state, esr, u64::MAX);
-            } else {
-                state.frame.advance_a64();
-            }
-            return Quick::Done;
-        }
-        let exception = GuestException::DataAbort {
-            virtual_address: Some(far),
-            write: esr & WRITE != 0,
-            cache_maintenance: false,
-        };
-        self.machine
-            .trace(Kind::Denied, state.id, Denial::Refused.argument(None));
-        // No SError: it is entered.
-        let _ = inject(cpu, &mut state.frame, exception, self.ids.pstate_features());
-        Quick::Done
-    }
-
-    #[inline(always)]
-    fn quick_sgi<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, register: u8) -> Quick {
-        let Located { domain, vcpu } = at;
-        if !domain.gic_system_registers {
-            return Quick::No;
-        }
-        let value = state.frame.read(register);
-        if !self.send_sgi_again(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value)) {
-            return self.quick_sgis(at, cpu, state, value);
-        }
-        state.count(Exit::SystemRegister);
-        state.frame.advance_a64();
-        Quick::Done
-    }
-
-    #[inline(never)]
-    fn quick_sgis<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, value: u64) -> Quick {
-        let Located { domain, vcpu } = at;
-        let told = self.send_sgi(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value));
-        state.count(Exit::SystemRegister);
-        state.frame.advance_a64();
-        if told { Quick::Due } else { Quick::Done }
     }
 
     /// EVTCHNOP_send, the call of those that serve.
@@ -494,15 +336,6 @@ pub fn is_send(esr: u64, frame: &GuestFrame) -> bool {
     esr == HYPERCALL && frame.read(16) == EVENT_CHANNEL_OP && frame.read(0) == SEND
 }
 
-/// Whether an access at the first byte of a page is known not to have begun in the page before.
-#[inline(always)]
-fn begins_here<C: Cpu>(domain: &Domain, cpu: &C, state: &VcpuState, virtual_address: u64) -> bool {
-    match cpu.translate(virtual_address.wrapping_sub(1), Access::Read) {
-        Ok(before) => state.hole_before == Hole::at(domain, before),
-        Err(_) => true,
-    }
-}
-
 /// The register that an access loads or stores (SRT).
 #[inline(always)]
 const fn register_of(esr: u64) -> u8 {
@@ -516,49 +349,6 @@ const fn extension(esr: u64) -> Extension {
         (_, 0) => Extension::SignTo32,
         _ => Extension::SignTo64,
     }
-}
-
-/// A register of the interrupt controller, if the distributor alone knows it.
-#[inline(always)]
-fn quick_setting(domain: &Domain, vcpu: u8, state: &mut VcpuState, esr: u64, frame: Frame, offset: u64) -> Quick {
-    let width = AccessWidth::from_sas(esr >> 22);
-    let Some(value) = domain.controller.constant(frame, offset, width) else {
-        return quick_variable_setting(domain, vcpu, state, esr, frame, offset);
-    };
-    state.count(Exit::InterruptController);
-    finish_read(state, esr, value);
-    Quick::Done
-}
-
-/// A register of the domain's UART, if that has nothing to show.
-#[inline(never)]
-fn quick_console_read(domain: &Domain, state: &mut VcpuState, esr: u64, offset: u64) -> Quick {
-    let width = AccessWidth::from_sas(esr >> 22);
-    let flags = domain.console_flags.as_ref();
-    let Some(value) = flags.and_then(|flags| flags.read(offset, width)) else {
-        return Quick::No;
-    };
-    state.count(Exit::Uart);
-    finish_read(state, esr, value);
-    Quick::Done
-}
-
-#[inline(never)]
-fn quick_variable_setting(
-    domain: &Domain,
-    vcpu: u8,
-    state: &mut VcpuState,
-    esr: u64,
-    frame: Frame,
-    offset: u64,
-) -> Quick {
-    let width = AccessWidth::from_sas(esr >> 22);
-    let Some(value) = domain.vgic.lock().read_setting(vcpu, frame, offset, width) else {
-        return Quick::No;
-    };
-    state.count(Exit::InterruptController);
-    finish_read(state, esr, value);
-    Quick::Done
 }
 
 /// The load is answered with `value`, of which bits beyond its width are ignored.
