@@ -19,6 +19,8 @@ use portunus::trap::registers::GuestFrame;
 const FP_CLASS: u64 = 0x07;
 /// Of WFI and WFE.
 const WAIT_CLASS: u64 = 0x01;
+/// Of HVC from AArch64.
+const CALL_CLASS: u64 = 0x16;
 /// Of MSR, MRS or a system instruction.
 const SYSTEM_REGISTER_CLASS: u64 = 0x18;
 /// Of a data abort of a guest.
@@ -87,7 +89,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let class = esr >> 26 & 0x3f;
     if class == DATA_ABORT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return data_abort(esr, context, Saved::CALLER);
+        return data_abort(Saved::CALLER, context, esr);
     }
     if class == SYSTEM_REGISTER_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
@@ -98,10 +100,6 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
         trace::record_loaded(pcpu, kind, argument);
         return call(context, esr);
     }
-    if class == WAIT_CLASS {
-        trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return wait(pcpu, context, esr);
-    }
     if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
         trace::record_loaded(pcpu, answered.kind, answered.argument);
         context.state.count(answered.exit);
@@ -110,6 +108,8 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let (kind, argument) = exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
     match class {
+        CALL_CLASS => call(context, esr),
+        WAIT_CLASS => wait(pcpu, context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
@@ -126,7 +126,7 @@ fn fault_page(esr: u64) -> u64 {
 }
 
 #[inline(never)]
-fn data_abort(esr: u64, context: &mut VcpuContext, saved: Saved) -> Next {
+fn data_abort(saved: Saved, context: &mut VcpuContext, esr: u64) -> Next {
     let far = read_sysreg!("far_el2");
     let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
@@ -240,7 +240,7 @@ fn again(local: &mut Local) -> Next {
     };
     let esr = read_sysreg!("esr_el2");
     match esr >> 26 & 0x3f {
-        DATA_ABORT_CLASS => data_abort(esr, context, Saved::ALL),
+        DATA_ABORT_CLASS => data_abort(Saved::ALL, context, esr),
         SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
         _ => Next::Core,
     }
