@@ -283,6 +283,8 @@ pub(crate) fn refused(attacker: &mut Attacker) -> u64 {
         // SAFETY: a call that does nothing.
         from_register(unsafe { raw(number, [0; 5]) }).map(drop)
     };
+    // SAFETY: it is refused.
+    let grant = |operation| from_register(unsafe { raw(abi::GRANT_TABLE_OP, [operation, 0, 1, 0, 0]) }).map(drop);
     let frame = attacker.ground.address_of(0) / 4096;
     let map = |domain| {
         let mut errors = [0];
@@ -290,7 +292,7 @@ pub(crate) fn refused(attacker: &mut Attacker) -> u64 {
         unsafe { memory::map_foreign(domain, &[0x4_0000], &[frame], &mut errors) }
     };
     let mut rows = alloc::vec![
-        ("grant_table_op", number(abi::GRANT_TABLE_OP), NotImplemented),
+        ("an operation on grants that does not exist", grant(99), NotImplemented),
         ("argo_op", number(abi::ARGO_OP), NotSupported),
         ("sysctl", number(abi::SYSCTL), NotPermitted),
         ("physdev_op", number(abi::PHYSDEV_OP), NotImplemented),

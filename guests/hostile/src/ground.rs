@@ -54,9 +54,11 @@ fn allocate(size: u64, align: u64) -> u64 {
 }
 
 impl Ground {
-    /// Takes memory from the heap, for good.
+    /// Takes memory from the heap, for good: what calls write beyond the end of the arguments is lost too, and what they
+    /// write beyond that can't be written.
     pub(crate) fn new() -> Self {
-        let read_only = allocate(BLOCK, BLOCK);
+        let read_only = allocate(2 * BLOCK, BLOCK) + BLOCK;
+        let sacrificed = read_only - SACRIFICED;
         // SAFETY: the block is this function's, and is only read from now on.
         unsafe { mmu::map(read_only..read_only + BLOCK, Attribute::ReadOnly) };
         let gic = find_compatible(&["arm,gic-v3", "arm,gic-400"]).and_then(|node| reg(node, 0));
@@ -65,8 +67,8 @@ impl Ground {
         let mut ram = (u64::MAX, 0);
         each_memory(|range| ram = (ram.0.min(range.start), ram.1.max(range.end)));
         Self {
-            scratch: allocate(SCRATCH, PAGE),
-            sacrificed: allocate(SACRIFICED, PAGE),
+            scratch: sacrificed - SCRATCH,
+            sacrificed,
             read_only,
             bad: [
                 ("nothing at stage 1", 0x100),
