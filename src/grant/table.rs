@@ -59,6 +59,8 @@ pub struct GrantTable {
     open: bool,
     /// Handles that others have, by their number: of this life and of earlier ones.
     held: [u32; MAX_DOMAINS + 1],
+    /// Who gave handles back since the table was closed, and may have pages by them yet.
+    behind: DomainSet,
 }
 
 /// Where an entry and its pin record are.
@@ -116,6 +118,7 @@ impl GrantTable {
             life: Life::default(),
             open: true,
             held: [0; MAX_DOMAINS + 1],
+            behind: DomainSet::default(),
         };
         table.grow(memory, pool, 1)?;
         Ok(table)
@@ -311,9 +314,16 @@ impl GrantTable {
         }
     }
 
-    /// Who has handles.
+    /// `user` gave back a handle of an earlier life, and its page may be mapped yet.
+    pub fn leave_behind(&mut self, user: DomainId) {
+        if !self.open {
+            self.behind.insert(user);
+        }
+    }
+
+    /// Who has handles, or may have pages without.
     pub fn holders(&self) -> DomainSet {
-        let mut holders = DomainSet::default();
+        let mut holders = self.behind;
         for (number, held) in (0..).zip(&self.held) {
             if *held != 0 {
                 holders.insert(DomainId(number));
@@ -388,9 +398,10 @@ impl GrantTable {
         false
     }
 
-    /// The domain starts: its guest may grant.
+    /// The domain starts, and nobody has pages of it any more: its guest may grant.
     pub fn open(&mut self) {
         self.open = true;
+        self.behind = DomainSet::default();
     }
 }
 

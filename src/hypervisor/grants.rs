@@ -227,6 +227,12 @@ impl<M: Machine> Hypervisor<M> {
         memory.stage2.finish_granted(machine, &pages);
         drop(memory);
         for unmapped in &found {
+            if !unmapped.taken
+                && let Some(granter) = self.domain(unmapped.mapped.granter)
+            {
+                // The page may be at another place, if it has not been taken back already.
+                granter.grants.lock().leave_behind(domain.id);
+            }
             self.give_back(domain.id, &unmapped.mapped);
             if unmapped.taken {
                 // It was mapped with a reference.

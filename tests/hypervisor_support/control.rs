@@ -35,7 +35,7 @@ impl Sim {
         self.with_structure(caller, CONTROL, operation, value)
     }
 
-    fn act(&self, caller: VcpuId, operation: u64, target: DomainId) -> i64 {
+    pub(crate) fn act(&self, caller: VcpuId, operation: u64, target: DomainId) -> i64 {
         self.control(caller, operation, Action::on(target.0)).0
     }
 

@@ -1,5 +1,6 @@
 //! Grants whose granter or mapper ends: nothing is lost, and nobody reaches a life that did not grant to him.
 
+use portunus::abi::control;
 use portunus::abi::grant;
 use portunus::abi::memory;
 use portunus::ids::DomainId;
@@ -258,4 +259,29 @@ fn a_frame_of_a_table_that_another_domain_maps_is_not_used_again_before_it_unmap
     );
     assert_eq!(result, 0);
     assert!(!sim.domain(GUEST).memory.lock().pool.is_used(frame));
+}
+
+#[test]
+fn a_handle_given_back_for_another_place_leaves_no_page_to_the_mapper_in_the_granters_next_life() {
+    let options = Options {
+        stranger: "portunus,control;",
+        ..Options::default()
+    };
+    let sim = granting(&options);
+    sim.grant(GUEST, 8, WRITE, BACKEND, SPARE);
+    sim.grant(GUEST, 9, WRITE, BACKEND, SPARE + 1);
+    let handle = sim.map_one(B0, GUEST, 8, HOST, WINDOW).expect("a handle");
+    let other = sim.map_one(B0, GUEST, 9, HOST, WINDOW + 1).expect("a handle");
+    sim.run_until(G0);
+    sim.psci(G0, &[SYSTEM_OFF]);
+    assert!(!is_up(&sim, GUEST));
+    // Its page is elsewhere, and stays there.
+    assert_eq!(sim.unmap_one(B0, handle, WINDOW + 5), OKAY);
+    assert_eq!(sim.page_use(BACKEND, WINDOW), Some(PageUse::Granted { writable: true }));
+    assert_eq!(sim.unmap_one(B0, other, WINDOW + 1), OKAY);
+    assert_eq!(sim.domain(GUEST).grants.lock().handles(), 0);
+    assert_eq!(sim.act(S0, control::RESTART, GUEST), 0);
+    is_new(&sim, G0);
+    assert_eq!(sim.page_use(BACKEND, WINDOW), None);
+    assert_eq!(references_of(&sim, GUEST), 0);
 }
