@@ -46,7 +46,9 @@ enum Task {
 }
 
 static TASK: AtomicU32 = AtomicU32::new(Task::Nothing as u32);
-/// The task that vCPU 1 has finished, with the number of tasks so far in the high half.
+/// How many tasks vCPU 1 has begun.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+/// How many of them it has finished.
 static DONE: AtomicU32 = AtomicU32::new(0);
 static BASE: AtomicU32 = AtomicU32::new(0);
 
@@ -95,6 +97,7 @@ extern "C" fn second(_: u64) -> ! {
             pause();
             continue;
         }
+        BEGUN.store(done + 1, Ordering::Release);
         match task {
             1 => {
                 bulk(&mut vcpu);
@@ -118,10 +121,13 @@ fn pause() {
     let_others_run();
 }
 
-/// Sets what vCPU 1 does meanwhile.
+/// Sets what vCPU 1 does meanwhile, and works as soon as it has begun.
 fn beside<T>(task: Task, work: impl FnOnce() -> T) -> T {
     let before = DONE.load(Ordering::Acquire);
     TASK.store(task as u32, Ordering::Release);
+    while BEGUN.load(Ordering::Acquire) == before {
+        pause();
+    }
     let result = work();
     if task != Task::Bulk {
         TASK.store(Task::Nothing as u32, Ordering::Release);
