@@ -134,6 +134,45 @@ fn every_field_is_where_xens_headers_put_it() {
 }
 
 #[test]
+fn numbers_of_range_kinds_are_these() {
+    use dm_op::{AttachShadow, Detach, Features};
+    use portunus::abi::ioreq;
+    let table = [
+        ("features", dm_op::VENDOR_FEATURES.into(), 0x5000_0000_u64),
+        ("state_page", dm_op::VENDOR_STATE_PAGE.into(), 0x5000_0001),
+        ("attach_buffered", dm_op::VENDOR_ATTACH_BUFFERED.into(), 0x5000_0002),
+        ("attach_doorbell", dm_op::VENDOR_ATTACH_DOORBELL.into(), 0x5000_0003),
+        ("attach_shadow", dm_op::VENDOR_ATTACH_SHADOW.into(), 0x5000_0004),
+        ("attach_ack", dm_op::VENDOR_ATTACH_ACK.into(), 0x5000_0005),
+        ("detach", dm_op::VENDOR_DETACH.into(), 0x5000_0006),
+        ("update", dm_op::VENDOR_UPDATE.into(), 0x5000_0007),
+        ("replace", dm_op::VENDOR_REPLACE.into(), 0x5000_0008),
+        ("feature state_page", Features::STATE_PAGE, 1),
+        ("feature attach_buffered", Features::BUFFERED, 2),
+        ("feature attach_doorbell", Features::DOORBELL, 4),
+        ("feature attach_shadow", Features::SHADOW, 8),
+        ("WRITE_ONLY", dm_op::WRITE_ONLY.into(), 1),
+        ("AFTER_REPLACE", AttachShadow::AFTER_REPLACE.into(), 1),
+        ("detach buffered", Detach::BUFFERED.into(), 1),
+        ("detach doorbell", Detach::DOORBELL.into(), 2),
+        ("detach shadow", Detach::SHADOW.into(), 3),
+        ("detach ack", Detach::ACK.into(), 4),
+        ("first state page", dm_op::VENDOR_FIRST_FRAME, 0x1000),
+        ("first shadow frame", dm_op::VENDOR_FIRST_SHADOW_FRAME, 0x2000),
+        ("doorbells of a server", dm_op::MAX_DOORBELLS as u64, 64),
+        ("buffered ranges of a server", dm_op::MAX_BUFFERED_RANGES as u64, 64),
+        ("bytes of a buffered range", dm_op::BUFFERED_REACH, 0x10_0000),
+        ("read_pointer", ioreq::BUFFERED_READ_POINTER, 0),
+        ("write_pointer", ioreq::BUFFERED_WRITE_POINTER, 4),
+        ("first slot", ioreq::BUFFERED_FIRST_SLOT, 8),
+        ("slots", ioreq::BUFFERED_SLOTS as u64, 511),
+    ];
+    for (name, here, golden) in table {
+        assert_eq!(here, golden, "{name}");
+    }
+}
+
+#[test]
 fn an_ioreq_is_these_bytes() {
     let mut request = Ioreq {
         addr: 0x0200_0050,

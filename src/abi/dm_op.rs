@@ -56,6 +56,8 @@ pub const MAX_RANGES: usize = 256;
 pub const MAX_DOORBELLS: usize = 64;
 /// Ranges whose writes one server can have posted.
 pub const MAX_BUFFERED_RANGES: usize = 64;
+/// Bytes that a range whose writes are posted can have: a slot keeps 20 bits of the address.
+pub const BUFFERED_REACH: u64 = 1 << 20;
 /// Buffers that one call may pass.
 pub const MAX_BUFFERS: u64 = 2;
 
@@ -262,7 +264,7 @@ pub struct AttachShadow {
     pub id: u16,
     /// Zero.
     pub pad: u16,
-    /// Zero.
+    /// [`Self::AFTER_REPLACE`] or 0.
     pub flags: u32,
     /// The page in the target.
     pub address: u64,
@@ -276,6 +278,11 @@ pub struct AttachShadow {
     pub pad2: u32,
     /// OUT: for XENMEM_acquire_resource, [`VENDOR_FIRST_SHADOW_FRAME`] or above; the second is the next.
     pub frame: u64,
+}
+
+impl AttachShadow {
+    /// The page is not shown before the first [`Replace`]: a server that is enabled already can fill it first.
+    pub const AFTER_REPLACE: u32 = 1;
 }
 
 /// Lets writes to one register clear bits of a word of a shadow page.

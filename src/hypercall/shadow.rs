@@ -8,7 +8,7 @@ use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
 use crate::abi::memory::AcquireResource;
 use crate::ids::{DomainId, IntId, Ipa, PAGE_SIZE, ServerId};
-use crate::ioreq::shadow::FailureMark;
+use crate::ioreq::shadow::{Begin, FailureMark};
 use crate::ioreq::{Ack, Range};
 
 /// Frames of a page that a server can map.
@@ -18,10 +18,10 @@ const FRAMES: u32 = 2;
 /// and has none of their frames.
 pub trait Shadowing {
     /// Attaches the page at `page` of `target` to a server; the number of the frame that will be shown. `permitted`: the
-    /// manifest lets the caller serve it.
+    /// manifest lets the caller serve it. It is shown when the server serves, or not before it was replaced either.
     ///
     /// # Errors
-    /// EPERM: no device of `target` has frames for that page; as [`crate::ioreq::Servers::may_shadow`]; EEXIST: it is
+    /// As [`crate::ioreq::Servers::may_shadow`]; EPERM: no device of `target` has frames for that page; EEXIST: it is
     /// attached; ENOSPC: another page of the device is; ENOMEM: the target has no room for tables.
     fn attach_shadow(
         &mut self,
@@ -29,6 +29,7 @@ pub trait Shadowing {
         _server: ServerId,
         _page: Ipa,
         _mark: FailureMark,
+        _begin: Begin,
         _permitted: bool,
     ) -> Result<u64, HypercallError> {
         Err(HypercallError::NotSupported)
@@ -112,7 +113,7 @@ pub(super) fn attach_shadow<H: Host>(
 ) -> Result<u64, HypercallError> {
     let mut payload: abi::AttachShadow = operation.in_out(host)?;
     zero(payload.pad.into())?;
-    zero(payload.flags)?;
+    zero(payload.flags & !abi::AttachShadow::AFTER_REPLACE)?;
     zero(payload.pad2)?;
     if !payload.address.is_multiple_of(PAGE_SIZE) {
         return Err(HypercallError::Invalid);
@@ -125,7 +126,11 @@ pub(super) fn attach_shadow<H: Host>(
     let permitted = may_serve(host, target, Range::from_length(payload.address, PAGE_SIZE));
     check(host, target, payload.id, permitted)?;
     let (server, page) = (ServerId(payload.id), Ipa(payload.address));
-    payload.frame = host.attach_shadow(target.id, server, page, mark, permitted)?;
+    let begin = match payload.flags {
+        0 => Begin::AtOnce,
+        _ => Begin::AfterReplace,
+    };
+    payload.frame = host.attach_shadow(target.id, server, page, mark, begin, permitted)?;
     write_value(host, operation.payload, &payload)?;
     Ok(0)
 }

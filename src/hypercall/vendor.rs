@@ -98,7 +98,9 @@ fn attach_buffered<H: Host>(operation: &Operation, host: &mut H, target: &Domain
     let payload: abi::AttachBuffered = operation.input(host)?;
     zero(payload.pad.into())?;
     zero(payload.flags & !abi::WRITE_ONLY)?;
-    let range = Range::new(payload.start, payload.end).ok_or(HypercallError::Invalid)?;
+    let range =
+        Range::new(payload.start, payload.end).filter(|range| range.end() - range.start() < abi::BUFFERED_REACH);
+    let range = range.ok_or(HypercallError::Invalid)?;
     let permitted = may_serve(host, target, Some(range));
     let write_only = payload.flags & abi::WRITE_ONLY != 0;
     let caller = host.caller().domain;

@@ -12,10 +12,10 @@ use crate::hypercall::Shadowing;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::{Caller, address, own_error};
 use crate::ids::{DomainId, IntId, Ipa, Pa, ServerId, VcpuSet};
-use crate::ioreq::shadow::{FailureMark, LineChange, Shadow, ShadowSlot, State};
+use crate::ioreq::shadow::{Begin, FailureMark, LineChange, Shadow, ShadowSlot, State};
 use crate::ioreq::{Ack, Line, Range, Servers, Standing};
 use crate::machine::Machine;
-use crate::stage2::{NewPage, PageUse, Stage2Error};
+use crate::stage2::{Mapping, NewPage, PageUse, Stage2Error};
 use crate::trace::Kind;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 use crate::vgic::VgicError;
@@ -81,15 +81,23 @@ impl<M: Machine> Hypervisor<M> {
             State::Left if servers.is_served(page) => self.withdraw(domain, shadow),
             State::Left => {}
             State::Attached(holder) => match servers.standing(&holder, page) {
-                Standing::Serving if !shadow.is_shown() => {
+                Standing::Serving if !shadow.is_shown() && shadow.begin() == Begin::AtOnce => {
                     // Without room for its tables reads go on as requests.
                     let _ = self.show(domain, shadow, map);
                 }
                 Standing::Serving => {}
                 Standing::Disabled if !shadow.is_shown() => {}
-                Standing::Disabled | Standing::Failed => {
+                Standing::Disabled | Standing::Gone => {
                     servers.clear_shadowed(shadow.page().0);
-                    self.fail(domain, shadow);
+                    self.take_from_server(shadow);
+                    self.end_showing(domain, shadow);
+                }
+                Standing::Failed => {
+                    servers.clear_shadowed(shadow.page().0);
+                    if shadow.stays() {
+                        self.hide_from_server(domain, shadow);
+                    }
+                    self.end_showing(domain, shadow);
                 }
                 Standing::Elsewhere => self.detach(domain, servers, shadow),
             },
@@ -140,14 +148,47 @@ impl<M: Machine> Hypervisor<M> {
         self.withdraw(domain, shadow);
     }
 
-    /// The server has failed: the page is taken from it before it says so to the guest, or is withdrawn.
-    fn fail(&self, domain: &Domain, shadow: &mut Shadow) {
-        self.take_from_server(shadow);
+    /// The server is lost, and what it stores is seen by nobody: the page says so to the guest, or is withdrawn.
+    fn end_showing(&self, domain: &Domain, shadow: &mut Shadow) {
         if !shadow.stays() {
             return self.withdraw(domain, shadow);
         }
         for line in shadow.leave(&self.machine) {
             self.move_line(domain, line);
+        }
+    }
+
+    /// The server, which does not know yet that it has lost the page, gets the frame that the guest is not shown in place of the
+    /// one that it is: a store of it that is on its way harms neither.
+    fn hide_from_server(&self, domain: &Domain, shadow: &mut Shadow) {
+        let (shown, which) = shadow.current();
+        let [first, second] = shadow.frames();
+        let other = if shown == first { second } else { first };
+        shadow.share_words(&self.machine);
+        let Some((owner, at)) = shadow.mapped(which) else {
+            return;
+        };
+        let referenced = self.references.lock().get(&self.machine, other, domain.id).is_ok();
+        let exchanged = self.domain(owner).filter(|_| referenced).is_some_and(|owner| {
+            let mut memory = owner.memory.lock();
+            let DomainMemory { stage2, pool, .. } = &mut *memory;
+            if !is_there(stage2.lookup(&self.machine, at), shown) {
+                return false;
+            }
+            let (ipa, frame, page_use) = (at, other, FOR_SERVER);
+            // It is a page already: no frame is needed for a table.
+            let previous = stage2.replace(&self.machine, pool, NewPage { ipa, frame, page_use });
+            drop(memory);
+            if let Ok(Some(previous)) = previous {
+                self.release(owner, at, previous);
+            }
+            previous.is_ok()
+        });
+        if !exchanged {
+            if referenced {
+                let _ = self.references.lock().put(&self.machine, other);
+            }
+            self.take_mapped(shadow, which);
         }
     }
 
@@ -157,15 +198,15 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Takes frame number `which` out of its server's map, if it is where it was put.
+    /// Takes frame number `which`, or what a server that was lost has in place of it, out of that server's map, if it is where
+    /// it was put.
     fn take_mapped(&self, shadow: &mut Shadow, which: usize) {
-        let Some(frame) = shadow.frames().get(which).copied() else {
-            return;
-        };
         if let Some((domain, at)) = shadow.mapped(which)
             && let Some(domain) = self.domain(domain)
         {
-            self.take_frame(domain, at, frame);
+            for frame in shadow.frames() {
+                self.take_frame(domain, at, frame);
+            }
         }
         shadow.set_mapped(which, None);
     }
@@ -174,9 +215,7 @@ impl<M: Machine> Hypervisor<M> {
     fn take_frame(&self, domain: &Domain, at: Ipa, frame: Pa) {
         let mut memory = domain.memory.lock();
         let DomainMemory { stage2, pool, .. } = &mut *memory;
-        let there = stage2.lookup(&self.machine, at);
-        let is_there =
-            there.is_some_and(|there| there.pa == frame && matches!(there.page_use, PageUse::Uncached { .. }));
+        let is_there = is_there(stage2.lookup(&self.machine, at), frame);
         // It is no part of a block: no frame is needed for a table.
         let taken = is_there.then(|| stage2.unmap_page(&self.machine, pool, at));
         drop(memory);
@@ -258,6 +297,11 @@ impl<M: Machine> Hypervisor<M> {
     }
 }
 
+/// Whether what a map has somewhere is a shadow page's `frame`.
+fn is_there(mapping: Option<Mapping>, frame: Pa) -> bool {
+    mapping.is_some_and(|there| there.pa == frame && matches!(there.page_use, PageUse::Uncached { .. }))
+}
+
 impl<M: Machine, C: Cpu> Caller<'_, M, C> {
     fn target(&self, target: DomainId) -> Result<&Domain, HypercallError> {
         self.hypervisor.domain(target).ok_or(HypercallError::NoDomain)
@@ -276,15 +320,16 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
         server: ServerId,
         page: Ipa,
         mark: FailureMark,
+        begin: Begin,
         permitted: bool,
     ) -> Result<u64, HypercallError> {
         let hypervisor = self.hypervisor;
         let domain = self.target(target)?;
         let range = Range::from_length(page.0, crate::ids::PAGE_SIZE).ok_or(HypercallError::Invalid)?;
         let slot = domain.shadows.find(page).filter(|slot| slot.device.contains(range));
-        let slot = slot.ok_or(HypercallError::NotPermitted)?;
         let mut servers = domain.servers.lock();
         let holder = servers.may_shadow(self.domain.id, server, range, permitted)?;
+        let slot = slot.ok_or(HypercallError::NotPermitted)?;
         let mut shadow = slot.shadow.lock();
         hypervisor.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
         match shadow.state() {
@@ -293,8 +338,11 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
             State::Left => hypervisor.withdraw(domain, &mut shadow),
             State::Idle => {}
         }
-        shadow.attach(&hypervisor.machine, holder, page, mark);
+        // A server that was lost may still have them.
+        hypervisor.take_from_server(&mut shadow);
+        shadow.attach(&hypervisor.machine, holder, page, mark, begin);
         if servers.standing(&holder, range) == Standing::Serving
+            && begin == Begin::AtOnce
             && let Err(error) = hypervisor.show(domain, &mut shadow, Map::WhileRunning)
         {
             shadow.release();
@@ -377,17 +425,30 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
     }
 
     fn replace_shadow(&mut self, target: DomainId, server: ServerId, page: Ipa) -> Result<u64, HypercallError> {
+        let hypervisor = self.hypervisor;
         let domain = self.target(target)?;
         let slot = Self::held(domain, page)?;
-        let mut shadow = slot.shadow.lock();
-        shadow.held_by(self.domain.id, server)?;
-        if shadow.page() != page {
-            return Err(HypercallError::NoEntry);
+        let held = |shadow: &Shadow| match shadow.held_by(self.domain.id, server) {
+            Ok(()) if shadow.page() == page => Ok(()),
+            _ => Err(HypercallError::NoEntry),
+        };
+        let begin = slot.shadow.lock().begin();
+        if begin == Begin::AfterReplace {
+            // Whether it is shown from now on is for the servers to say, whose lock comes first.
+            let mut servers = domain.servers.lock();
+            let mut shadow = slot.shadow.lock();
+            held(&shadow)?;
+            shadow.turn(&hypervisor.machine);
+            hypervisor.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
+            held(&shadow)?;
+            return Ok(slot.frame_number(shadow.current().1));
         }
-        shadow.turn(&self.hypervisor.machine);
+        let mut shadow = slot.shadow.lock();
+        held(&shadow)?;
+        shadow.turn(&hypervisor.machine);
         if shadow.is_shown() {
             // The page has its tables.
-            let shown = self.hypervisor.show(domain, &mut shadow, Map::WhileRunning);
+            let shown = hypervisor.show(domain, &mut shadow, Map::WhileRunning);
             shown.map_err(own_error)?;
         }
         let (_, which) = shadow.current();

@@ -10,7 +10,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::ranges::Range;
 use crate::abi::HypercallError;
-use crate::abi::dm_op::{MAX_BUFFERED_RANGES, MAX_SERVERS};
+use crate::abi::dm_op::{BUFFERED_REACH, MAX_BUFFERED_RANGES, MAX_SERVERS};
 use crate::abi::ioreq::{BUFFERED_FIRST_SLOT, BUFFERED_SLOTS, BUFFERED_WRITE_POINTER, BufferedIoreq, TYPE_COPY};
 use crate::ids::{Ipa, PAGE_SIZE, Pa, ServerId};
 use crate::memory::PhysicalMemory;
@@ -18,9 +18,8 @@ use crate::memory::atomic::try_update;
 use crate::trap::access::AccessWidth;
 
 const SLOTS: u32 = BUFFERED_SLOTS as u32;
-/// A slot keeps that many bits of the address.
-const ADDRESS_BITS: u32 = 20;
-const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
+/// The bits of the address that a slot keeps.
+const ADDRESS_MASK: u64 = BUFFERED_REACH - 1;
 
 /// Why a write was not posted: it is made synchronously then.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]

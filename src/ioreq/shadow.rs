@@ -5,9 +5,10 @@
 //! own, below that of the target's servers and above those of memory and interrupts, which *update*, *replace* and a guest's
 //! acknowledgement share.
 //!
-//! A page is shown while its server gets requests. When that ends against the server's will or by its death, the server
-//! loses the frames first; then the page says so to the guest, if the server has named bits for that (it is *left*), or is
-//! withdrawn, so that reads wait for a successor as everything else does.
+//! A page is shown while its server gets requests. When that ends, nothing that the server stores is seen any more; then the
+//! page says so to the guest, if the server has named bits for that (it is *left*), or is withdrawn, so that reads wait for
+//! a successor as everything else does. A server that ended itself loses the frames; one that the hypervisor found too slow
+//! or wrong can't know yet, so it keeps memory where it had them, and a store on its way does it no harm.
 
 use alloc::vec::Vec;
 
@@ -44,6 +45,15 @@ pub struct FailureMark {
     pub interrupt: u32,
 }
 
+/// When a page is shown whose server serves.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Begin {
+    /// At once.
+    AtOnce,
+    /// When it has been replaced once.
+    AfterReplace,
+}
+
 /// Where a page is in its life.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum State {
@@ -64,6 +74,7 @@ pub struct Shadow {
     page: Ipa,
     state: State,
     shown: bool,
+    begin: Begin,
     mark: FailureMark,
     acks: heapless::Vec<Ack, MAX_ACKS>,
     /// Where each frame is in its server's map, as it was last asked for.
@@ -82,6 +93,7 @@ impl Shadow {
             page: Ipa(0),
             state: State::Idle,
             shown: false,
+            begin: Begin::AtOnce,
             mark: FailureMark {
                 offset: 0,
                 bits: 0,
@@ -140,8 +152,8 @@ impl Shadow {
         }
     }
 
-    /// Gives it to a server: both frames are zero, and no register acknowledges. It was idle.
-    pub fn attach(&mut self, machine: &impl Machine, holder: Holder, page: Ipa, mark: FailureMark) {
+    /// Gives it to a server: both frames are zero, and no register acknowledges. It was idle, and its frames in nobody's map.
+    pub fn attach(&mut self, machine: &impl Machine, holder: Holder, page: Ipa, mark: FailureMark, begin: Begin) {
         for frame in self.frames {
             machine.zero(frame, PAGE_SIZE);
         }
@@ -150,6 +162,7 @@ impl Shadow {
         self.page = page;
         self.state = State::Attached(holder);
         self.shown = false;
+        self.begin = begin;
         self.mark = mark;
         self.acks.clear();
         self.mapped = [None; 2];
@@ -160,7 +173,11 @@ impl Shadow {
         self.state = State::Idle;
         self.shown = false;
         self.acks.clear();
-        self.mapped = [None; 2];
+    }
+
+    /// When it is shown, if its server serves.
+    pub const fn begin(&self) -> Begin {
+        self.begin
     }
 
     /// The guest is shown it from now on, or no more.
@@ -249,9 +266,18 @@ impl Shadow {
         clears.then_some(Cleared { frame, ack })
     }
 
+    /// The frame that is not shown has the true words, too, for a server that is to have it in place of the other.
+    pub fn share_words(&self, machine: &impl Machine) {
+        let [first, second] = self.frames;
+        self.publish_in(machine, if self.current == 0 { second } else { first });
+    }
+
     /// The true words are in the current frame, whatever its server wrote there.
     fn publish(&self, machine: &impl Machine) {
-        let (frame, _) = self.current();
+        self.publish_in(machine, self.current().0);
+    }
+
+    fn publish_in(&self, machine: &impl Machine, frame: Pa) {
         for ack in &self.acks {
             machine.store_u32(Pa(frame.0 | u64::from(ack.offset)), ack.word());
         }
@@ -261,6 +287,7 @@ impl Shadow {
     /// The vendor operation *replace*: the other frame, with the true words in it, is the one to be shown.
     pub fn turn(&mut self, machine: &impl Machine) {
         self.current ^= 1;
+        self.begin = Begin::AtOnce;
         self.publish(machine);
     }
 

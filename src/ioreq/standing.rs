@@ -15,7 +15,9 @@ pub enum Standing {
     Serving,
     /// It does not, by its own wish.
     Disabled,
-    /// It has failed, or there is no such server any more.
+    /// It closed a port, or there is no such server any more.
+    Gone,
+    /// It was too slow, or wrong, and need not know yet.
     Failed,
     /// The page is not in its ranges any more.
     Elsewhere,
@@ -42,7 +44,9 @@ impl Servers {
         let server = server.filter(|server| server.owner() == holder.domain && server.serial == holder.serial);
         let has_page = self.memory.find(page) == Some(holder.server);
         match server.map(|server| server.stage) {
-            None | Some(Stage::Suspended | Stage::Closing | Stage::Tombstone) => Standing::Failed,
+            Some(Stage::Suspended) => Standing::Failed,
+            Some(Stage::Tombstone) if self.suspects.contains(holder.domain) => Standing::Failed,
+            None | Some(Stage::Closing | Stage::Tombstone) => Standing::Gone,
             Some(_) if !has_page => Standing::Elsewhere,
             Some(Stage::Disabled) => Standing::Disabled,
             Some(Stage::Enabled) => Standing::Serving,

@@ -351,6 +351,23 @@ fn every_field_of_a_buffered_range_is_checked() {
                 end: u64::MAX,
                 ..good
             },
+            Invalid,
+        ),
+        (
+            "more than 1 MiB, before the server",
+            AttachBuffered {
+                id: id + 1,
+                end: good.start + 0x10_0000,
+                ..good
+            },
+            Invalid,
+        ),
+        (
+            "1 MiB",
+            AttachBuffered {
+                end: good.start + 0xf_ffff,
+                ..good
+            },
             NotPermitted,
         ),
         (
@@ -416,7 +433,7 @@ fn every_other_operation_checks_pads_server_and_rights() {
     };
     refuses!(dm_op::VENDOR_ATTACH_SHADOW, shadow,
         "shadow: pad" { pad = 1 } Invalid,
-        "shadow: flags" { flags = 1 } Invalid,
+        "shadow: flags" { flags = 2 } Invalid,
         "shadow: second pad" { pad2 = 1 } Invalid,
         "shadow: server" { id = 7 } NoEntry,
         "shadow: another's page" { address = FOREIGN_DEVICE & !0xfff } NotPermitted,

@@ -322,6 +322,34 @@ fn cache_maintenance_of_the_page_is_skipped_and_tables_in_it_are_refused() {
 }
 
 #[test]
+fn exclusive_and_atomic_stores_to_the_page_are_external_aborts_and_change_nothing() {
+    let sim = world();
+    let server = sim.serve_shown(PAGES);
+    assert_eq!(sim.change_word(server.id, 0, 1), 0);
+    let (code, vectors) = (RAM + 0x8_0000, RAM + 0x800);
+    // STXR W0, W1, [X3]; STLXR W0, W1, [X3]; LDADD W1, W2, [X3]; SWP W1, W2, [X3]; CAS W1, W2, [X3]
+    for instruction in [0x8800_7c61_u32, 0x8800_fc61, 0xb821_0062, 0xb821_8062, 0x88a1_7c62] {
+        sim.put(GUEST, code, &instruction);
+        sim.with(G0, |context| {
+            context.state.frame.pc = code;
+            context.state.frame.write(1, 1);
+            context.state.frame.write(3, DISK + INTERRUPT_ACK);
+            context.cpu.write_el1(El1Register::VbarEl1, vectors);
+        });
+        sim.trap(G0, data_abort(WNR | PERMISSION, DISK + INTERRUPT_ACK));
+        let syndrome = sim.el1(G0, El1Register::EsrEl1);
+        assert_eq!(
+            syndrome & 0x3f,
+            0x10,
+            "{instruction:#x}: an external abort, not on a table walk"
+        );
+        assert_eq!(sim.pc(G0) & !0x7ff, vectors, "{instruction:#x}");
+        assert_eq!(sim.true_word(), Some(1), "{instruction:#x}");
+        assert!(sim.runs(G0));
+    }
+}
+
+#[test]
 fn a_doorbell_in_the_page_rings() {
     let sim = world();
     let server = sim.serve_shown(PAGES);

@@ -43,7 +43,7 @@ fn a_page_that_is_none_is_refused() {
     let rows: [(&str, AttachShadow, HypercallError); 13] = [
         ("a pad", AttachShadow { pad: 1, ..right }, Invalid),
         ("another pad", AttachShadow { pad2: 1, ..right }, Invalid),
-        ("flags", AttachShadow { flags: 1, ..right }, Invalid),
+        ("flags", AttachShadow { flags: 2, ..right }, Invalid),
         (
             "half a page",
             AttachShadow {
@@ -137,9 +137,18 @@ fn a_page_that_is_none_is_refused() {
 
 #[test]
 fn a_device_without_frames_has_no_page_and_a_stranger_has_no_say() {
-    let sim = Sim::new(&Options::default());
-    let server = sim.serve(B0);
+    let sim = Sim::new(&Options {
+        disk: "reg = <0 0x2000000 0 0x1000>;",
+        ..Options::default()
+    });
+    let server = sim.prepare(B0, PAGES);
     assert_eq!(sim.attach_shadow(page(server.id)), Err(refused(NotPermitted)));
+    let other = sim.create_server(B0).expect("a server");
+    assert_eq!(
+        sim.attach_shadow(page(other)),
+        Err(refused(NoEntry)),
+        "it does not have the range, which is looked at before"
+    );
     let stranger: VcpuId = vcpu(STRANGER, 0);
     let request = page(server.id);
     assert_eq!(

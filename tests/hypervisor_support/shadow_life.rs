@@ -63,8 +63,15 @@ fn a_lost_servers_page_is_taken_from_it_and_then_says_so_to_the_guest() {
         assert_eq!(sim.references_to_shadow(), 2);
         lose(&sim, &server, loss);
         assert_eq!(sim.state_of_shadow(), State::Left, "{loss:?}");
-        assert!(!sim.has_frame(SHADOW) && !sim.has_frame(SHADOW + 1), "{loss:?}");
-        assert_eq!(sim.references_to_shadow(), 0, "{loss:?}");
+        if matches!(loss, Loss::TooSlow) {
+            // It can't know yet, and stores what nobody sees.
+            assert_eq!(sim.references_to_shadow(), 2);
+            sim.scribble(SHADOW);
+            sim.scribble(SHADOW + 1);
+        } else {
+            assert!(!sim.has_frame(SHADOW) && !sim.has_frame(SHADOW + 1), "{loss:?}");
+            assert_eq!(sim.references_to_shadow(), 0, "{loss:?}");
+        }
         assert_eq!(sim.shown_word(STATUS), 7 | NEEDS_RESET);
         assert_eq!(sim.shown_word(INTERRUPT_STATUS), 2);
         if matches!(loss, Loss::TooSlow) {
@@ -97,9 +104,14 @@ fn a_lost_server_that_named_no_bits_leaves_nothing_and_reads_wait() {
         assert_eq!(sim.change_word(server.id, 0, 1), 0);
         lose(&sim, &server, loss);
         assert_eq!(sim.state_of_shadow(), State::Idle, "{loss:?}");
-        assert!(!sim.is_shown() && !sim.has_frame(SHADOW), "{loss:?}");
-        assert_eq!(sim.references_to_shadow(), 0);
-        if !matches!(loss, Loss::TooSlow) {
+        assert!(!sim.is_shown(), "{loss:?}");
+        if matches!(loss, Loss::TooSlow) {
+            assert_eq!(sim.references_to_shadow(), 2);
+            sim.scribble(SHADOW);
+            sim.scribble(SHADOW + 1);
+        } else {
+            assert!(!sim.has_frame(SHADOW) && !sim.has_frame(SHADOW + 1), "{loss:?}");
+            assert_eq!(sim.references_to_shadow(), 0);
             assert_eq!(sim.take_interrupt(G0), None, "the line fell with its word");
             assert_eq!(sim.load_from(G0, DISK + MAGIC, 2, 1), None);
             assert!(!sim.runs(G0), "{loss:?}: it waits for a server");
@@ -160,7 +172,164 @@ fn a_successors_page_takes_the_place_of_what_its_predecessor_left() {
     }
 }
 
+/// Ways in which the hypervisor itself ends that a server that is too slow shows a page, and what the page is then.
+const TOO_SLOW: [(&str, u32, State); 4] = [
+    ("portunus,accel; timeout-ms = <10>;", NEEDS_RESET, State::Left),
+    ("portunus,accel; timeout-ms = <10>;", 0, State::Idle),
+    (
+        "portunus,accel; timeout-ms = <10>; on-failure = \"ones\";",
+        NEEDS_RESET,
+        State::Left,
+    ),
+    (
+        "portunus,accel; timeout-ms = <10>; on-failure = \"abort\";",
+        0,
+        State::Idle,
+    ),
+];
+
+#[test]
+fn a_store_that_a_slow_server_was_about_to_make_harms_neither_it_nor_its_guest() {
+    for (disk, failure_bits, state) in TOO_SLOW {
+        for turned in [false, true] {
+            let sim = Sim::new(&Options {
+                disk,
+                ..Options::default()
+            });
+            let server = sim.prepare(B0, PAGES);
+            let attached = portunus::abi::dm_op::AttachShadow {
+                failure_bits,
+                ..page(server.id)
+            };
+            assert_eq!(sim.attach_shadow(attached), Ok(FRAME));
+            assert_eq!(sim.attach_ack(register(server.id)), 0);
+            assert_eq!(sim.acquire_from(B0, server.id, (FRAME, 2), SHADOW), 0);
+            assert_eq!(sim.set_enabled(B0, server.id, true), 0);
+            if turned {
+                assert_eq!(sim.replace_shown(server.id), Ok(FRAME + 1));
+            }
+            assert_eq!(sim.change_word(server.id, 0, 1), 0);
+            // It asks whether it still has the page. Before it stores there, its time is over.
+            assert_eq!(sim.change_word(server.id, 0, 0), 0);
+            lose(&sim, &server, Loss::TooSlow);
+            assert_eq!(sim.state_of_shadow(), state, "{disk}");
+            let seen = (state == State::Left).then(|| sim.shown_page());
+            let places = [SHADOW, SHADOW + 1];
+            for gfn in places {
+                assert!(sim.has_frame(gfn), "{disk}: its store has somewhere to go");
+                let word: u32 = sim.get(BACKEND, (gfn << 12) + INTERRUPT_STATUS);
+                assert!(
+                    word == 1 || state == State::Idle,
+                    "{disk}: it knows what was not acknowledged"
+                );
+            }
+            places.iter().for_each(|gfn| sim.scribble(*gfn));
+            if let Some(seen) = seen {
+                assert_eq!(sim.shown_page(), seen, "{disk}: nobody sees it");
+            } else {
+                assert!(!sim.is_shown());
+            }
+            assert_eq!(sim.references_to_shadow(), 2);
+            assert_eq!(sim.change_word(server.id, 0, 0), refused(HypercallError::NoEntry));
+
+            // Whoever attaches the page next has it for itself, and zero.
+            let second = sim.prepare(B0, PAGES + 4);
+            assert_eq!(sim.attach_shadow(page(second.id)), Ok(FRAME));
+            assert!(!sim.has_frame(SHADOW) && !sim.has_frame(SHADOW + 1), "{disk}");
+            assert_eq!(sim.references_to_shadow(), 0);
+            assert_eq!(sim.acquire_from(B0, second.id, (FRAME, 2), SHADOW + 2), 0);
+            let words = [SHADOW + 2, SHADOW + 3].map(|gfn| sim.get::<u64>(BACKEND, (gfn << 12) + STATUS));
+            assert_eq!(words, [0, 0]);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_answers_after_all_shows_its_page_again_when_it_has_filled_it() {
+    let sim = world();
+    let server = sim.serve_shown(PAGES);
+    lose(&sim, &server, Loss::TooSlow);
+    sim.answer(B0, &server, 0, 0);
+    assert_eq!((sim.state_of_shadow(), sim.is_shown()), (State::Idle, false));
+    let after_replace = portunus::abi::dm_op::AttachShadow {
+        flags: portunus::abi::dm_op::AttachShadow::AFTER_REPLACE,
+        ..page(server.id)
+    };
+    assert_eq!(sim.attach_shadow(after_replace), Ok(FRAME));
+    assert_eq!(sim.attach_ack(register(server.id)), 0);
+    assert_eq!(sim.acquire_from(B0, server.id, (FRAME, 2), SHADOW), 0);
+    sim.put(BACKEND, ((SHADOW + 1) << 12) + STATUS, &9_u32);
+    assert_eq!(sim.change_word(server.id, 0, 1), 0);
+    assert!(!sim.is_shown(), "not before it is filled, though its server serves");
+    assert_eq!(sim.load_from(G0, DISK + STATUS, 2, 1), None);
+    sim.answer(B0, &server, 0, 3);
+    assert_eq!(sim.x(G0, 1), 3);
+    assert!(
+        !sim.store_to(G0, DISK + INTERRUPT_ACK, 2, 1),
+        "nor does it acknowledge, as the driver has not read the word"
+    );
+    sim.answer(B0, &server, 0, 0);
+    // What changes its servers shows nothing of it either.
+    assert_eq!(sim.set_enabled(B0, server.id, false), 0);
+    assert_eq!(sim.set_enabled(B0, server.id, true), 0);
+    assert!(!sim.is_shown());
+
+    assert_eq!(sim.replace_shown(server.id), Ok(FRAME + 1));
+    assert_eq!((sim.shown_word(STATUS), sim.shown_word(INTERRUPT_STATUS)), (9, 1));
+    assert_eq!(sim.take_interrupt(G0), Some(DISK_INTERRUPT));
+    sim.maintain(G0);
+    assert!(sim.store_to_shown(G0, DISK + INTERRUPT_ACK, 2, 1));
+    assert_eq!(sim.replace_shown(server.id), Ok(FRAME));
+    assert_eq!(sim.shown_word(STATUS), 0);
+}
+
+#[test]
+fn a_page_that_waits_to_be_replaced_is_shown_when_its_server_is_enabled_and_not_by_a_lost_one() {
+    let after_replace = |id| portunus::abi::dm_op::AttachShadow {
+        flags: portunus::abi::dm_op::AttachShadow::AFTER_REPLACE,
+        ..page(id)
+    };
+    let sim = world();
+    let server = sim.prepare(B0, PAGES);
+    assert_eq!(sim.attach_shadow(after_replace(server.id)), Ok(FRAME));
+    assert_eq!(sim.replace_shown(server.id), Ok(FRAME + 1));
+    assert!(!sim.is_shown(), "its server does not serve yet");
+    assert_eq!(sim.set_enabled(B0, server.id, true), 0);
+    assert!(sim.is_shown());
+
+    for loss in LOSSES {
+        let sim = world();
+        let server = sim.prepare(B0, PAGES);
+        assert_eq!(sim.attach_shadow(after_replace(server.id)), Ok(FRAME));
+        assert_eq!(sim.set_enabled(B0, server.id, true), 0);
+        lose(&sim, &server, loss);
+        if matches!(loss, Loss::Disabled) {
+            assert_eq!(sim.replace_shown(server.id), Ok(FRAME + 1), "it is still its page");
+        } else {
+            let gone = if matches!(loss, Loss::DomainStopped) {
+                continue;
+            } else {
+                refused(HypercallError::NoEntry)
+            };
+            assert_eq!(sim.replace_shown(server.id), Err(gone), "{loss:?}");
+        }
+        assert!(!sim.is_shown(), "{loss:?}");
+    }
+}
+
 impl Sim {
+    /// The guest's view of the whole page.
+    fn shown_page(&self) -> Vec<u32> {
+        (0..0x1000).step_by(4).map(|offset| self.shown_word(offset)).collect()
+    }
+
+    /// The backend stores to all of what it has at `gfn`.
+    fn scribble(&self, gfn: u64) {
+        for offset in (0..0x1000).step_by(4) {
+            self.put(BACKEND, (gfn << 12) + offset, &0xa5a5_a5a5_u32);
+        }
+    }
+
     fn state_of_shadow_server(&self) -> Option<u16> {
         match self.state_of_shadow() {
             State::Attached(holder) => Some(holder.server.0),
