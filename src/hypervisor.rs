@@ -37,6 +37,7 @@ mod calls;
 mod clock;
 mod control;
 mod events;
+mod foreign;
 mod grants;
 mod handoff;
 mod interrupts;

@@ -155,6 +155,14 @@ impl Policy {
         self.pair(subject, object).quota
     }
 
+    /// As [`Self::map_quota`], if `subject` may map all of `object`'s RAM.
+    #[inline]
+    pub fn map_all_quota(&self, subject: DomainId, object: DomainId) -> Option<u64> {
+        let row = self.pairs.get(usize::from(subject.0))?;
+        let pair = row.get(usize::from(object.0))?;
+        pair.map_memory.then_some(pair.quota)
+    }
+
     fn pair_mut(&mut self, subject: DomainId, object: DomainId) -> Option<&mut Pair> {
         let row = self.pairs.get_mut(usize::from(subject.0));
         row.and_then(|row| row.get_mut(usize::from(object.0)))

@@ -61,25 +61,42 @@ impl<M: Machine> Hypervisor<M> {
         state: &mut VcpuState,
         address: u64,
     ) -> Result<Pa, HypercallError> {
-        self.argument_for(domain, cpu, state, address, Access::Read)
-    }
-
-    /// The same, of one that may also be written.
-    #[inline(always)]
-    pub(crate) fn argument_for<C: Cpu>(
-        &self,
-        domain: &Domain,
-        cpu: &C,
-        state: &mut VcpuState,
-        address: u64,
-        access: Access,
-    ) -> Result<Pa, HypercallError> {
-        let ipa = cpu.translate(address, access).map_err(|_| HypercallError::BadPointer)?;
+        let ipa = cpu
+            .translate(address, Access::Read)
+            .map_err(|_| HypercallError::BadPointer)?;
         let known = state.argument;
         if known.page != ipa.page() || known.changes != domain.map_changes.count() {
             state.argument = self.find_argument(domain, ipa)?;
         }
         Ok(Pa(state.argument.frame.0 | (ipa.0 % PAGE_SIZE)))
+    }
+
+    /// Where the loaded vCPU has an argument of 8 bytes or less, aligned, that it may also write; `None`: nowhere, or its map
+    /// is locked. For those who have not left their guest, and so must not wait.
+    #[inline(always)]
+    pub(crate) fn try_argument<C: Cpu>(
+        &self,
+        domain: &Domain,
+        cpu: &C,
+        state: &mut VcpuState,
+        address: u64,
+    ) -> Option<Pa> {
+        let ipa = cpu.translate(address, Access::Write).ok()?;
+        let known = state.argument;
+        if known.page != ipa.page() || known.changes != domain.map_changes.count() {
+            state.argument = self.try_find_argument(domain, ipa)?;
+        }
+        Some(Pa(state.argument.frame.0 | (ipa.0 % PAGE_SIZE)))
+    }
+
+    #[inline(never)]
+    fn try_find_argument(&self, domain: &Domain, ipa: Ipa) -> Option<KnownPage> {
+        let memory = domain.memory.try_lock()?;
+        Some(KnownPage {
+            page: ipa.page(),
+            frame: memory.stage2.ram_page(&self.machine, ipa)?,
+            changes: domain.map_changes.count(),
+        })
     }
 
     #[inline(never)]

@@ -26,7 +26,7 @@ use crate::hypervisor::calls::Caller;
 use crate::ids::{DomainId, DomainSet, Ipa, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
-use crate::stage2::{NewPage, PageUse, Previous, Stage2, Stage2Error, Ungranted};
+use crate::stage2::{NewPage, PageUse, Previous, Stage2, Stage2Error, Stale};
 use crate::sync::MutexGuard;
 
 /// What a map changes, locked: the memory of the mapper and the granter, which may be one, handles and table.
@@ -68,8 +68,15 @@ struct NewMapping {
 /// The RAM of a domain behind a frame number that its guest wrote into an entry.
 #[inline]
 fn ram_at(machine: &impl PhysicalMemory, map: &Stage2, gfn: u32) -> Option<Pa> {
-    let mapping = map.lookup(machine, Ipa::from_frame(gfn.into())?)?;
-    mapping.page_use.is_own_ram().then(|| mapping.pa.page())
+    map.ram_page(machine, Ipa::from_frame(gfn.into())?)
+}
+
+/// As what a page is mapped that was granted for `access`.
+#[inline]
+const fn granted(access: Access) -> PageUse {
+    PageUse::Granted {
+        writable: matches!(access, Access::Write),
+    }
 }
 
 /// The address that a device of `domain` has for a granted page: the machine's where `domain` sees that, and otherwise its
@@ -156,15 +163,15 @@ impl<M: Machine> Hypervisor<M> {
                     maptrack.free(machine, handle);
                     return Err(GrantStatus::GeneralError);
                 }
-                let writable = access == Access::Write;
-                if stage2.put_granted(machine, ipa, (frame, writable)) {
+                let page_use = granted(access);
+                if let Some(vacant) = stage2.vacancy(machine, ipa) {
+                    stage2.fill(machine, vacant, frame, page_use);
                     return Ok(NewMapping {
                         handle,
                         frame,
                         previous: None,
                     });
                 }
-                let page_use = PageUse::Granted { writable };
                 match stage2.replace(machine, pool, NewPage { ipa, frame, page_use }) {
                     Ok(previous) => Ok(NewMapping {
                         handle,
@@ -197,7 +204,7 @@ impl<M: Machine> Hypervisor<M> {
         let mut found = heapless::Vec::<Unmapped, BATCH>::new();
         let mut memory = domain.memory.lock();
         let mut maptrack = domain.maptrack.lock();
-        let mut pages = Ungranted::default();
+        let mut pages = Stale::default();
         for entry in entries {
             let handle = Handle(entry.handle);
             let Some(mapped) = maptrack.take(machine, handle) else {
@@ -205,12 +212,9 @@ impl<M: Machine> Hypervisor<M> {
                 continue;
             };
             entry.status = GrantStatus::Okay.code();
-            let writable = mapped.access == Access::Write;
             let ipa = Ipa(entry.host_addr).page();
-            let taken = entry.host_addr != 0
-                && memory
-                    .stage2
-                    .take_granted(machine, ipa, (mapped.frame, writable), &mut pages);
+            let page = (mapped.frame, granted(mapped.access));
+            let taken = entry.host_addr != 0 && memory.stage2.take_pages(machine, ipa, page, &mut pages);
             if !taken && (entry.host_addr == 0 || !self.is_over(&mapped)) {
                 // Without an address nothing is asked for; with one it is not there.
                 maptrack.keep(machine, handle);
@@ -224,7 +228,7 @@ impl<M: Machine> Hypervisor<M> {
                 break;
             }
         }
-        memory.stage2.finish_granted(machine, &pages);
+        memory.stage2.drop_stale(machine, &pages);
         drop(memory);
         for unmapped in &found {
             if !unmapped.taken

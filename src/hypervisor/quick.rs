@@ -12,7 +12,7 @@ mod shown;
 
 use crate::abi::HypercallError;
 use crate::abi::evtchn::SEND;
-use crate::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVC_IMMEDIATE};
+use crate::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVC_IMMEDIATE, MEMORY_OP};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -101,10 +101,14 @@ impl<M: Machine> Hypervisor<M> {
         if is_send(esr, &state.frame) {
             return self.quick_send(at, cpu, state);
         }
-        if esr == HYPERCALL && state.frame.read(16) == GRANT_TABLE_OP {
-            return self.quick_grant(at, cpu, state);
+        if esr != HYPERCALL {
+            return Quick::No;
         }
-        Quick::No
+        match state.frame.read(16) {
+            GRANT_TABLE_OP => self.quick_grant(at, cpu, state),
+            MEMORY_OP => self.quick_memory(at, cpu, state),
+            _ => Quick::No,
+        }
     }
 
     /// WFI and the like.

@@ -1,7 +1,10 @@
 //! Taking a map apart and making it again, in steps of bounded length: while a domain ends and starts, and when another
 //! domain's pages are taken back.
 
-use super::{BATCH, Broken, Entry, PAGE_LEVEL, Previous, Stage2, Stage2Error, span};
+use super::descriptor::{Entry, span};
+use super::single::PageTable;
+use super::tables::Broken;
+use super::{BATCH, PAGE_LEVEL, Previous, Stage2, Stage2Error};
 use crate::ids::{Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
@@ -113,6 +116,7 @@ impl Stage2 {
         mut cursor: TableCursor,
     ) -> Option<TableCursor> {
         let mut tables = heapless::Vec::<Pa, BATCH>::new();
+        self.recent.set(PageTable::NONE);
         for _ in 0..STEP {
             if tables.is_full() {
                 break;

@@ -183,6 +183,32 @@ pub(super) const fn linked(descriptor: u64) -> Option<Pa> {
     }
 }
 
+/// Whether it is anything.
+#[inline]
+pub(super) const fn is_valid(descriptor: u64) -> bool {
+    descriptor & VALID != 0
+}
+
+/// Whether a leaf is the domain's own RAM.
+#[inline]
+pub(super) const fn is_ram(descriptor: u64) -> bool {
+    descriptor & (USE_MASK << USE_SHIFT | VALID) == PageUse::Ram.code() << USE_SHIFT | VALID
+}
+
+/// Whether a descriptor of a page, or an invalid one, is that of `frame` as `page_use`.
+#[inline]
+pub(super) const fn is(descriptor: u64, frame: Pa, page_use: PageUse) -> bool {
+    let write = if page_use.is_writable() { WRITE } else { 0 };
+    let told = USE_MASK << USE_SHIFT | WRITE | ADDRESS | VALID;
+    descriptor & told == page_use.code() << USE_SHIFT | write | frame.0 & ADDRESS | VALID
+}
+
+/// Where a leaf leads.
+#[inline]
+pub(super) const fn output(descriptor: u64) -> Pa {
+    Pa(descriptor & ADDRESS)
+}
+
 /// What `descriptor`, found at `level`, says. One that this module never writes reads as invalid.
 pub(super) const fn decode(level: u8, descriptor: u64) -> Entry {
     if descriptor & VALID == 0 {

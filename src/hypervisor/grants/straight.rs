@@ -3,19 +3,18 @@
 //! Whatever is not as usual, a lock that somebody has included, is left to the general way before anything is changed. So
 //! this never waits, and need not let go of the guest for those who wait for that.
 
-use super::{bus_address, ram_at};
+use super::{bus_address, granted, ram_at};
 use crate::abi::grant::{
     COPY, COPY_DESTINATION_REFERENCE, COPY_SOURCE_REFERENCE, MAP_GRANT_REF, MAP_HOST, MAP_READ_ONLY, UNMAP_GRANT_REF,
 };
 use crate::counters::Exit;
-use crate::cpu::{Access as Translation, Cpu};
+use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::grant::{Access, Handle};
 use crate::hypervisor::quick::Quick;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
-use crate::stage2::Ungranted;
 
 /// Words of the structures, and fields in them (`abi::grant`).
 const MAP_WORDS: u64 = 4;
@@ -47,7 +46,7 @@ impl<M: Machine> Hypervisor<M> {
         if state.frame.read(2) != 1 || !pointer.is_multiple_of(8) || !in_page {
             return Quick::No;
         }
-        let Ok(entry) = self.argument_for(domain, cpu, state, pointer, Translation::Write) else {
+        let Some(entry) = self.try_argument(domain, cpu, state, pointer) else {
             return Quick::No;
         };
         let done = match operation {
@@ -122,17 +121,11 @@ impl<M: Machine> Hypervisor<M> {
         let mapped = maptrack.get(machine, handle)?;
         let granter = self.domain(mapped.granter)?;
         let mut table = granter.grants.try_lock()?;
-        let mut pages = Ungranted::default();
         let before = domain.map_changes.count();
-        let writable = mapped.access == Access::Write;
-        if ipa.0 == 0
-            || !memory
-                .stage2
-                .take_granted(machine, ipa, (mapped.frame, writable), &mut pages)
-        {
+        let page = (mapped.frame, granted(mapped.access));
+        if ipa.0 == 0 || !memory.stage2.take_page(machine, ipa, page) {
             return None;
         }
-        memory.stage2.finish_granted(machine, &pages);
         state.argument.outlives((before, domain.map_changes.count()), ipa);
         drop(memory);
         let pin = (mapped.reference, mapped.life);
