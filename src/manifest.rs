@@ -7,6 +7,7 @@
 pub mod affinity;
 pub mod control;
 pub mod devices;
+pub mod discovery;
 pub mod domain;
 pub mod error;
 pub mod events;

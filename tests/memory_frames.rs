@@ -3,7 +3,7 @@
 use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, DomainSet, PAGE_SIZE, Pa};
 use portunus::manifest::PaRange;
-use portunus::memory::frames::{FrameAllocator, FrameError};
+use portunus::memory::frames::{FrameAllocator, FrameError, Zone};
 use portunus::memory::pool::{Pool, PoolError, Retired};
 use portunus::memory::references::{FrameReferences, ReferenceError};
 
@@ -73,6 +73,42 @@ fn pieces_cover_what_no_single_range_can() {
     let before = frames.clone();
     assert_eq!(frames.allocate_pieces(GIB), Err(FrameError::Exhausted(GIB)));
     assert_eq!(frames.free_ranges(), before.free_ranges(), "a refusal takes nothing");
+}
+
+#[test]
+fn memory_below_4_gib_is_left_to_those_who_ask_for_it() {
+    let across = [range(0x8000_0000, 4 * GIB)];
+    let mut frames = FrameAllocator::new(&across, &[]);
+    assert_eq!(frames.allocate(GIB), Ok(range(0x1_0000_0000, GIB)), "a part of a bank");
+    assert_eq!(frames.allocate_aligned(2 * MIB, MIB), Ok(range(0x1_4000_0000, 2 * MIB)));
+    assert_eq!(frames.allocate_in(Zone::Low, GIB), Ok(range(0x8000_0000, GIB)));
+    assert_eq!(
+        frames.allocate_pieces(GIB),
+        Ok(vec![range(0x1_4020_0000, GIB - 2 * MIB), range(0xc000_0000, 2 * MIB)]),
+        "what is above first"
+    );
+    assert_eq!(
+        frames.allocate(2 * MIB),
+        Ok(range(0xc020_0000, 2 * MIB)),
+        "then what is below"
+    );
+    assert_eq!(frames.free_bytes(), GIB - 4 * MIB);
+
+    let mut frames = FrameAllocator::new(
+        &across,
+        &[range(0x8000_0000, 2 * GIB - MIB), range(0x1_0010_0000, 2 * GIB)],
+    );
+    assert_eq!(
+        frames.allocate(2 * MIB),
+        Ok(range(0xfff0_0000, 2 * MIB)),
+        "one piece across the boundary rather than none"
+    );
+    let mut frames = FrameAllocator::new(&[range(0x5_0000_0000, GIB)], &[]);
+    assert_eq!(
+        frames.allocate_in(Zone::Low, MIB),
+        Ok(range(0x5_0000_0000, MIB)),
+        "without any below"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::manifest::host::{Gic, Host};
 use crate::manifest::layout::VirtualGic;
 use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::{Manifest, ManifestError};
-use crate::memory::frames::{FrameAllocator, FrameError};
+use crate::memory::frames::{FrameAllocator, FrameError, Zone};
 use crate::memory::pool::Pool;
 use crate::memory::references::{FrameReferences, ReferenceError};
 use crate::memory::uncached::{Caching, FRAMES_PER_DEVICE, frames_of};
@@ -327,7 +327,8 @@ fn allocate_ram(frames: &mut FrameAllocator, config: &DomainConfig) -> Result<Gu
         config.static_memory.iter().try_for_each(|range| frames.carve(*range))?;
         config.static_memory.clone()
     } else if config.direct_map {
-        alloc::vec![frames.allocate(config.memory)?]
+        // Its own devices write where it says: those with 32 address bits too.
+        alloc::vec![frames.allocate_in(Zone::Low, config.memory)?]
     } else {
         frames.allocate_pieces(config.memory)?
     };

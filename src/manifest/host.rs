@@ -3,6 +3,7 @@
 //! Nothing here is board knowledge: banks, CPUs, interrupt controller, timer and console are found by their standard
 //! bindings, through nested buses and any number of cells.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -212,7 +213,7 @@ pub fn joined(mut ranges: Vec<PaRange>) -> Vec<PaRange> {
 }
 
 fn memory(root: Node<'_, '_>) -> Result<Vec<PaRange>, ManifestError> {
-    let mut banks = Vec::new();
+    let mut banks: Vec<PaRange> = Vec::new();
     for node in root
         .children()
         .filter(|node| node.strings("device_type").any(|kind| kind == "memory"))
@@ -224,6 +225,12 @@ fn memory(root: Node<'_, '_>) -> Result<Vec<PaRange>, ManifestError> {
             let bank = PaRange::new(address, size);
             if !bank.fits() {
                 return Err(node.error("reg", Reason::Overflow(bank)));
+            }
+            // A loader that writes all banks into the first node repeats those of the others.
+            let repeats = |other: &PaRange| other.contains(bank) || bank.contains(*other);
+            if let Some(other) = banks.iter().find(|other| other.overlaps(bank) && !repeats(other)) {
+                let owner = format!("the bank {other}");
+                return Err(node.error("reg", Reason::Taken { range: bank, owner }));
             }
             banks.push(bank);
         }

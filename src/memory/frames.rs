@@ -11,6 +11,37 @@ use crate::manifest::range::PaRange;
 /// Sizes that a stage-2 descriptor can map at once, the biggest first; memory is handed out at the greatest of these
 /// alignments that the request is big enough for (Arm ARM, 4 KiB granule).
 const ALIGNMENTS: [u64; 3] = [1 << 30, 1 << 21, PAGE_SIZE];
+/// What devices with 32 address bits reach ends here.
+const LOW_END: u64 = 1 << 32;
+
+/// Which RAM is taken, as long as there is any of it; then the other.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Zone {
+    /// Below 4 GiB, for those who own devices that reach memory by themselves.
+    Low,
+    /// From 4 GiB on: the other is scarce on machines that have both.
+    High,
+}
+
+impl Zone {
+    const fn other(self) -> Self {
+        match self {
+            Self::Low => Self::High,
+            Self::High => Self::Low,
+        }
+    }
+
+    /// The part of `range` that is in the zone; may be empty.
+    const fn part(self, range: PaRange) -> PaRange {
+        let (start, end) = (range.start.0, range.end());
+        let (start, end) = match self {
+            Self::Low if end > LOW_END => (start, LOW_END),
+            Self::High if start < LOW_END => (LOW_END, end),
+            Self::Low | Self::High => (start, end),
+        };
+        PaRange::new(start, end.saturating_sub(start))
+    }
+}
 
 /// Why no frames were handed out.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -120,34 +151,44 @@ impl FrameAllocator {
         Ok(())
     }
 
-    /// Takes `size` bytes, rounded up to pages, in one piece: at a multiple of 1 GiB when it is that big, else of
-    /// 2 MiB, else of a page; a smaller alignment where the greater is not to be had.
+    /// As [`Self::allocate_in`], from 4 GiB on where there is room.
+    ///
+    /// # Errors
+    /// As [`Self::allocate_in`].
+    pub fn allocate(&mut self, size: u64) -> Result<PaRange, FrameError> {
+        self.allocate_in(Zone::High, size)
+    }
+
+    /// Takes `size` bytes, rounded up to pages, in one piece: in `zone` if there is such a piece, at a multiple of 1 GiB
+    /// when it is that big, else of 2 MiB, else of a page; a smaller alignment where the greater is not to be had.
     ///
     /// # Errors
     /// [`FrameError::Exhausted`] when no free range is big enough, [`FrameError::Empty`] for 0 bytes.
-    pub fn allocate(&mut self, size: u64) -> Result<PaRange, FrameError> {
+    pub fn allocate_in(&mut self, zone: Zone, size: u64) -> Result<PaRange, FrameError> {
         let size = pages(size)?;
-        ALIGNMENTS
+        [Some(zone), Some(zone.other()), None]
             .into_iter()
-            .filter(|alignment| *alignment <= size.max(PAGE_SIZE))
-            .find_map(|alignment| self.find(size, alignment))
+            .find_map(|zone| self.place(zone, size))
             .map(|range| self.take(range))
             .ok_or(FrameError::Exhausted(size))
     }
 
-    /// Takes `size` bytes, rounded up to pages, in one piece at a multiple of `alignment`, a power of two.
+    /// Takes `size` bytes, rounded up to pages, in one piece at a multiple of `alignment`, a power of two; from 4 GiB on
+    /// where there is room.
     ///
     /// # Errors
-    /// As [`Self::allocate`].
+    /// As [`Self::allocate_in`].
     pub fn allocate_aligned(&mut self, size: u64, alignment: u64) -> Result<PaRange, FrameError> {
         let size = pages(size)?;
-        self.find(size, alignment.max(PAGE_SIZE))
+        [Some(Zone::High), None]
+            .into_iter()
+            .find_map(|zone| self.find(zone, size, alignment.max(PAGE_SIZE)))
             .map(|range| self.take(range))
             .ok_or(FrameError::Exhausted(size))
     }
 
-    /// Takes `size` bytes, rounded up to pages, in as few pieces as the free memory allows: all but the last are
-    /// multiples of 2 MiB so that blocks can map them.
+    /// Takes `size` bytes, rounded up to pages, in as few pieces as the free memory from 4 GiB on allows and then in
+    /// pieces of what is below: all but the last are multiples of 2 MiB so that blocks can map them.
     ///
     /// # Errors
     /// [`FrameError::Exhausted`] when there are not that many bytes; then nothing is taken.
@@ -157,9 +198,10 @@ impl FrameAllocator {
         let mut pieces = Vec::new();
         let mut left = wanted;
         while left > 0 {
-            let piece = match attempt.allocate(left) {
-                Ok(piece) => piece,
-                Err(_) => attempt.largest().ok_or(FrameError::Exhausted(wanted))?,
+            let zone = attempt.first_zone();
+            let piece = match attempt.place(Some(zone), left) {
+                Some(piece) => attempt.take(piece),
+                None => attempt.largest(zone).ok_or(FrameError::Exhausted(wanted))?,
             };
             left -= piece.size;
             pieces.push(piece);
@@ -168,22 +210,42 @@ impl FrameAllocator {
         Ok(pieces)
     }
 
+    /// The zone that pieces come from: the upper one while it has free memory.
+    fn first_zone(&self) -> Zone {
+        let is_high = |free: &PaRange| !Zone::High.part(*free).is_empty();
+        if self.free.iter().any(is_high) {
+            Zone::High
+        } else {
+            Zone::Low
+        }
+    }
+
     /// Takes the largest run of whole 2 MiB blocks; without any, the largest free range.
-    fn largest(&mut self) -> Option<PaRange> {
+    fn largest(&mut self, zone: Zone) -> Option<PaRange> {
         let [_, block, _] = ALIGNMENTS;
-        let blocks = self.free.iter().filter_map(|free| {
+        let free = || self.free.iter().map(|free| zone.part(*free));
+        let blocks = free().filter_map(|free| {
             let start = free.start.0.checked_next_multiple_of(block)?;
             let end = free.end() / block * block;
             (start < end).then(|| PaRange::new(start, end - start))
         });
         let best = blocks.max_by_key(|range| range.size);
-        let best = best.or_else(|| self.free.iter().copied().max_by_key(|range| range.size));
+        let best = best.or_else(|| free().filter(|range| !range.is_empty()).max_by_key(|range| range.size));
         best.map(|range| self.take(range))
     }
 
-    /// The lowest aligned place in the smallest free range that has one.
-    fn find(&self, size: u64, alignment: u64) -> Option<PaRange> {
+    /// Where `size` bytes go at the greatest alignment that they are big enough for.
+    fn place(&self, zone: Option<Zone>, size: u64) -> Option<PaRange> {
+        ALIGNMENTS
+            .into_iter()
+            .filter(|alignment| *alignment <= size.max(PAGE_SIZE))
+            .find_map(|alignment| self.find(zone, size, alignment))
+    }
+
+    /// The lowest aligned place in the smallest free range that has one; without a zone, anywhere.
+    fn find(&self, zone: Option<Zone>, size: u64, alignment: u64) -> Option<PaRange> {
         let places = self.free.iter().filter_map(|free| {
+            let free = zone.map_or(*free, |zone| zone.part(*free));
             let start = free.start.0.checked_next_multiple_of(alignment)?;
             let place = PaRange::new(start, size);
             (place.fits() && free.contains(place)).then_some((free.size, place))

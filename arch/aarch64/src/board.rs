@@ -2,7 +2,9 @@
 
 use crate::mmio::Registers;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use portunus::console::SerialPort;
+use portunus::manifest::discovery::{self, Console};
 use portunus::manifest::host::Uart;
 
 /// One board. A board's program defines a static of this type with the symbol `BOARD`.
@@ -27,14 +29,19 @@ pub struct ConsoleDriver {
 }
 
 impl Board {
-    /// The driver for `uart`.
-    pub(crate) fn driver(&self, uart: &Uart) -> Option<&'static ConsoleDriver> {
-        let drives = |driver: &&ConsoleDriver| {
-            uart.compatible
-                .iter()
-                .any(|name| driver.compatible.contains(&name.as_str()))
-        };
-        self.consoles.iter().find(drives)
+    /// What device trees call the devices of each driver.
+    pub(crate) fn names(&self) -> Vec<&'static [&'static str]> {
+        self.consoles.iter().map(|driver| driver.compatible).collect()
+    }
+
+    /// The console that `uart` is, else the board's own.
+    pub(crate) fn console(&self, uart: Option<&Uart>) -> Option<Console> {
+        Console::best(uart, &self.names(), self.early_console as u64)
+    }
+
+    /// Whether there is a driver for `uart`.
+    pub(crate) fn drives(&self, uart: &Uart) -> bool {
+        discovery::driver(uart, &self.names()).is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! From stage 1 on to the first guest: read the machine, map it, take its interrupt controller, start its CPUs, build the
 //! domains, run.
 
-use crate::board::{ConsoleDriver, board};
+use crate::board::board;
 use crate::machine::Arm64;
 use crate::mmio::Registers;
 use crate::sysreg::{field, hint, read_sysreg};
@@ -18,6 +18,8 @@ use portunus::console::Colour;
 use portunus::hypervisor::Hypervisor;
 use portunus::hypervisor::MachineFacts;
 use portunus::ids::{PAGE_SIZE, PcpuId};
+use portunus::manifest::ManifestError;
+use portunus::manifest::discovery::{Console, Discovery, Interrupts};
 use portunus::manifest::host::{self, Conduit, Gic, Host, Uart};
 use portunus::manifest::range::PaRange;
 use portunus::manifest::rtc::Rtc;
@@ -52,18 +54,18 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
             stop(format_args!("{error}"))
         }
     };
-    let mut host = match Tree::new(blob).and_then(|tree| Host::parse(&tree)) {
-        Ok(host) => host,
+    let (mut host, discovery) = match discover(blob) {
+        Ok(found) => found,
         Err(error) => {
             open_console_alone(Some(blob));
             stop(format_args!("{error}"))
         }
     };
-    power_and_memory(&host, blob);
+    power_and_memory(&host, &discovery);
     console::start_logging();
     // SAFETY: stage 1 maps the register blocks since `power_and_memory`.
     unsafe { gic::init(&host.gic) };
-    set_interrupts(&host);
+    set_interrupts(discovery.interrupts);
     smp::set_up(pcpu);
     smp::start_others(&host.cpus, read_sysreg!("mpidr_el1"));
     let id_registers: Vec<RawIdRegisters> = pcpu::online()
@@ -114,6 +116,14 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     smp::release();
     controls::prepare_guests();
     run::start(pcpu)
+}
+
+/// The machine, and what this board does with it.
+fn discover(blob: &[u8]) -> Result<(Host, Discovery), ManifestError> {
+    let host = Host::parse(&Tree::new(blob)?)?;
+    let place = PaRange::new(blob.as_ptr() as u64, blob.len() as u64);
+    let discovery = Discovery::new(&host, &board().names(), board().early_console as u64, place)?;
+    Ok((host, discovery))
 }
 
 /// What the loader passed can't be run: says why, and ends. This is no crash.
@@ -174,35 +184,22 @@ fn pages(range: PaRange) -> Range<usize> {
 }
 
 /// Maps the machine and opens its console. Nothing can be printed before.
-fn power_and_memory(host: &Host, blob: &[u8]) {
-    if let Some(psci) = &host.psci {
-        power::init(psci.conduit == Conduit::Hvc);
+fn power_and_memory(host: &Host, discovery: &Discovery) {
+    if let Some(conduit) = discovery.conduit {
+        power::init(conduit == Conduit::Hvc);
     }
-    let mut devices = alloc::vec![pages(host.gic.distributor())];
-    match &host.gic {
-        Gic::V2(gic) => devices.extend([pages(gic.cpu_interface), pages(gic.hypervisor_interface)]),
-        Gic::V3(gic) => devices.extend(gic.redistributors.iter().copied().map(pages)),
-    }
-    let console = Console::best(host.uart.as_ref());
-    devices.extend(console.as_ref().map(Console::page));
-    devices.extend(host.rtc.map(pages));
-    let start = blob.as_ptr() as usize & !(PAGE_SIZE as usize - 1);
-    let end = (blob.as_ptr() as usize + blob.len()).next_multiple_of(PAGE_SIZE as usize);
-    let mut ram = alloc::vec![start..end];
-    for bank in &host.memory {
-        without(pages(*bank), &host.reserved, &mut ram);
-    }
-    let mapped = mmu::init(ram.into_iter(), devices.into_iter());
-    if let Some(console) = console {
+    let ranges = |parts: &[PaRange]| parts.iter().copied().map(pages).collect::<Vec<_>>().into_iter();
+    let mapped = mmu::init(ranges(&discovery.ram), ranges(&discovery.devices));
+    if let Some(console) = discovery.console {
         // SAFETY: stage 1 maps it, if it maps anything.
-        unsafe { console.open() };
+        unsafe { open_console(console) };
     }
     if let Err(error) = mapped {
         panic!("stage 1: {error}");
     }
     match &host.uart {
         None => stop(format_args!("/chosen: stdout-path: is missing")),
-        Some(uart) if board().driver(uart).is_none() => stop(format_args!(
+        Some(uart) if !board().drives(uart) => stop(format_args!(
             "{}: compatible: {} has no driver for {}",
             uart.path,
             board().name,
@@ -214,51 +211,25 @@ fn power_and_memory(host: &Host, blob: &[u8]) {
     }
 }
 
-/// A console with the driver for it. What a driver uses is in one page.
-struct Console {
-    base: usize,
-    driver: &'static ConsoleDriver,
-}
-
-impl Console {
-    /// The one that `uart` is or, for what must be said where that has no driver, the board's own.
-    fn best(uart: Option<&Uart>) -> Option<Self> {
-        let named = uart.and_then(|uart| {
-            Some(Self {
-                base: uart.registers.start.0 as usize,
-                driver: board().driver(uart)?,
-            })
-        });
-        let own = || {
-            Some(Self {
-                base: board().early_console,
-                driver: board().consoles.first()?,
-            })
-        };
-        named.or_else(own)
-    }
-
-    fn page(&self) -> Range<usize> {
-        let start = self.base & !(PAGE_SIZE as usize - 1);
-        start..start + PAGE_SIZE as usize
-    }
-
-    /// # Safety
-    /// The page is mapped as Device memory for good, or stage 1 is off.
-    unsafe fn open(&self) {
+/// Takes the console.
+///
+/// # Safety
+/// Its page is mapped as Device memory for good, or stage 1 is off.
+unsafe fn open_console(console: Console) {
+    if let Some(driver) = board().consoles.get(console.driver) {
         // SAFETY: the caller's promise.
-        let registers = unsafe { Registers::new(self.base) };
-        console::open((self.driver.open)(registers));
+        let registers = unsafe { Registers::new(console.registers as usize) };
+        console::open((driver.open)(registers));
     }
 }
 
 /// Makes the console of a machine that is not understood otherwise usable, so that the reason can be printed.
 fn open_console_alone(blob: Option<&[u8]>) {
-    if let Some(console) = Console::best(blob.and_then(uart_alone).as_ref())
-        && mmu::init(core::iter::empty(), core::iter::once(console.page())).is_ok()
+    if let Some(console) = board().console(blob.and_then(uart_alone).as_ref())
+        && mmu::init(core::iter::empty(), core::iter::once(pages(console.page()))).is_ok()
     {
         // SAFETY: just mapped.
-        unsafe { console.open() };
+        unsafe { open_console(console) };
     }
 }
 
@@ -267,34 +238,18 @@ fn uart_alone(blob: &[u8]) -> Option<Uart> {
     host::uart(&tree).ok()?
 }
 
-/// Appends the parts of `bank` that firmware does not keep; `reserved` is sorted.
-fn without(bank: Range<usize>, reserved: &[PaRange], parts: &mut Vec<Range<usize>>) {
-    let mut start = bank.start;
-    for kept in reserved.iter().copied().map(pages) {
-        if kept.start < bank.end && kept.end > start {
-            if kept.start > start {
-                parts.push(start..kept.start);
-            }
-            start = kept.end;
-        }
-    }
-    if start < bank.end {
-        parts.push(start..bank.end);
-    }
-}
-
-fn set_interrupts(host: &Host) {
+fn set_interrupts(interrupts: Interrupts) {
     INTERRUPTS
         .hypervisor_timer
-        .store(host.timer.hypervisor.id.0, Ordering::Relaxed);
+        .store(interrupts.hypervisor_timer.0, Ordering::Relaxed);
     INTERRUPTS
         .virtual_timer
-        .store(host.timer.virtual_.id.0, Ordering::Relaxed);
+        .store(interrupts.virtual_timer.0, Ordering::Relaxed);
     INTERRUPTS
         .maintenance
-        .store(host.gic.maintenance().id.0, Ordering::Relaxed);
-    if let Some(interrupt) = host.uart.as_ref().and_then(|uart| uart.interrupt) {
-        INTERRUPTS.console.store(interrupt.id.0, Ordering::Relaxed);
+        .store(interrupts.maintenance.0, Ordering::Relaxed);
+    if let Some(interrupt) = interrupts.console {
+        INTERRUPTS.console.store(interrupt.0, Ordering::Relaxed);
     }
 }
 
@@ -356,9 +311,9 @@ pub(crate) unsafe extern "C" fn wrong_level(device_tree: usize, level: usize) ->
     heap::init();
     // SAFETY: without an MMU everything is readable, and nobody writes the device tree.
     let blob = unsafe { blob(device_tree) }.ok();
-    if let Some(console) = Console::best(blob.and_then(uart_alone).as_ref()) {
+    if let Some(console) = board().console(blob.and_then(uart_alone).as_ref()) {
         // SAFETY: stage 1 is off.
-        unsafe { console.open() };
+        unsafe { open_console(console) };
     }
     // LastWords never fails.
     let _ = writeln!(console::LastWords, "Portunus needs EL2 and was entered at EL{level}");

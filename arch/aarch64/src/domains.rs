@@ -5,7 +5,7 @@ use crate::machine::Arm64;
 use crate::sysreg::field;
 use crate::{cache, controls, layout, mmu, random, smp};
 use aarch64_paging::MapError;
-use portunus::domain::builder::{self, Built, CpuLimits};
+use portunus::domain::builder::{self, Built, BuiltDomain, CpuLimits};
 use portunus::entropy::{self, Entropy};
 use portunus::ids::DomainId;
 use portunus::manifest::guest_tree::GuestTree;
@@ -97,6 +97,12 @@ impl Plan {
                 domain.name
             );
         }
+        for domain in self.built.domains.iter().filter(|domain| self.is_out_of_reach(domain)) {
+            log::warn!(
+                "domain {} has RAM above 4 GiB: devices of it that have 32 address bits don't reach that",
+                self.name(domain.id)
+            );
+        }
     }
 
     /// Registers through which the hypervisor brings devices to rest.
@@ -106,6 +112,12 @@ impl Plan {
         devices
             .filter(|device| device.quiesce.is_some())
             .flat_map(|device| device.mappings.iter().map(|mapping| mapping.physical))
+    }
+
+    /// Its devices reach memory by themselves, and some of that is above 4 GiB.
+    fn is_out_of_reach(&self, domain: &BuiltDomain) -> bool {
+        self.manifest.domain(domain.id).is_some_and(|config| config.dma_trusted)
+            && domain.ram.pieces().iter().any(|piece| piece.pa.end() > 1 << 32)
     }
 
     fn name(&self, id: DomainId) -> &str {

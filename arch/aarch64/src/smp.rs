@@ -9,6 +9,7 @@ use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use portunus::ids::{MAX_PCPUS, PcpuId};
+use portunus::manifest::discovery;
 use portunus::manifest::host::HostCpu;
 
 /// How long a pCPU may take to come up, in seconds.
@@ -47,10 +48,7 @@ static ADOPTED: AtomicUsize = AtomicUsize::new(0);
 /// a line that says so; the numbers of the others are without gaps.
 pub(crate) fn start_others(cpus: &[HostCpu], boot_mpidr: u64) {
     let mut next = 1;
-    for cpu in cpus {
-        if cpu.mpidr & AFFINITY == boot_mpidr & AFFINITY {
-            continue;
-        }
+    for cpu in discovery::others(cpus, boot_mpidr & AFFINITY) {
         if usize::from(next) >= MAX_PCPUS {
             log::warn!("CPU {:#x} is not used: {MAX_PCPUS} are the limit", cpu.mpidr);
             continue;
