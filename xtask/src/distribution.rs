@@ -69,6 +69,17 @@ pub(crate) fn device_tree(path: &str) -> Result<PathBuf> {
     found.ok_or_else(|| unobtainable(package, &format!("has no {path}")))
 }
 
+/// U-Boot for QEMU's own machine, downloaded if it isn't there yet.
+pub(crate) fn u_boot() -> Result<PathBuf> {
+    let package = "u-boot-qemu";
+    let program = provide(package, false)?.join("usr/lib/u-boot/qemu_arm64/u-boot.bin");
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(unobtainable(package, "has no u-boot.bin"))
+    }
+}
+
 /// A static busybox for arm64, downloaded if it isn't there yet.
 pub(crate) fn busybox() -> Result<PathBuf> {
     let package = "busybox-static";

@@ -12,6 +12,7 @@ use crate::workspace::Workspace;
 
 mod bench;
 mod build;
+mod chain;
 mod check;
 mod comparison;
 mod cpio;

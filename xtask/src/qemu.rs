@@ -48,6 +48,8 @@ pub(crate) struct Launch<'a> {
 /// What is put into the machine's memory before it starts.
 #[derive(Debug, Default)]
 pub(crate) struct Payload<'a> {
+    /// What the machine starts with instead of all that follows: it finds a kernel by itself.
+    pub(crate) firmware: Option<PathBuf>,
     /// An arm64 Image that is entered.
     pub(crate) kernel: PathBuf,
     /// Its device tree, where it isn't QEMU's own.
@@ -107,9 +109,13 @@ impl Launch<'_> {
             None => "",
         };
         self.describe(&mut command, suffix)?;
-        match self.machine.board {
-            Board::QemuVirt => boot(&mut command, payload),
-            Board::XlnxZcu102 => self.load(&mut command, payload)?,
+        match (&payload.firmware, self.machine.board) {
+            (Some(firmware), Board::QemuVirt) => {
+                command.args(["-semihosting", "-bios"]).arg(firmware);
+            }
+            (Some(_), Board::XlnxZcu102) => return failed("this board has no firmware in QEMU"),
+            (None, Board::QemuVirt) => boot(&mut command, payload),
+            (None, Board::XlnxZcu102) => self.load(&mut command, payload)?,
         }
         for module in payload.modules.iter().filter(|module| module.size > 0) {
             load_raw(&mut command, &module.file, module.address, "");

@@ -15,7 +15,7 @@ pub(crate) mod machine;
 pub(crate) mod series;
 
 use evidence::{Growth, Journal, RECORD_GROUPS, Stops};
-pub(crate) use machine::{Machine, MachineChoice, Matrix};
+pub(crate) use machine::{Boot, Machine, MachineChoice, Matrix};
 use series::{Copies, Series};
 
 /// One scenario, as `qemu/NAME.toml` describes it.
@@ -32,6 +32,9 @@ pub(crate) struct Scenario {
     /// The machine it runs on where neither matrix nor options say otherwise.
     #[serde(default)]
     pub(crate) machine: MachineChoice,
+    /// Who puts the hypervisor and the modules into memory.
+    #[serde(default)]
+    pub(crate) boot: Boot,
     /// The machines that `cargo xtask test` runs it on.
     #[serde(default)]
     pub(crate) matrix: Matrix,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::build::program;
+use crate::chain::{self, Bundle, card};
 use crate::comparison::Comparison;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
@@ -16,7 +17,7 @@ use crate::manifest::{self, Loaded};
 use crate::monitor::Monitor;
 use crate::profile::{self, Reader};
 use crate::qemu::{Launch, MachineDisk, Payload};
-use crate::scenario::{Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
+use crate::scenario::{Boot, Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
 use crate::session::{self, Conduct};
 use crate::setup::{self, Tool};
 use crate::trace::{self, MEMORY_FILE, TraceOptions};
@@ -127,6 +128,9 @@ pub(crate) fn plain_packages(scenario: &Scenario) -> BTreeSet<&str> {
 pub(crate) fn require_tools(scenario: &Scenario) -> Result<()> {
     let mut tools = vec![Tool::QEMU, Tool::DEVICE_TREE_COMPILER];
     tools.extend(scenario.disks.iter().flat_map(|disk| disk.tools()));
+    if scenario.boot == Boot::UBoot {
+        tools.extend(chain::TOOLS);
+    }
     tools.extend(scenario.needs.iter().map(|need| Tool {
         program: &need.program,
         package: &need.package,
@@ -145,6 +149,9 @@ pub(crate) fn require_downloads(scenario: &Scenario, choices: &Choices) -> Resul
         if let Some(tree) = machine.board.tree() {
             distribution::device_tree(tree)?;
         }
+    }
+    if scenario.boot == Boot::UBoot {
+        distribution::u_boot()?;
     }
     if needs_busybox(scenario, choices) {
         distribution::busybox().map(drop)
@@ -394,10 +401,12 @@ impl Preparation<'_> {
 
     fn hypervised(&self, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
         let multi_threaded = self.choices.multi_threaded;
+        let card = self.card()?;
+        let all: Vec<MachineDisk> = card.iter().chain(disks).cloned().collect();
         let launch = Launch {
             machine,
             virtualization: true,
-            disks,
+            disks: &all,
             multi_threaded,
         };
         let mut values = self.scenario.parameters(self.choices.full);
@@ -417,7 +426,33 @@ impl Preparation<'_> {
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
         let hypervisor = machine.board.memory()..machine.board.image() + image_size(&image);
         manifest::check_reservations(&tree, &modules, hypervisor)?;
+        if let Some(card) = card {
+            let bundle = Bundle {
+                title: format!("{} on {machine}", self.scenario.name),
+                image: kernel,
+                tree,
+                modules,
+                places: machine.board.places(),
+                key: None,
+            };
+            card::make(&bundle.make(self.folder)?, &card.file)?;
+            return launch.run(&Payload {
+                firmware: Some(distribution::u_boot()?),
+                gdb: self.choices.gdb,
+                memory: self.memory(),
+                ..Payload::default()
+            });
+        }
         self.payload(&launch, kernel, tree, &modules)
+    }
+
+    /// The card that U-Boot finds, empty at first: the machine is described with it before anything can be on it.
+    fn card(&self) -> Result<Option<MachineDisk>> {
+        if self.scenario.boot == Boot::Emulator {
+            return Ok(None);
+        }
+        let file = self.write("card.disk", &[0; 512])?;
+        Ok(Some(MachineDisk { file, read_only: true }))
     }
 
     fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::chain::Places;
+
 /// Where the hypervisor is loaded, from the start of RAM. QEMU puts an Image of text_offset 0 there by itself.
 pub(crate) const IMAGE_OFFSET: u64 = 0x20_0000;
 
@@ -59,6 +61,15 @@ impl Board {
     /// Where the device tree is loaded; on its own machine QEMU does it.
     pub(crate) const fn device_tree(self) -> u64 {
         self.memory() + 0x800_0000
+    }
+
+    /// Where U-Boot puts what is no module. The file with everything goes above all modules, which it holds, too.
+    pub(crate) const fn places(self) -> Places {
+        Places {
+            image: self.image(),
+            device_tree: self.device_tree(),
+            fit: self.memory() + 0x2800_0000,
+        }
     }
 
     /// Where modules are loaded at first: above the hypervisor and the device tree.

@@ -27,6 +27,17 @@ pub(crate) struct MachineChoice {
     pub(crate) arguments: Option<Vec<String>>,
 }
 
+/// Who puts what is started into the machine's memory.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Boot {
+    /// The emulator, before the machine starts.
+    #[default]
+    Emulator,
+    /// The distribution's U-Boot in the machine's firmware slot, from a card, which is the machine's first disk.
+    UBoot,
+}
+
 /// A machine, complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Machine {
