@@ -23,12 +23,13 @@ const PAGE: u64 = 4096;
 const FRAMES: u64 = 2;
 
 /// The register page of one device.
-#[derive(Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) struct ShownPage {
-    domain: u16,
+    pub(crate) domain: u16,
     server: u16,
     /// Where the guest has it.
-    base: u64,
+    pub(crate) base: u64,
+    intid: u32,
     /// Where its frames are, one after the other.
     frames: u64,
 }
@@ -46,50 +47,59 @@ impl ShownPage {
             return Ok(None);
         }
         let frames = pages.room(FRAMES, window)?;
-        let base = config.registers.start;
-        let shadow = AttachShadow {
-            id: server.id,
-            address: base,
-            // No failure bits: a successor finishes what this backend has begun, and until then the guest waits.
-            ..Default::default()
+        let this = Self {
+            domain: server.domain,
+            server: server.id,
+            base: config.registers.start,
+            intid: config.intid,
+            frames,
         };
-        let result = kinds::attach_shadow(server.domain, shadow).and_then(|frame| {
-            let attached = (0..FRAMES).try_for_each(|which| {
-                // SAFETY: the pages were taken out of the window, and only `ShownPage` uses them from now on.
-                unsafe { memory::map_ioreq_page(server.domain, server.id, frame + which, frames / PAGE + which) }
-            });
-            let ack = AttachAck {
-                id: server.id,
-                irq: config.intid,
-                address: base + register::INTERRUPT_ACK,
-                offset: register::INTERRUPT_STATUS as u32,
-                ..Default::default()
-            };
-            let attached = attached.and_then(|()| kinds::attach_ack(server.domain, ack));
-            if attached.is_err() {
-                // It was attached just now.
-                let _ = kinds::detach(server.domain, server.id, Detach::SHADOW, base, 0);
-            }
-            attached
-        });
-        if let Err(error) = result {
+        if let Err(error) = this.attach_with(0) {
             println!("backend: {} is not shown to its guest: {error}", config.name);
             return Ok(None);
         }
         pages.taken(FRAMES);
-        Ok(Some(Self {
-            domain: server.domain,
-            server: server.id,
-            base,
-            frames,
-        }))
+        Ok(Some(this))
+    }
+
+    /// Attaches the page, which was withdrawn, once more; the guest is not shown it before it is replaced.
+    pub(crate) fn attach_again(self) -> Result<Self, HypercallError> {
+        self.attach_with(AttachShadow::AFTER_REPLACE).map(|()| self)
+    }
+
+    fn attach_with(&self, flags: u32) -> Result<(), HypercallError> {
+        let shadow = AttachShadow {
+            id: self.server,
+            flags,
+            address: self.base,
+            // No failure bits: a successor finishes what this backend has begun, and until then the guest waits.
+            ..Default::default()
+        };
+        let frame = kinds::attach_shadow(self.domain, shadow)?;
+        let attached = (0..FRAMES).try_for_each(|which| {
+            // SAFETY: the pages were taken out of the window for this page, and only `ShownPage` uses them.
+            unsafe { memory::map_ioreq_page(self.domain, self.server, frame + which, self.frames / PAGE + which) }
+        });
+        let ack = AttachAck {
+            id: self.server,
+            irq: self.intid,
+            address: self.base + register::INTERRUPT_ACK,
+            offset: register::INTERRUPT_STATUS as u32,
+            ..Default::default()
+        };
+        let attached = attached.and_then(|()| kinds::attach_ack(self.domain, ack));
+        if attached.is_err() {
+            // It was attached just now.
+            let _ = kinds::detach(self.domain, self.server, Detach::SHADOW, self.base, 0);
+        }
+        attached
     }
 
     fn word(&self, frame: usize, offset: usize) -> &AtomicU32 {
         assert!((frame as u64) < FRAMES && offset < PAGE as usize && offset.is_multiple_of(4));
         let word = (self.frames + frame as u64 * PAGE + offset as u64) as *mut u32;
-        // SAFETY: within the frames, aligned. They are mapped until the hypervisor withdraws them, which the library asks
-        // about before it writes; whoever loses that race dies by an abort, and harms nobody.
+        // SAFETY: within the frames, aligned. They stay mapped when the hypervisor withdraws the page, until this backend
+        // attaches it again.
         unsafe { AtomicU32::from_ptr(word) }
     }
 

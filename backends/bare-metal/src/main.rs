@@ -44,7 +44,7 @@ use guest_runtime::gic::Gic;
 use guest_runtime::server::Server;
 use guest_runtime::window::{CHUNK, Window};
 use guest_runtime::{console, device_tree, println, psci, timer, wait_for_interrupt};
-use portunus_virtio::accel::RegisterPage;
+use portunus_virtio::accel::{RegisterPage, View};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::disk::{Disk, RamDisk};
@@ -178,12 +178,13 @@ fn start(
     };
     let (mut device, resumption) = MmioDevice::resume(Box::leak(Box::new(block)), state, shim.device_memory(memory));
     shim.claim(index, config.registers.clone())?;
-    let mut page = None;
+    let mut view = View::Asked;
     let mut doorbells = Vec::new();
     if config.accel {
         doorbells = attach_doorbells(server, config)?;
         if let Some(shown) = ShownPage::attach(server, config, pages, window)? {
-            page = Some(RegisterPage::new(shown, &mut device)?);
+            view = View::Shown(RegisterPage::new(shown, &mut device)?);
+            shim.add_page(shown);
         }
     }
     match resumption {
@@ -199,7 +200,7 @@ fn start(
         config.source
     );
     if config.accel {
-        let shown = if page.is_some() { "shown" } else { "not shown" };
+        let shown = if view.is_shown() { "shown" } else { "not shown" };
         println!(
             "{}: its registers are {shown}, {} doorbells",
             config.name,
@@ -216,7 +217,7 @@ fn start(
         registers: config.registers.clone(),
         intid: config.intid,
         device,
-        page,
+        view,
     })
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct XenShim {
     rung: Vec<usize>,
     /// By guest: a bit for each vCPU whose slot is to be looked at.
     announced: Vec<u128>,
+    /// Pages that can be shown.
+    pages: Vec<ShownPage>,
     hearing: Hearing,
 }
 
@@ -70,6 +72,7 @@ impl XenShim {
             bells: Vec::new(),
             rung: Vec::new(),
             announced: Vec::new(),
+            pages: Vec::new(),
             hearing: Hearing::new(deaf),
         }
     }
@@ -100,6 +103,10 @@ impl XenShim {
         self.listen(local, Port::Doorbell(self.bells.len()));
         self.bells.push(Bell { doorbell, rung: false });
         self.rung.reserve(self.bells.len());
+    }
+    /// A page that is to be shown again whenever it was withdrawn.
+    pub(crate) fn add_page(&mut self, page: ShownPage) {
+        self.pages.push(page);
     }
     /// Lets every guest's server get requests. Those that were made before are looked at first.
     pub(crate) fn enable(&mut self) {
@@ -241,5 +248,23 @@ impl Shim for XenShim {
     fn report_withdrawn(&mut self, guest: GuestIndex, base: u64) {
         let domain = self.guests[guest.0].domain;
         println!("backend: device {base:#x} of domain {domain} is not shown to it any more");
+    }
+
+    fn show_again(&mut self, guest: GuestIndex, base: u64) -> Option<ShownPage> {
+        let domain = self.guests[guest.0].domain;
+        let page = self
+            .pages
+            .iter()
+            .find(|page| (page.domain, page.base) == (domain, base))?;
+        match page.attach_again() {
+            Ok(page) => {
+                println!("backend: device {base:#x} of domain {domain} is shown to it again");
+                Some(page)
+            }
+            Err(error) => {
+                println!("backend: device {base:#x} of domain {domain} can't be shown to it: {error}");
+                None
+            }
+        }
     }
 }

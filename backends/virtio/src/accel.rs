@@ -13,6 +13,10 @@
 //! at least what the driver has seen, and at most repeats an interrupt. Nothing is said to the driver when the backend
 //! dies, no failure bit is named: the page goes with the backend, accesses wait for the successor, it finishes what was
 //! begun and interrupts the driver. DEVICE_NEEDS_RESET would have a driver give up requests that are still to be answered.
+//!
+//! A backend that lives loses its page, too, when an access waited too long for it ([`Withdrawn`]); what was pending is not
+//! asserted any more. It finds out when it asks ([`View::confirm`]), which it does after each answer; then it interrupts
+//! once more, the driver asks for every register, and the page is shown again as soon as the hypervisor lets it.
 
 use crate::chain::Chain;
 use crate::device::DeviceModel;
@@ -30,7 +34,7 @@ const VARIABLE: [u64; 4] = [
     register::STATUS,
 ];
 
-/// The hypervisor shows the page no more, as it did not get answers in time: the device goes on without.
+/// The hypervisor shows the page no more, as it did not get answers in time.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the register page was withdrawn")]
 pub struct Withdrawn;
@@ -38,7 +42,8 @@ pub struct Withdrawn;
 /// What a hypervisor does for one device.
 ///
 /// The page has two frames of words of 32 bits, number 0 and 1; number 0 is shown first. `offset` is a multiple of 4 below
-/// the size of a page. A store is a release.
+/// the size of a page. A store is a release. After the page was withdrawn loads and stores still work, on memory that nobody
+/// else sees.
 pub trait Acceleration {
     /// The word at `offset` of frame `frame`.
     fn load(&self, frame: usize, offset: usize) -> u32;
@@ -96,15 +101,33 @@ impl<A: Acceleration> RegisterPage<A> {
         page: A,
         device: &mut MmioDevice<D, P>,
     ) -> Result<Self, Withdrawn> {
-        let mut this = Self {
+        let mut this = Self::of(page);
+        this.fill(0, device);
+        this.settle(device)?;
+        Ok(this)
+    }
+
+    /// Fills a page that the driver is not shown before it is replaced, and shows it. The driver has asked the device until now.
+    fn again<D: DeviceModel<Request = Chain>, P: StatePage>(
+        page: A,
+        device: &mut MmioDevice<D, P>,
+    ) -> Result<Self, Withdrawn> {
+        let mut this = Self::of(page);
+        this.fill(1, device);
+        device.hand_over_interrupt();
+        this.settle_interrupt(device)?;
+        this.page.replace()?;
+        this.shown = 1;
+        Ok(this)
+    }
+
+    const fn of(page: A) -> Self {
+        Self {
             page,
             shown: 0,
             variable: [0; VARIABLE.len()],
             config_generation: 0,
-        };
-        this.fill(0, device);
-        this.settle(device)?;
-        Ok(this)
+        }
     }
 
     fn fill<D: DeviceModel<Request = Chain>, P: StatePage>(&mut self, frame: usize, device: &mut MmioDevice<D, P>) {
@@ -148,18 +171,99 @@ impl<A: Acceleration> RegisterPage<A> {
             }
             self.variable = variable;
         }
+        self.settle_interrupt(device)
+    }
+
+    fn settle_interrupt<D: DeviceModel<Request = Chain>, P: StatePage>(
+        &mut self,
+        device: &mut MmioDevice<D, P>,
+    ) -> Result<bool, Withdrawn> {
         let InterruptChange { clear, set } = device.interrupt_change();
         if clear != 0 || set != 0 {
             self.page.update(clear, set)?;
             device.interrupt_changed();
         } else if device.has_unseen_change() {
-            device.acknowledged(!self.interrupt_status());
+            device.acknowledged(!self.interrupt_status()?);
         }
         Ok(set != 0)
     }
 
     /// InterruptStatus, as the driver sees it.
-    pub fn interrupt_status(&self) -> u32 {
-        self.page.load(self.shown, register::INTERRUPT_STATUS as usize)
+    ///
+    /// # Errors
+    /// The driver does not see it there any more.
+    pub fn interrupt_status(&mut self) -> Result<u32, Withdrawn> {
+        self.page.update(0, 0)?;
+        Ok(self.page.load(self.shown, register::INTERRUPT_STATUS as usize))
+    }
+}
+
+/// How the driver reads a device's registers.
+#[derive(Debug)]
+pub enum View<A> {
+    /// By accesses that wait.
+    Asked,
+    /// In a page.
+    Shown(RegisterPage<A>),
+    /// By accesses, since the page was withdrawn.
+    Withdrawn,
+}
+
+impl<A: Acceleration> View<A> {
+    /// Whether it is a page.
+    pub const fn is_shown(&self) -> bool {
+        matches!(self, Self::Shown(_))
+    }
+
+    /// The driver sees what has changed. With a page its interrupt is told there, otherwise it is for the caller to raise
+    /// ([`MmioDevice::take_interrupt`]). Whether it was told.
+    pub fn settle<D: DeviceModel<Request = Chain>, P: StatePage>(&mut self, device: &mut MmioDevice<D, P>) -> bool {
+        let Self::Shown(page) = self else { return false };
+        page.settle(device).unwrap_or_else(|Withdrawn| {
+            self.withdraw(device);
+            false
+        })
+    }
+
+    /// What the driver reads of InterruptStatus when it asks.
+    pub fn interrupt_status<D: DeviceModel<Request = Chain>, P: StatePage>(
+        &mut self,
+        device: &mut MmioDevice<D, P>,
+    ) -> u32 {
+        if let Self::Shown(page) = self {
+            match page.interrupt_status() {
+                Ok(word) => return word,
+                Err(Withdrawn) => self.withdraw(device),
+            }
+        }
+        device.read(register::INTERRUPT_STATUS, 4) as u32
+    }
+
+    /// Finds out whether the page is still shown, and has it shown again by `attach` if not, which makes a page that the
+    /// driver is not shown before it is replaced. To be called when accesses were answered: a page is withdrawn only from
+    /// who is waited for.
+    pub fn confirm<D: DeviceModel<Request = Chain>, P: StatePage>(
+        &mut self,
+        device: &mut MmioDevice<D, P>,
+        attach: impl FnOnce() -> Option<A>,
+    ) {
+        if let Self::Shown(page) = self
+            && page.page.update(0, 0).is_err()
+        {
+            self.withdraw(device);
+        }
+        if let Self::Withdrawn = self
+            && let Some(page) = attach()
+        {
+            match RegisterPage::again(page, device) {
+                Ok(page) => *self = Self::Shown(page),
+                Err(Withdrawn) => device.repeat_interrupt(),
+            }
+        }
+    }
+
+    fn withdraw<D: DeviceModel<Request = Chain>, P: StatePage>(&mut self, device: &mut MmioDevice<D, P>) {
+        *self = Self::Withdrawn;
+        device.repeat_interrupt();
     }
 }

@@ -390,12 +390,13 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         if starts {
             bits |= status::DRIVER_OK;
         }
+        if starts && self.status & status::DEVICE_NEEDS_RESET != 0 {
+            // Before the status: whoever is to do this again after that does not see that the driver starts.
+            self.set_interrupt(INTERRUPT_CONFIG);
+        }
         self.set_status(bits);
         if starts {
             self.model.activate(self.driver_features);
-            if self.status & status::DEVICE_NEEDS_RESET != 0 {
-                self.set_interrupt(INTERRUPT_CONFIG);
-            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::accel::{Acceleration, NoAcceleration, RegisterPage, Withdrawn};
+use crate::accel::{Acceleration, NoAcceleration, View};
 use crate::chain::Chain;
 use crate::device::DeviceModel;
 use crate::memory::GuestMemory;
@@ -77,6 +77,12 @@ pub trait Shim {
     fn report_withdrawn(&mut self, guest: GuestIndex, base: u64) {
         let _ = (guest, base);
     }
+    /// A page for a device whose registers are not shown any more, which its driver is not shown before
+    /// [`Acceleration::replace`]; `None`: not now.
+    fn show_again(&mut self, guest: GuestIndex, base: u64) -> Option<Self::Acceleration> {
+        let _ = (guest, base);
+        None
+    }
 }
 
 /// A device and its place in a guest.
@@ -92,8 +98,8 @@ pub struct ServedDevice<D, P = NoPage, A = NoAcceleration> {
     pub intid: u32,
     /// The device.
     pub device: MmioDevice<D, P>,
-    /// What the driver reads of its registers without asking.
-    pub page: Option<RegisterPage<A>>,
+    /// How the driver reads its registers.
+    pub view: View<A>,
 }
 
 impl<D: DeviceModel<Request = Chain>, P: StatePage, A: Acceleration> ServedDevice<D, P, A> {
@@ -105,15 +111,18 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage, A: Acceleration> ServedDevic
 
     /// Does what an access asks for, but for the answer: the driver's view of the registers is as it is to be after it.
     fn access<S: Shim<Acceleration = A>>(&mut self, offset: u64, access: &Access, shim: &mut S) -> Option<u64> {
-        match (access.operation, &self.page) {
-            (Operation::Read, Some(page)) if offset == register::INTERRUPT_STATUS && access.size == 4 => {
-                Some(page.interrupt_status().into())
+        match access.operation {
+            Operation::Read if offset == register::INTERRUPT_STATUS && access.size == 4 => {
+                let was_shown = self.view.is_shown();
+                let word = self.view.interrupt_status(&mut self.device);
+                self.report(was_shown, shim);
+                Some(word.into())
             }
-            (Operation::Read, _) => Some(self.device.read(offset, access.size)),
-            (Operation::Write(value), _) => {
+            Operation::Read => Some(self.device.read(offset, access.size)),
+            Operation::Write(value) => {
                 self.device.write(offset, access.size, value);
                 self.device.give_back(shim.memory(self.memory));
-                if self.page.is_some() {
+                if self.view.is_shown() {
                     self.settle(shim);
                 }
                 None
@@ -121,17 +130,31 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage, A: Acceleration> ServedDevic
         }
     }
 
+    fn report<S: Shim<Acceleration = A>>(&self, was_shown: bool, shim: &mut S) {
+        if was_shown && !self.view.is_shown() {
+            shim.report_withdrawn(self.guest, self.registers.start);
+        }
+    }
+
+    /// Accesses were answered, this device's or another's.
+    fn confirm<S: Shim<Acceleration = A>>(&mut self, shim: &mut S) {
+        let (guest, base, was_shown) = (self.guest, self.registers.start, self.view.is_shown());
+        self.view.confirm(&mut self.device, || {
+            if was_shown {
+                shim.report_withdrawn(guest, base);
+            }
+            shim.show_again(guest, base)
+        });
+    }
+
     /// The driver sees what has changed, and is interrupted if it is to be: whether it was.
     fn settle<S: Shim<Acceleration = A>>(&mut self, shim: &mut S) -> bool {
-        match self.page.as_mut().map(|page| page.settle(&mut self.device)) {
-            Some(Ok(interrupted)) => return interrupted,
-            Some(Err(Withdrawn)) => {
-                self.page = None;
-                self.device.repeat_interrupt();
-                shim.report_withdrawn(self.guest, self.registers.start);
-            }
-            None => {}
+        let was_shown = self.view.is_shown();
+        let told = self.view.settle(&mut self.device);
+        if self.view.is_shown() {
+            return told;
         }
+        self.report(was_shown, shim);
         let interrupts = self.device.take_interrupt();
         if interrupts {
             shim.raise_interrupt(self.guest, self.intid);
@@ -159,15 +182,20 @@ pub fn serve<S: Shim, D: DeviceModel<Request = Chain>, P: StatePage>(
             served.device.notify(doorbell.queue.into());
         }
     }
+    let mut answered = false;
     while let Some((access, token)) = shim.next_access() {
-        progress = true;
+        answered = true;
         let hit = devices
             .iter_mut()
             .find_map(|served| served.offset(&access).map(|offset| (served, offset)));
         let value = hit.and_then(|(served, offset)| served.access(offset, &access, shim));
         shim.answer(token, value.unwrap_or(!0));
     }
+    progress |= answered;
     for served in devices {
+        if answered {
+            served.confirm(shim);
+        }
         served.device.look_at_configuration();
         if served.device.has_work() {
             progress |= served.device.process(shim.memory(served.memory));

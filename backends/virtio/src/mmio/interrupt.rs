@@ -60,6 +60,12 @@ impl<D: DeviceModel<Request = Chain>, P: StatePage> MmioDevice<D, P> {
         self.interrupt = self.interrupt_status != 0;
     }
 
+    /// The word is not this device's own any more, and the new one says nothing yet.
+    pub(crate) fn hand_over_interrupt(&mut self) {
+        self.inherit_interrupt(self.interrupt_status);
+        self.interrupt = false;
+    }
+
     pub(super) fn clear_interrupt(&mut self, bits: u32) {
         self.acknowledged(bits);
         self.change.clear(bits);

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
-use portunus_virtio::accel::NoAcceleration;
+use portunus_virtio::accel::{NoAcceleration, View};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::MAX_DESCRIPTORS;
 use portunus_virtio::grants::{
@@ -364,7 +364,7 @@ impl<'a> Driver<'a> {
             registers: BASE..BASE + REGION_SIZE,
             intid: 33,
             device,
-            page: None,
+            view: View::Asked,
         };
         let mut driver = Self {
             guest,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use portunus_virtio::accel::{Acceleration, NoAcceleration, RegisterPage, Withdrawn};
+use portunus_virtio::accel::{Acceleration, NoAcceleration, RegisterPage, View, Withdrawn};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::mmio::{MmioDevice, REGION_SIZE, register as r};
@@ -52,7 +52,7 @@ fn accesses_go_to_the_device_of_their_guest() {
         registers: base..base + REGION_SIZE,
         intid,
         device: MmioDevice::new(BlockDevice::new(numbered_disk(sectors), 1)),
-        page: None,
+        view: View::Asked,
     };
     let mut devices = [
         device(0, 0x200_0000, 33, 10),
@@ -104,6 +104,9 @@ fn accesses_go_to_the_device_of_their_guest() {
 struct Frames {
     frames: [Vec<u32>; 2],
     shown: usize,
+    /// The driver sees the page.
+    is_shown: bool,
+    word: u32,
     updates: Vec<(u32, u32)>,
     withdrawn: bool,
 }
@@ -127,7 +130,9 @@ impl TestPage {
 
 impl Acceleration for TestPage {
     fn load(&self, frame: usize, offset: usize) -> u32 {
-        self.0.borrow().frames[frame][offset / 4]
+        let frames = self.0.borrow();
+        assert!(!frames.withdrawn, "a load from a frame that says nothing any more");
+        frames.frames[frame][offset / 4]
     }
     fn store(&mut self, frame: usize, offset: usize, word: u32) {
         let mut frames = self.0.borrow_mut();
@@ -143,8 +148,8 @@ impl Acceleration for TestPage {
             frames.updates.push((clear, set));
         }
         let shown = frames.shown;
-        let word = &mut frames.frames[shown][r::INTERRUPT_STATUS as usize / 4];
-        *word = *word & !clear | set;
+        frames.word = frames.word & !clear | set;
+        frames.frames[shown][r::INTERRUPT_STATUS as usize / 4] = frames.word;
         Ok(())
     }
     fn replace(&mut self) -> Result<(), Withdrawn> {
@@ -153,6 +158,9 @@ impl Acceleration for TestPage {
             return Err(Withdrawn);
         }
         frames.shown ^= 1;
+        frames.is_shown = true;
+        let (shown, word) = (frames.shown, frames.word);
+        frames.frames[shown][r::INTERRUPT_STATUS as usize / 4] = word;
         Ok(())
     }
 }
@@ -167,6 +175,9 @@ struct PageShim {
     answers: Vec<(u64, u32, u32)>,
     interrupts: usize,
     withdrawals: usize,
+    /// A page that was withdrawn may be attached again.
+    attachable: bool,
+    attempts: usize,
 }
 
 impl PageShim {
@@ -179,6 +190,8 @@ impl PageShim {
             answers: Vec::new(),
             interrupts: 0,
             withdrawals: 0,
+            attachable: false,
+            attempts: 0,
         }
     }
 }
@@ -208,6 +221,14 @@ impl Shim for PageShim {
     fn report_withdrawn(&mut self, _: GuestIndex, _: u64) {
         self.withdrawals += 1;
     }
+    fn show_again(&mut self, guest: GuestIndex, base: u64) -> Option<TestPage> {
+        assert_eq!((guest, base), (GuestIndex(0), BASE));
+        self.attempts += 1;
+        self.attachable.then(|| {
+            self.page = TestPage::new();
+            self.page.clone()
+        })
+    }
 }
 
 const BASE: u64 = 0x200_1000;
@@ -217,7 +238,7 @@ type PageDevice = ServedDevice<BlockDevice<VecDisk, Chain>, NoPage, TestPage>;
 /// A device in a page of its own, and a shim with what the driver does to its registers.
 fn page_device(shim: &mut PageShim, writes: &[(u64, u32)]) -> [PageDevice; 1] {
     let mut device = MmioDevice::new(BlockDevice::new(numbered_disk(8), 2));
-    let page = RegisterPage::new(shim.page.clone(), &mut device).ok();
+    let view = View::Shown(RegisterPage::new(shim.page.clone(), &mut device).expect("a page"));
     push_writes(shim, writes);
     [ServedDevice {
         guest: GuestIndex(0),
@@ -225,7 +246,7 @@ fn page_device(shim: &mut PageShim, writes: &[(u64, u32)]) -> [PageDevice; 1] {
         registers: BASE..BASE + 0x1000,
         intid: 33,
         device,
-        page,
+        view,
     }]
 }
 
@@ -316,12 +337,74 @@ fn a_page_that_was_withdrawn_is_not_written_and_the_driver_is_told_otherwise() {
     serve(&mut shim, &mut devices);
     assert_eq!((shim.withdrawals, shim.interrupts), (1, 1));
     assert_eq!(shim.page.shows(r::STATUS), 0xf);
+    push_read(&mut shim, r::INTERRUPT_STATUS);
+    serve(&mut shim, &mut devices);
+    assert_eq!(shim.answers.last().map(|(value, ..)| *value), Some(2));
+}
+
+fn push_read(shim: &mut PageShim, offset: u64) {
     shim.accesses.push_back(Access {
         guest: GuestIndex(0),
-        address: BASE + r::INTERRUPT_STATUS,
+        address: BASE + offset,
         size: 4,
         operation: Operation::Read,
     });
+}
+
+#[test]
+fn a_driver_that_asks_for_a_word_that_was_withdrawn_is_answered_by_the_device() {
+    let mut shim = PageShim::new();
+    let mut devices = page_device(&mut shim, &UP);
+    serve(&mut shim, &mut devices);
+    assert_eq!(shim.page.shows(r::INTERRUPT_STATUS), 2);
+    shim.page.0.borrow_mut().withdrawn = true;
+    push_read(&mut shim, r::INTERRUPT_STATUS);
     serve(&mut shim, &mut devices);
     assert_eq!(shim.answers.last().map(|(value, ..)| *value), Some(2));
+    assert_eq!((shim.withdrawals, shim.interrupts, shim.attempts), (1, 1, 1));
+}
+
+#[test]
+fn an_interrupt_that_went_with_the_page_comes_again_though_nothing_else_is_to_do() {
+    let mut shim = PageShim::new();
+    let mut devices = page_device(&mut shim, &UP);
+    serve(&mut shim, &mut devices);
+    shim.page.0.borrow_mut().withdrawn = true;
+    // Another vCPU's access took too long.
+    push_read(&mut shim, r::MAGIC_VALUE);
+    assert!(serve(&mut shim, &mut devices));
+    assert_eq!((shim.withdrawals, shim.interrupts), (1, 1));
+    push_read(&mut shim, r::MAGIC_VALUE);
+    serve(&mut shim, &mut devices);
+    assert_eq!((shim.withdrawals, shim.interrupts, shim.attempts), (1, 1, 2), "once");
+}
+
+#[test]
+fn a_page_is_shown_again_when_it_is_filled_and_the_word_says_what_is_pending() {
+    let mut shim = PageShim::new();
+    let mut devices = page_device(&mut shim, &UP);
+    serve(&mut shim, &mut devices);
+    shim.page.0.borrow_mut().withdrawn = true;
+    shim.attachable = true;
+    push_writes(&mut shim, &[(r::QUEUE_SEL, 1)]);
+    serve(&mut shim, &mut devices);
+    assert_eq!((shim.withdrawals, shim.interrupts, shim.attempts), (1, 1, 1));
+    {
+        let frames = shim.page.0.borrow();
+        assert!(frames.is_shown && frames.shown == 1);
+        assert_eq!(frames.updates, [(!0, 2)], "the new word, and by it the interrupt");
+    }
+    let [served] = &mut devices;
+    for offset in (0..0x1000).step_by(4) {
+        let register = served.device.read(offset, 4) as u32;
+        assert_eq!(shim.page.shows(offset), register, "{offset:#x}");
+    }
+    // From then on it is as it was.
+    push_writes(&mut shim, &[(r::STATUS, 0), (r::STATUS, 1)]);
+    serve(&mut shim, &mut devices);
+    assert_eq!(
+        (shim.page.shows(r::STATUS), shim.page.shows(r::INTERRUPT_STATUS)),
+        (1, 0)
+    );
+    assert_eq!((shim.withdrawals, shim.interrupts, shim.attempts), (1, 1, 1));
 }

@@ -3,6 +3,7 @@
 use portunus_virtio::mmio::register as r;
 
 use super::driver::{Driver, Options, Run};
+use super::hypervisor::Work;
 use super::world::{Fate, SECTORS, World};
 use super::{Random, options, traffic};
 
@@ -38,6 +39,75 @@ fn without_acceleration_it_waits_for_each_of_three_accesses() {
         traffic(&mut run, &mut Random(3), 1);
         run.wait();
         assert_eq!(world.hypervisor.waits.get(), set_up + 3 * turn);
+    }
+}
+
+/// Traffic with accesses for which the driver waits, while its disk grows and while an interrupt is pending.
+fn waits_and_traffic(world: &World, run: &mut Run<'_>) {
+    let random = &mut Random(23);
+    run.set_up();
+    for round in 0..4 {
+        traffic(run, random, 5);
+        if round == 2 {
+            world.sectors.set(GROWN as usize);
+        }
+        // The requests are done, the interrupt is pending, and nothing is left to do: then another vCPU waits too long.
+        while !run.work(1) {}
+        run.write(r::QUEUE_SEL, round % 2);
+        run.work(4);
+        run.wait();
+    }
+    run.set_up();
+    traffic(run, random, 5);
+    run.wait();
+    assert_eq!(run.driver.submitted, run.driver.completed + run.driver.dropped);
+    assert_eq!(run.driver.capacity, GROWN);
+}
+
+#[test]
+fn a_backend_that_is_too_slow_loses_no_interrupt_and_shows_its_page_again() {
+    for options in options().filter(|options| options.accelerated) {
+        let world = World::new();
+        waits_and_traffic(&world, &mut Run::new(&world, Driver::new(options)));
+        let waits = world.hypervisor.waits.get();
+        for wait in 1..=waits {
+            for work in [Work::Begin, Work::Publish, Work::Answer] {
+                for refuses in [0, 2] {
+                    let world = World::new();
+                    world.hypervisor.slow.set(Some((wait, work)));
+                    world.hypervisor.refuses.set(refuses);
+                    let mut run = Run::new(&world, Driver::new(options));
+                    waits_and_traffic(&world, &mut run);
+                    if world.hypervisor.withdrawals.get() == 0 {
+                        // That access was a read, which publishes nothing.
+                        assert_eq!(work, Work::Publish);
+                        continue;
+                    }
+                    if wait + u64::from(refuses) < waits {
+                        let before = world.hypervisor.waits.get();
+                        run.read(r::STATUS);
+                        assert_eq!(world.hypervisor.waits.get(), before, "it reads without asking again");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_is_too_slow_and_then_dies_is_succeeded() {
+    for options in options().filter(|options| options.accelerated && options.queues == 1) {
+        let slow = Some((40, Work::Answer));
+        let run = |lives: &[u64]| {
+            let mut world = World::new();
+            world.fate = Fate::new(lives.iter().copied());
+            world.hypervisor.slow.set(slow);
+            waits_and_traffic(&world, &mut Run::new(&world, Driver::new(options)));
+            world.fate.total.get()
+        };
+        for step in 1..=run(&[]) {
+            run(&[step]);
+        }
     }
 }
 

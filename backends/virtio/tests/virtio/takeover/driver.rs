@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use portunus_virtio::accel::View;
 use portunus_virtio::block::Feature;
 use portunus_virtio::feature::RingFeature;
 use portunus_virtio::mmio::{register as r, status};
 use portunus_virtio::state::{Resumption, layout};
 
+use super::hypervisor::{Shown, Work};
 use super::world::{Backend, Device, Memory, RAM, SECTORS, World};
 use crate::simulator::{Desc, INDIRECT, NEXT, WRITE};
 
@@ -152,7 +154,10 @@ impl<'a> Run<'a> {
     /// As [`Self::new`], over a backend that lives already.
     pub(crate) fn over(world: &'a World, driver: Driver, device: Device<'a>) -> Self {
         Self {
-            backend: Some(Backend { device, page: None }),
+            backend: Some(Backend {
+                device,
+                view: View::Asked,
+            }),
             ..Self::new(world, driver)
         }
     }
@@ -185,7 +190,8 @@ impl<'a> Run<'a> {
 
     /// A register access: the hypervisor does it, or it goes to one backend after the other until one answers it.
     fn access(&mut self, offset: u64, value: Option<u32>) -> u32 {
-        let hypervisor = &self.world.hypervisor;
+        let world = self.world;
+        let hypervisor = &world.hypervisor;
         match value {
             None => {
                 if let Some(word) = hypervisor.read(offset) {
@@ -200,27 +206,37 @@ impl<'a> Run<'a> {
         }
         hypervisor.waits.set(hypervisor.waits.get() + 1);
         loop {
-            let fate = &self.world.fate;
+            let fate = &world.fate;
             let backend = self.backend();
             let answer = fate.live(|| {
-                let answer = match (value, &mut backend.page) {
-                    (Some(value), page) => {
-                        backend.device.write(offset, 4, value.into());
-                        if let Some(page) = page {
-                            page.settle(&mut backend.device).expect("the page is there");
-                        }
+                let Backend { device, view } = &mut *backend;
+                hypervisor.is_slow_before(Work::Begin);
+                let answer = match value {
+                    Some(value) => {
+                        device.write(offset, 4, value.into());
+                        hypervisor.is_slow_before(Work::Publish);
+                        view.settle(device);
                         0
                     }
-                    (None, Some(page)) if offset == r::INTERRUPT_STATUS => page.interrupt_status(),
-                    (None, _) => backend.device.read(offset, 4) as u32,
+                    None if offset == r::INTERRUPT_STATUS => view.interrupt_status(device),
+                    None => device.read(offset, 4) as u32,
                 };
+                hypervisor.is_slow_before(Work::Answer);
                 fate.step();
                 answer
             });
-            match answer {
-                Some(answer) => return answer,
-                None => self.bury(),
+            let Some(answer) = answer else {
+                self.bury();
+                continue;
+            };
+            let confirmed = fate.live(|| {
+                let Backend { device, view } = &mut *backend;
+                view.confirm(device, || hypervisor.attach_again().then_some(Shown(world)));
+            });
+            if confirmed.is_none() {
+                self.bury();
             }
+            return answer;
         }
     }
     pub(crate) fn read(&mut self, offset: u64) -> u32 {
@@ -267,18 +283,13 @@ impl<'a> Run<'a> {
                     for queue in world.hypervisor.take_rung() {
                         backend.device.notify(queue);
                     }
-                    let Backend { device, page } = &mut *backend;
+                    let Backend { device, view } = &mut *backend;
                     device.look_at_configuration();
                     let progress = device.has_work() && device.process(&Memory(world));
-                    match page {
-                        Some(page) => {
-                            page.settle(device).expect("the page is there");
-                        }
-                        None if device.take_interrupt() => {
-                            world.fate.step();
-                            interrupted = true;
-                        }
-                        None => {}
+                    view.settle(device);
+                    if !view.is_shown() && device.take_interrupt() {
+                        world.fate.step();
+                        interrupted = true;
                     }
                     if !progress {
                         return true;

@@ -8,11 +8,26 @@ use portunus_virtio::mmio::register as r;
 
 use super::world::World;
 
+/// What a backend is about to do for a driver that waits.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Work {
+    Begin,
+    Publish,
+    Answer,
+}
+
 /// What the hypervisor has for the device.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hypervisor {
     /// A backend has attached the page.
     attached: Cell<bool>,
+    /// It is shown when it is replaced.
+    after_replace: Cell<bool>,
+    /// At which of the driver's waits the backend is too slow, before which of its steps, and how many attempts to attach
+    /// the page again the hypervisor refuses then.
+    pub(crate) slow: Cell<Option<(u64, Work)>>,
+    pub(crate) refuses: Cell<u32>,
+    pub(crate) withdrawals: Cell<u32>,
     /// The driver is shown it.
     shown: Cell<bool>,
     frames: RefCell<[Vec<u32>; 2]>,
@@ -39,12 +54,34 @@ impl Hypervisor {
     pub(crate) fn enable(&self) {
         self.shown.set(self.attached.get());
     }
-    /// The backend is dead, or too slow: the page goes, the line falls, nobody hears what rang.
+    /// The backend is dead: the page goes, the line falls, nobody hears what rang.
     pub(crate) fn withdraw(&self) {
+        self.after_replace.set(false);
         self.attached.set(false);
         self.shown.set(false);
         self.word.set(0);
         self.rung.set(0);
+    }
+
+    /// The driver has waited too long, if it is to be so now: the page goes and the line falls, but the backend lives.
+    pub(crate) fn is_slow_before(&self, work: Work) {
+        if self.slow.get() == Some((self.waits.get(), work)) && self.attached.get() {
+            self.slow.set(None);
+            self.withdrawals.set(self.withdrawals.get() + 1);
+            self.attached.set(false);
+            self.shown.set(false);
+            self.word.set(0);
+        }
+    }
+    /// A backend that lives attaches the page again, which is not shown before it is replaced: false if it may not.
+    pub(crate) fn attach_again(&self) -> bool {
+        if self.refuses.get() > 0 {
+            self.refuses.set(self.refuses.get() - 1);
+            return false;
+        }
+        self.attach();
+        self.after_replace.set(true);
+        true
     }
 
     /// The driver reads; `None`: it must wait for the backend.
@@ -110,7 +147,12 @@ impl Acceleration for Shown<'_> {
     fn store(&mut self, frame: usize, offset: usize, word: u32) {
         assert!(offset.is_multiple_of(4) && offset as u64 != r::INTERRUPT_STATUS);
         self.0.fate.step();
-        let hypervisor = self.alive().expect("a frame that was withdrawn is not written");
+        // What was withdrawn is seen by nobody.
+        let Ok(hypervisor) = self.alive() else { return };
+        assert!(
+            frame != hypervisor.current.get() || offset as u64 != r::CONFIG || !hypervisor.shown.get(),
+            "a configuration is not changed where the driver reads it"
+        );
         hypervisor.frames.borrow_mut()[frame][offset / 4] = word;
     }
     fn update(&mut self, clear: u32, set: u32) -> Result<(), Withdrawn> {
@@ -123,6 +165,9 @@ impl Acceleration for Shown<'_> {
         let hypervisor = self.alive()?;
         hypervisor.current.set(hypervisor.current.get() ^ 1);
         hypervisor.publish();
+        if hypervisor.after_replace.take() {
+            hypervisor.shown.set(true);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use portunus_virtio::accel::RegisterPage;
+use portunus_virtio::accel::{RegisterPage, View};
 use portunus_virtio::block::BlockDevice;
 use portunus_virtio::chain::Chain;
 use portunus_virtio::disk::{Completion, Disk, Gather, StartError, Tag, disk_id};
@@ -83,7 +83,7 @@ pub(crate) type Device<'a> = MmioDevice<BlockDevice<MortalDisk<'a>, Chain>, Page
 /// A backend, and what the driver reads without it.
 pub(crate) struct Backend<'a> {
     pub(crate) device: Device<'a>,
-    pub(crate) page: Option<RegisterPage<Shown<'a>>>,
+    pub(crate) view: View<Shown<'a>>,
 }
 
 impl World {
@@ -116,13 +116,15 @@ impl World {
     /// A new backend that shows its registers if `accelerated`, as it is when it is enabled.
     pub(crate) fn serve(&self, queues: u16, accelerated: bool) -> (Backend<'_>, Resumption) {
         let (mut device, resumption) = self.resume(queues);
-        let page = accelerated.then(|| {
+        let view = if accelerated {
             self.hypervisor.attach();
-            RegisterPage::new(Shown(self), &mut device).expect("the page is there")
-        });
+            View::Shown(RegisterPage::new(Shown(self), &mut device).expect("the page is there"))
+        } else {
+            View::Asked
+        };
         self.fate.step();
         self.hypervisor.enable();
-        (Backend { device, page }, resumption)
+        (Backend { device, view }, resumption)
     }
 
     fn range(at: GuestAddress, length: usize) -> Result<std::ops::Range<usize>, MemoryError> {
