@@ -36,6 +36,7 @@ mod buffers;
 mod calls;
 mod clock;
 mod control;
+mod elsewhere;
 mod events;
 mod foreign;
 mod grants;
@@ -70,6 +71,7 @@ pub use crate::trap::registers::Saved;
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
 pub use quick::{Quick, is_send};
+pub use rest::{RestEnd, Rested};
 
 use crate::console::Console;
 use crate::counters::{Exit, VcpuCounters};
@@ -136,7 +138,7 @@ pub struct VcpuState {
     spent_before: Spent,
     /// What it does once it is unloaded, if that is known.
     leaves_as: Option<u32>,
-    /// Who runs after [`Quick::Over`].
+    /// Who runs after [`Quick::Over`]; of [`Quick::Rests`] the deadline.
     pub over: Schedule,
     set_way: SetWayWalk,
     counters: Arc<VcpuCounters>,

@@ -12,6 +12,8 @@ mod backend;
 mod control;
 #[path = "hypervisor_support/counters.rs"]
 mod counters;
+#[path = "hypervisor_support/elsewhere.rs"]
+mod elsewhere;
 #[path = "hypervisor_support/grants.rs"]
 mod grants;
 #[path = "hypervisor_support/grants_hostile.rs"]

@@ -42,8 +42,8 @@ struct Pair {
     idle: RunQueue,
     slots: Vec<Slot>,
     now: Ticks,
-    /// Who rests, and until when.
-    rests: Option<(Slot, Option<Ticks>)>,
+    /// Who rests, for what, and until when.
+    rests: Option<(Slot, Wait, Option<Ticks>)>,
     /// Rests that ended by themselves, and those that others ended.
     over: (u32, u32),
 }
@@ -85,15 +85,15 @@ impl Pair {
     }
 
     /// The current vCPU waits.
-    fn wait(&mut self, slot: Slot, deadline: Option<Ticks>) {
-        if self.resting.rest(slot, deadline, self.now) {
-            self.rests = Some((slot, deadline));
-            self.idle.block(slot, Wait::Event, deadline, self.now);
+    fn wait(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>) {
+        if self.resting.rest(slot, what, deadline, self.now) {
+            self.rests = Some((slot, what, deadline));
+            self.idle.block(slot, what, deadline, self.now);
             let pick = self.idle.pick(self.now);
             assert_eq!(pick.run, None, "somebody could run at {:?}", self.now);
         } else {
             self.both(|queue, now| {
-                queue.block(slot, Wait::Event, deadline, now);
+                queue.block(slot, what, deadline, now);
                 true
             });
         }
@@ -101,31 +101,34 @@ impl Pair {
 
     /// The pCPU is kicked, or its time has come.
     fn interrupted(&mut self) {
-        if let Some((slot, deadline)) = self.rests.take() {
+        if let Some((slot, what, deadline)) = self.rests.take() {
             self.over.1 += 1;
             self.resting.stop_resting(self.now);
-            if self.resting.waits(slot) == Some(Wait::Event) {
-                self.resting.block(slot, Wait::Event, deadline, self.now);
+            match self.resting.waits(slot) {
+                Some(waits) if waits != what => panic!("waits for another thing at {:?}", self.now),
+                Some(Wait::Request) => self.resting.wait_on(slot),
+                Some(_) => self.resting.block(slot, what, deadline, self.now),
+                None => {}
             }
         }
         self.pick();
     }
 
-    /// The timer of the one that rests fires.
+    /// What the one that rests waits for is there: its timer fires, or it was noted and the pCPU kicked.
     fn fire(&mut self) {
-        let Some((slot, deadline)) = self.rests else {
+        let Some((slot, what, deadline)) = self.rests else {
             return self.interrupted();
         };
-        if self.resting.end_rest(slot, self.now) {
+        if self.resting.end_rest(slot, what, self.now) {
             self.rests = None;
             self.over.0 += 1;
-            self.idle.wake(slot, Wait::Event, self.now);
+            self.idle.wake(slot, what, self.now);
             let pick = self.idle.pick(self.now);
             assert_eq!(self.resting.running(), Some(slot), "at {:?}", self.now);
             assert_eq!(pick.run.map(|vcpu| vcpu.domain.0 - 1), Some(slot.index() as u16));
         } else {
             let wakes = deadline.is_none_or(|deadline| deadline > self.now);
-            self.both(|queue, now| wakes && queue.wake(slot, Wait::Event, now));
+            self.both(|queue, now| wakes && queue.wake(slot, what, now));
             self.interrupted();
         }
     }
@@ -161,14 +164,15 @@ fn a_vcpu_that_rests_alone_is_to_all_others_one_that_waits() {
         for round in 0..ROUNDS {
             pair.now.0 += 1 + dice.roll(SLICE / 2);
             let slot = pair.slots[dice.roll(shares.len() as u64) as usize];
+            let what = if dice.roll(3) == 0 { Wait::Request } else { Wait::Event };
             let deadline = (dice.roll(2) == 0).then(|| Ticks(pair.now.0 + 1 + dice.roll(4 * SLICE)));
             match dice.roll(16) {
                 0..6 => match pair.current() {
-                    Some(current) => pair.wait(current, deadline),
+                    Some(current) => pair.wait(current, what, deadline),
                     None => pair.fire(),
                 },
                 6..9 => pair.fire(),
-                9 | 10 => pair.both(|queue, now| queue.wake(slot, Wait::Event, now)),
+                9 | 10 => pair.both(|queue, now| queue.wake(slot, what, now)),
                 11 => pair.both(|queue, now| queue.hold(slot, now)),
                 12 | 13 => pair.both(|queue, now| queue.release(slot, now)),
                 14 => pair.interrupted(),
@@ -192,14 +196,39 @@ fn a_vcpu_that_rests_alone_is_to_all_others_one_that_waits() {
 fn nobody_rests_while_another_can_run_or_is_to_be_looked_at() {
     let mut pair = Pair::new(&[100, 100]);
     let [one, other] = [pair.slots[0], pair.slots[1]];
-    assert!(!pair.resting.rest(one, None, pair.now), "it does not run");
+    assert!(!pair.resting.rest(one, Wait::Event, None, pair.now), "it does not run");
     pair.both(|queue, now| queue.wake(one, Wait::Event, now));
-    assert!(!pair.resting.rest(other, None, pair.now), "it does not run");
+    assert!(
+        !pair.resting.rest(other, Wait::Event, None, pair.now),
+        "it does not run"
+    );
     pair.resting.visit(other);
-    assert!(!pair.resting.rest(one, None, pair.now), "somebody is to be visited");
+    assert!(
+        !pair.resting.rest(one, Wait::Event, None, pair.now),
+        "somebody is to be visited"
+    );
     pair.resting.pick(pair.now);
     pair.resting.pick(pair.now);
     pair.resting.wake(other, Wait::Event, pair.now);
-    assert!(!pair.resting.rest(one, None, pair.now), "another can run");
+    assert!(!pair.resting.rest(one, Wait::Event, None, pair.now), "another can run");
+    assert!(
+        !pair.resting.rest(one, Wait::Request, None, pair.now),
+        "for an answer neither"
+    );
     assert_eq!(pair.resting.waits(one), None, "nothing has changed");
+}
+
+#[test]
+fn nobody_waits_in_place_for_power_or_twice() {
+    let mut pair = Pair::new(&[100]);
+    let slot = pair.slots[0];
+    pair.both(|queue, now| queue.wake(slot, Wait::Event, now));
+    assert!(!pair.resting.rest(slot, Wait::Power, None, pair.now));
+    assert!(pair.resting.rest(slot, Wait::Request, None, pair.now));
+    assert!(!pair.resting.rest(slot, Wait::Request, None, pair.now), "it rests");
+    assert!(
+        !pair.resting.end_rest(slot, Wait::Event, pair.now),
+        "it waits for an answer"
+    );
+    assert_eq!(pair.resting.waits(slot), Some(Wait::Request));
 }

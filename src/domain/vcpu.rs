@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::counters::VcpuCounters;
 use crate::hypercall::RunstateArea;
 use crate::ids::{Ipa, PcpuId, VcpuId};
-use crate::sched::Slot;
+use crate::sched::{Slot, Wait};
 use crate::sync::Mutex;
 
 /// Things that [`crate::hypervisor::Hypervisor::enter`] must look at before the vCPU runs again.
@@ -146,18 +146,31 @@ impl Vcpu {
     }
 
     /// Leaves a note for the vCPU's pCPU; whoever does must make that pCPU look ([`crate::hypervisor`]).
+    #[inline]
     pub fn note(&self, what: Attention) {
-        self.attention.fetch_or(what as u32, Ordering::Release);
+        // Before anything that is read of its pCPU afterwards.
+        self.attention.fetch_or(what as u32, Ordering::SeqCst);
     }
 
     /// Whether there are notes to take.
+    #[inline]
     pub fn has_notes(&self) -> bool {
-        self.attention.load(Ordering::Relaxed) != 0
+        self.attention.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether there are notes that end a wait of that kind, which stay.
+    pub fn has_notes_for(&self, wait: Wait) -> bool {
+        const INTERRUPTS: u32 = Attention::Interrupts as u32 | Attention::Upcall as u32;
+        let others = match wait {
+            Wait::Event => Attention::Snapshot as u32,
+            Wait::Request | Wait::Power => Attention::Snapshot as u32 | INTERRUPTS,
+        };
+        self.attention.load(Ordering::SeqCst) & !others != 0
     }
 
     /// Whether a note is there, which stays.
     pub fn has_note(&self, what: Attention) -> bool {
-        self.attention.load(Ordering::Acquire) & what as u32 != 0
+        self.attention.load(Ordering::SeqCst) & what as u32 != 0
     }
 
     /// Takes one note and leaves the others: whether it was there.

@@ -38,6 +38,8 @@ pub(crate) enum Called {
     Posted,
     /// A server has it, the vCPU waits, and who runs is in its state.
     Over,
+    /// A server elsewhere has it, and the vCPU waits in place.
+    Rests,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -66,6 +68,11 @@ impl<M: Machine> Hypervisor<M> {
             let (delivery, listener) = self.tell_server(server, &mut servers, vcpu.id.index, (handed.peer, sender))?;
             Some((server, delivery, listener))
         });
+        if let Some((server, delivery, _)) = &told
+            && self.call_elsewhere(vcpu, state, &mut servers, (server, delivery, &handed), now)
+        {
+            return Called::Rests;
+        }
         if let Some((server, delivery, listener)) = told
             && let Some(schedule) = self.go_to_server(vcpu, &mut servers, (server, delivery, listener), &handed, now)
         {
@@ -92,6 +99,10 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Called {
         let over = match told {
             Some(server) if server.vcpus.iter().all(|server| server.pcpu != vcpu.pcpu) => {
+                if self.rests_for_answer(vcpu, state, handed.deadline, now) {
+                    // An answer that came before has kicked this pCPU.
+                    return Called::Rests;
+                }
                 self.switch_from_waiter(vcpu, Wait::Request, handed.deadline, now)
             }
             Some(_) => None,
@@ -390,6 +401,12 @@ impl<M: Machine> Hypervisor<M> {
             index: waiter,
         };
         self.machine.trace(Kind::Answered, answered, served(owner, id));
+        if let Some(to) = target.vcpus.get(usize::from(waiter))
+            && to.pcpu != vcpu.pcpu
+        {
+            self.notify(to, Attention::Request, Wait::Request);
+            return Some(self.go_back(vcpu));
+        }
         let Some(schedule) = self.switch_to_waiter(vcpu, target, waiter, now) else {
             self.wake_requests(target, VcpuSet::only(waiter));
             return Some(Quick::Due);

@@ -41,6 +41,9 @@ pub enum Quick {
     Due,
     /// Everything, and who runs now ([`VcpuState::over`]), as [`Hypervisor::schedule`] says it.
     Over,
+    /// Everything, and the pCPU is to wait in place: until the time in [`VcpuState::over`], if there is one, or an interrupt,
+    /// after which [`Hypervisor::end_rest`] follows. Only an access ends so.
+    Rests,
     /// Nothing: it is a trap of another kind.
     No,
     /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.

@@ -1,20 +1,47 @@
-//! A WFI while nobody else can run here: the pCPU itself waits, with everything of the vCPU in place.
+//! A WFI, or a request to a server elsewhere, while nobody else can run here: the pCPU itself waits, with everything of the
+//! vCPU in place.
 //!
-//! Mostly it is the vCPU's own timer that ends such a wait. Then its interrupt goes into the list register that it always
-//! has, and the vCPU goes on; nothing was unloaded, and no other vCPU was looked for. Meanwhile the vCPU waits for all
-//! others as any does that waits ([`crate::sched::RunQueue::rest`]): whoever has something for it, or for another vCPU of
-//! this pCPU, wakes that and kicks this pCPU. After any other interrupt than the timer's the wait goes on as usual.
+//! A WFI is mostly ended by the vCPU's own timer or by an event, a request by its answer. Then the interrupt goes into the
+//! list register that it always has, or the answer into its register, and the vCPU goes on; nothing was unloaded, and no
+//! other vCPU was looked for. Meanwhile the vCPU waits for all others as any does that waits
+//! ([`crate::sched::RunQueue::rest`]). Only whoever has something for it need not wake it: a note and a kick are enough,
+//! since the pCPU looks at the notes after it has said that it rests no longer (`Pcpu::resting`). After any other interrupt,
+//! or when this pCPU is wanted for something else, the wait goes on as usual.
 
 use core::sync::atomic::Ordering;
 
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNING};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
+use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::quick::is_wait_for_interrupt;
 use crate::hypervisor::run::NOBODY;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
+use crate::ids::Ticks;
 use crate::machine::Machine;
 use crate::sched::Wait;
+
+/// What ends a wait in place.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum RestEnd {
+    /// The interrupt of the vCPU's virtual timer, which stays active.
+    Timer,
+    /// A kick.
+    Kick,
+    /// Something else.
+    Other,
+}
+
+/// How the vCPU goes on after that.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Rested {
+    /// At once.
+    GoesOn,
+    /// It waits no longer, but something is due before it goes on.
+    Due,
+    /// The interrupt is to be taken, and [`Hypervisor::wait_on`] follows.
+    Waits,
+}
 
 impl<M: Machine> Hypervisor<M> {
     /// The loaded vCPU's WFI, by ESR_EL2, if its pCPU may wait with it in place: until an interrupt, after which
@@ -38,58 +65,119 @@ impl<M: Machine> Hypervisor<M> {
         }
         let now = self.machine.now();
         let deadline = self.virtual_deadline(cpu);
-        if !pcpu.queue.lock().rest(vcpu.slot, deadline, now) {
+        if !pcpu.queue.lock().rest(vcpu.slot, Wait::Event, deadline, now) {
             return false;
         }
+        pcpu.resting.store(vcpu.slot.index(), Ordering::SeqCst);
         self.account_rest(vcpu, state, RUNSTATE_BLOCKED);
         state.count(Exit::Wait);
         state.frame.advance_a64();
         true
     }
 
-    /// The pCPU has waited with the loaded vCPU in place, and an interrupt has come; by the timer's (`timer`) the vCPU's wait is
-    /// over. Whether that was all: its interrupt is in a list register, and the vCPU goes on. Otherwise the interrupt is
-    /// to be taken, and [`Self::wait_on`] follows.
+    /// The loaded vCPU has asked a server elsewhere, and waits in place until `deadline` at the latest, if its pCPU may do
+    /// that: until an interrupt, after which [`Self::end_rest`] is called. `false`: nothing was done.
     #[inline]
-    pub fn end_rest<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, timer: bool) -> bool {
-        let Located { vcpu, .. } = at;
-        let now = self.machine.now();
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
-        let mut queue = pcpu.queue.lock();
-        if !timer {
-            queue.stop_resting(now);
-        } else if queue.end_rest(vcpu.slot, now) {
-            drop(queue);
-            self.account_rest(vcpu, state, RUNSTATE_RUNNING);
-            // It runs, and its timer fires: as ever.
-            if !self.on_virtual_timer_again(at, cpu, state) && !self.on_virtual_timer_at_once(at, cpu, state) {
-                self.on_virtual_timer(cpu, state);
-            }
-            return true;
+    pub(crate) fn rests_for_answer(
+        &self,
+        vcpu: &Vcpu,
+        state: &mut VcpuState,
+        deadline: Option<Ticks>,
+        now: Ticks,
+    ) -> bool {
+        let timer = &state.registers.physical_timer;
+        if state.flush_due || state.physical_timer_line || timer.is_enabled() {
+            return false;
         }
-        drop(queue);
-        self.left_guest(vcpu.pcpu);
-        // What comes for it from here on wakes it.
-        pcpu.running.store(NOBODY, Ordering::Relaxed);
-        false
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        if pcpu.must_schedule.load(Ordering::Acquire)
+            || !pcpu.queue.lock().rest(vcpu.slot, Wait::Request, deadline, now)
+        {
+            return false;
+        }
+        pcpu.resting.store(vcpu.slot.index(), Ordering::SeqCst);
+        self.account_rest(vcpu, state, RUNSTATE_BLOCKED);
+        // What the pCPU's timer is to be set to, if that is earlier.
+        state.over.deadline = deadline;
+        true
+    }
+
+    /// The pCPU has waited with the loaded vCPU in place, and an interrupt has come.
+    #[inline]
+    pub fn end_rest<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, end: RestEnd) -> Rested {
+        let Located { vcpu, .. } = at;
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else {
+            return Rested::Waits;
+        };
+        // Whoever leaves a note from here on finds a vCPU that waits as others do, or runs.
+        pcpu.resting.store(NOBODY, Ordering::SeqCst);
+        let now = self.machine.now();
+        match end {
+            RestEnd::Timer if !state.has_access() && pcpu.queue.lock().end_rest(vcpu.slot, Wait::Event, now) => {
+                self.account_rest(vcpu, state, RUNSTATE_RUNNING);
+                // It runs, and its timer fires: as ever.
+                if !self.on_virtual_timer_again(at, cpu, state) && !self.on_virtual_timer_at_once(at, cpu, state) {
+                    self.on_virtual_timer(cpu, state);
+                }
+                Rested::GoesOn
+            }
+            RestEnd::Kick if self.rest_is_over(vcpu, state, now) => {
+                self.account_rest(vcpu, state, RUNSTATE_RUNNING);
+                if self.goes_on(at, cpu, state) {
+                    Rested::GoesOn
+                } else {
+                    Rested::Due
+                }
+            }
+            _ => self.leave_rest(vcpu, now),
+        }
+    }
+
+    /// The pCPU of the loaded vCPU, which rested, was kicked: whether it was for what the vCPU waits for, and that goes on.
+    #[inline]
+    fn rest_is_over(&self, vcpu: &Vcpu, state: &VcpuState, now: Ticks) -> bool {
+        let what = if state.has_access() { Wait::Request } else { Wait::Event };
+        vcpu.has_notes_for(what)
+            && self.pcpu(vcpu.pcpu).is_some_and(|pcpu| {
+                !pcpu.must_schedule.load(Ordering::Acquire) && pcpu.queue.lock().end_rest(vcpu.slot, what, now)
+            })
+    }
+
+    #[inline(never)]
+    fn leave_rest(&self, vcpu: &Vcpu, now: Ticks) -> Rested {
+        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
+            pcpu.queue.lock().stop_resting(now);
+            self.left_guest(vcpu.pcpu);
+            // What comes for it from here on wakes it.
+            pcpu.running.store(NOBODY, Ordering::Relaxed);
+        }
+        Rested::Waits
     }
 
     /// The loaded vCPU waits on, unless something has woken it, as it does where others can run.
     pub fn wait_on<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) {
         let Located { domain, vcpu } = at;
-        let waits = self
-            .pcpu(vcpu.pcpu)
-            .is_some_and(|pcpu| pcpu.queue.lock().waits(vcpu.slot) == Some(Wait::Event));
-        if !waits {
-            // Whoever woke it has this pCPU decide.
-            return;
-        }
-        match self.wait_until(cpu, state, None, self.machine.now()) {
-            Some(deadline) => {
-                self.block(vcpu, Wait::Event, deadline);
-                self.recheck_wait(cpu, domain, vcpu, state);
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        let waits = pcpu.queue.lock().waits(vcpu.slot);
+        match waits {
+            Some(Wait::Event) if vcpu.has_notes_for(Wait::Event) => self.wake(vcpu, Wait::Event),
+            Some(Wait::Event) => match self.wait_until(cpu, state, None, self.machine.now()) {
+                Some(deadline) => {
+                    self.block(vcpu, Wait::Event, deadline);
+                    self.recheck_wait(cpu, domain, vcpu, state);
+                }
+                None => self.wake(vcpu, Wait::Event),
+            },
+            Some(Wait::Request) => {
+                pcpu.queue.lock().wait_on(vcpu.slot);
+                pcpu.must_schedule.store(true, Ordering::Release);
+                // Interrupts it takes when it has its answer.
+                if vcpu.has_notes_for(Wait::Request) {
+                    self.wake(vcpu, Wait::Request);
+                }
             }
-            None => self.wake(vcpu, Wait::Event),
+            // Whoever woke it has this pCPU decide.
+            _ => {}
         }
     }
 }

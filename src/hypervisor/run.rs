@@ -22,6 +22,8 @@ pub(crate) struct Pcpu {
     pub(crate) must_schedule: AtomicBool,
     /// The vCPU that it runs and that waits for nothing, for its own eyes; [`NOBODY`]: there is none.
     pub(crate) running: AtomicUsize,
+    /// The vCPU with which it waits in place: a note and a kick are all that this needs. [`NOBODY`]: there is none.
+    pub(crate) resting: AtomicUsize,
 }
 
 /// No slot of a run queue.
@@ -35,6 +37,7 @@ impl Pcpu {
             alarms: Alarms::default(),
             must_schedule: AtomicBool::new(true),
             running: AtomicUsize::new(NOBODY),
+            resting: AtomicUsize::new(NOBODY),
         }
     }
 }
@@ -54,6 +57,10 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn notify(&self, vcpu: &Vcpu, what: Attention, wait: Wait) {
         vcpu.note(what);
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
+        // It looks at its notes after it has said that it rests no longer.
+        if pcpu.resting.load(Ordering::SeqCst) == vcpu.slot.index() {
+            return self.machine.kick(vcpu.pcpu);
+        }
         // It came to this pCPU out of its guest, and looks before it goes back.
         if pcpu.running.load(Ordering::Relaxed) == vcpu.slot.index() && self.machine.current_pcpu() == vcpu.pcpu {
             return;

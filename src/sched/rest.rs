@@ -1,42 +1,44 @@
-//! A vCPU that waits for an event while no other can run stays where it is: the pCPU waits with it.
+//! A vCPU that waits while no other can run stays where it is: the pCPU waits with it.
 //!
 //! It waits as after [`RunQueue::block`], so that whoever wakes, holds or looks at it finds what they find of others; only
 //! that it stays the current one. While the time that nobody uses is nobody's, nothing is decided, since there is nobody
 //! else. It goes on by [`RunQueue::end_rest`], or is blocked as usual when somebody else wants the pCPU.
 
-use super::{NEVER, NOBODY, RunQueue, Slot, Wait};
+use super::{NEVER, NOBODY, RunQueue, Slot, Wait, at};
 use crate::ids::Ticks;
 
 impl RunQueue {
-    /// The current vCPU `slot` waits for an event and stays the current one, as no other can run. Whoever makes another
+    /// The current vCPU `slot` waits for `what` and stays the current one, as no other can run. Whoever makes another
     /// one runnable is told to have this pCPU decide. At `deadline` the vCPU itself ends its wait: it is only told to who
     /// asks. `false`: it is not as simple as that; nothing has changed.
     #[inline]
-    pub fn rest(&mut self, slot: Slot, deadline: Option<Ticks>, now: Ticks) -> bool {
-        if !self.is_alone(slot, now) || self.handoff != NOBODY {
+    pub fn rest(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>, now: Ticks) -> bool {
+        if !self.is_alone(slot, now) || self.handoff != NOBODY || self.rests || what == Wait::Power {
             return false;
         }
-        let Some(entry) = self.entries.get(slot.0) else {
+        let Some(entry) = self.entries.get_mut(slot.0) else {
             return false;
         };
         // One that serves runs on another's time, and an own deadline is one that was not looked at yet.
         if !entry.is_runnable() || entry.charged != NOBODY || entry.deadline != NEVER {
             return false;
         }
-        self.charge(now);
-        if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.ready += entry.spent(now);
-            entry.waits = Some(Wait::Event);
-            entry.deadline = deadline.map_or(NEVER, |deadline| deadline.0);
-        }
+        let elapsed = now.0.saturating_sub(self.charged_until.0);
+        self.charged_until = Ticks(now.0.max(self.charged_until.0));
+        entry.ran += elapsed;
+        entry.age = entry.age.saturating_add(entry.aged(elapsed));
+        self.floor = self.floor.max(entry.age.saturating_sub(self.slice));
+        entry.ready += entry.spent(now);
+        entry.waits = Some(what);
+        entry.deadline = at(deadline);
         self.rests = true;
         true
     }
 
-    /// The current vCPU rests no longer, and its time counts again. Whether it goes on at once: nobody woke or holds it, and
-    /// no other can run.
+    /// The current vCPU rests no longer, and its time counts again. Whether it goes on at once: it waited for `what`, nobody
+    /// woke or holds it, and no other can run.
     #[inline]
-    pub fn end_rest(&mut self, slot: Slot, now: Ticks) -> bool {
+    pub fn end_rest(&mut self, slot: Slot, what: Wait, now: Ticks) -> bool {
         self.stop_resting(now);
         if !self.is_alone(slot, now) {
             return false;
@@ -44,16 +46,26 @@ impl RunQueue {
         let Some(entry) = self.entries.get_mut(slot.0) else {
             return false;
         };
-        if entry.waits != Some(Wait::Event) || entry.held.is_some() {
+        if entry.waits != Some(what) || entry.held.is_some() {
             return false;
         }
-        entry.slept += entry.spent(now);
+        let spent = entry.spent(now);
+        match what {
+            Wait::Request => entry.waited += spent,
+            _ => entry.slept += spent,
+        }
         entry.waits = None;
         // It is looked at if the vCPU was held meanwhile and released.
-        if core::mem::replace(&mut entry.deadline, NEVER) != NEVER {
+        let watched = core::mem::replace(&mut entry.deadline, NEVER) != NEVER;
+        if watched && !self.timers.is_empty() {
             self.timers.remove(slot.0);
         }
         true
+    }
+
+    /// The current vCPU, which has [rested](Self::stop_resting), waits on as others do, until the same time.
+    pub fn wait_on(&mut self, slot: Slot) {
+        self.watch(slot.0);
     }
 
     /// It is the current one, and nobody else can run or has waited long enough.

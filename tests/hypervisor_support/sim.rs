@@ -12,7 +12,7 @@ use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
-use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, Saved, Schedule, Syndrome, VcpuState};
+use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, RestEnd, Rested, Saved, Schedule, Syndrome, VcpuState};
 use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -346,7 +346,7 @@ impl Sim {
     /// `pcpu` comes out of its guest, if it is in one, handles what came, and goes on.
     fn exit(&self, pcpu: PcpuId, handle: impl FnOnce(&Self)) {
         if self.update(pcpu, |state| std::mem::take(&mut state.in_place)) {
-            return self.end_wait_in_place(pcpu, false, handle);
+            return self.end_wait_in_place(pcpu, RestEnd::Other, handle);
         }
         if self.update(pcpu, |state| std::mem::take(&mut state.in_guest)) {
             self.hypervisor.left_guest(pcpu);
@@ -375,27 +375,35 @@ impl Sim {
         waits
     }
 
-    /// An interrupt ends that wait: the vCPU's timer's, or another one, which `handle` takes.
-    fn end_wait_in_place(&self, pcpu: PcpuId, timer: bool, handle: impl FnOnce(&Self)) {
+    /// An interrupt ends that wait: `handle` takes another one than the vCPU's timer's and a kick.
+    fn end_wait_in_place(&self, pcpu: PcpuId, end: RestEnd, handle: impl FnOnce(&Self)) {
         let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
-        let on = |call: &dyn Fn(&Hypervisor<FakeMachine>, &mut Context) -> bool| {
-            self.with(vcpu, |context| self.on(pcpu, |hypervisor| call(hypervisor, context)))
-        };
-        let goes_on = on(&|hypervisor, context| {
-            let at = hypervisor.locate(vcpu).expect("it exists");
-            hypervisor.end_rest(at, &mut context.cpu, &mut context.state, timer)
-        });
-        if goes_on {
-            assert!(timer, "{vcpu:?} goes on without an interrupt");
-            return self.update(pcpu, |state| state.in_guest = true);
-        }
         self.update(pcpu, |state| state.busy = true);
-        handle(self);
-        on(&|hypervisor, context| {
-            let at = hypervisor.locate(vcpu).expect("it exists");
-            hypervisor.wait_on(at, &mut context.cpu, &mut context.state);
-            true
+        let rested = self.with(vcpu, |context| {
+            self.on(pcpu, |hypervisor| {
+                let at = hypervisor.locate(vcpu).expect("it exists");
+                hypervisor.end_rest(at, &mut context.cpu, &mut context.state, end)
+            })
         });
+        match rested {
+            Rested::GoesOn => {
+                assert!(end != RestEnd::Other, "{vcpu:?} goes on without an interrupt");
+                return self.update(pcpu, |state| {
+                    state.in_guest = true;
+                    state.busy = false;
+                });
+            }
+            Rested::Due => self.hypervisor.left_guest(pcpu),
+            Rested::Waits => {
+                handle(self);
+                self.with(vcpu, |context| {
+                    self.on(pcpu, |hypervisor| {
+                        let at = hypervisor.locate(vcpu).expect("it exists");
+                        hypervisor.wait_on(at, &mut context.cpu, &mut context.state);
+                    })
+                });
+            }
+        }
         self.resume(pcpu);
         self.update(pcpu, |state| state.busy = false);
     }
@@ -420,8 +428,15 @@ impl Sim {
                 state.kicked && !state.busy && !state.stuck
             });
             let Some(pcpu) = kicked else { return };
-            self.update(pcpu, |state| state.kicked = false);
-            self.exit(pcpu, |_| {});
+            let in_place = self.update(pcpu, |state| {
+                state.kicked = false;
+                std::mem::take(&mut state.in_place)
+            });
+            if in_place {
+                self.end_wait_in_place(pcpu, RestEnd::Kick, |_| {});
+            } else {
+                self.exit(pcpu, |_| {});
+            }
         }
         panic!("kicks never end");
     }
@@ -439,33 +454,44 @@ impl Sim {
         if !looks.is_empty() && self.waits_in_place(pcpu, vcpu, &syndrome) {
             return;
         }
-        self.exit(pcpu, |sim| {
-            let over = sim.with(vcpu, |context| {
-                let Context { cpu, state, .. } = context;
-                sim.on(pcpu, |hypervisor| {
-                    let at = hypervisor.locate(vcpu).expect("it exists");
-                    let mut quick = Quick::Registers;
-                    for saved in looks {
-                        if quick == Quick::Registers {
-                            quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, *saved);
-                        }
+        if self.update(pcpu, |state| std::mem::take(&mut state.in_guest)) {
+            self.hypervisor.left_guest(pcpu);
+        }
+        self.update(pcpu, |state| state.busy = true);
+        let (quick, Schedule { run, deadline }) = self.with(vcpu, |context| {
+            let Context { cpu, state, .. } = context;
+            self.on(pcpu, |hypervisor| {
+                let at = hypervisor.locate(vcpu).expect("it exists");
+                let mut quick = Quick::Registers;
+                for saved in looks {
+                    if quick == Quick::Registers {
+                        quick = hypervisor.on_quick_trap(at, cpu, state, &syndrome, *saved);
                     }
-                    if matches!(quick, Quick::No | Quick::Registers) {
-                        hypervisor.on_trap(cpu, state, syndrome);
-                    }
-                    (quick == Quick::Over).then_some(state.over)
-                })
-            });
-            if let Some(Schedule { run, deadline }) = over {
-                sim.update(pcpu, |state| {
-                    state.deadline = deadline;
-                    state.reschedule = run.is_none();
-                });
-                if let Some(next) = run {
-                    sim.load(pcpu, next);
                 }
-            }
+                if matches!(quick, Quick::No | Quick::Registers) {
+                    hypervisor.on_trap(cpu, state, syndrome);
+                }
+                (quick, state.over)
+            })
         });
+        if quick == Quick::Rests {
+            return self.update(pcpu, |state| {
+                let earlier = deadline.filter(|deadline| state.deadline.is_none_or(|set| *deadline < set));
+                state.deadline = earlier.or(state.deadline);
+                (state.busy, state.in_place) = (false, true);
+            });
+        }
+        if quick == Quick::Over {
+            self.update(pcpu, |state| {
+                state.deadline = deadline;
+                state.reschedule = run.is_none();
+            });
+            if let Some(next) = run {
+                self.load(pcpu, next);
+            }
+        }
+        self.resume(pcpu);
+        self.update(pcpu, |state| state.busy = false);
     }
 
     /// As [`Self::trap_only`]; then everybody who was kicked has come out.
@@ -531,7 +557,7 @@ impl Sim {
                 });
             };
             if self.update(pcpu, |state| std::mem::take(&mut state.in_place)) {
-                return self.end_wait_in_place(pcpu, true, take);
+                return self.end_wait_in_place(pcpu, RestEnd::Timer, take);
             }
             self.exit(pcpu, take);
         }

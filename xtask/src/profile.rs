@@ -1,8 +1,8 @@
 //! Where the instructions of one operation go: counted one by one from QEMU's execution log, function by function.
 //!
 //! QEMU logs the address of every instruction into a pipe. The benchmark's guest walks through two patterns of jumps, one
-//! right before its first reading of the counter and one right after the second ([`Mark`]); what lies between is one
-//! operation. The hypervisor's addresses are given to llvm-symbolizer, which also knows what was inlined.
+//! right before its first reading of the counter and one right after the second ([`Mark`]); what lies between, on any CPU, is
+//! one operation. The hypervisor's addresses are given to llvm-symbolizer, which also knows what was inlined.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,6 +21,8 @@ struct Executed {
     address: u64,
     /// Exception level.
     level: u8,
+    /// By which CPU.
+    cpu: usize,
 }
 
 /// What a line of the log says; `None`: something else.
@@ -29,6 +31,8 @@ struct Executed {
 /// EL0 and more.
 fn parse(line: &[u8]) -> Option<Executed> {
     let fields = line.strip_prefix(b"Trace ")?;
+    let cpu = fields.split(|byte| *byte == b':').next()?;
+    let cpu = std::str::from_utf8(cpu).ok()?.trim().parse().ok()?;
     let open = fields.iter().position(|byte| *byte == b'[')?;
     let mut numbers = fields
         .get(open + 1..)?
@@ -40,7 +44,7 @@ fn parse(line: &[u8]) -> Option<Executed> {
         6.. => 2,
         _ => 1,
     };
-    Some(Executed { address, level })
+    Some(Executed { address, level, cpu })
 }
 
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
@@ -63,14 +67,20 @@ const END: [i64; 4] = [12, -4, -4, 12];
 /// Finds operations in the stream of instructions.
 #[derive(Debug, Default)]
 struct Operations {
+    cpus: BTreeMap<usize, Track>,
+    /// What the operation at hand has executed, and whose it is.
+    open: Option<(usize, Vec<Executed>)>,
+    totals: Totals,
+}
+
+/// What one CPU did last.
+#[derive(Debug, Default)]
+struct Track {
     /// The last few distances between instructions of guests.
     distances: [i64; 4],
     last: Option<Executed>,
-    /// What the operation at hand has executed.
-    open: Option<Vec<Executed>>,
     /// The vector through which a guest came to EL2, and how many instructions that executes there.
     stay: Option<(u64, u64)>,
-    totals: Totals,
 }
 
 /// What all operations executed.
@@ -89,36 +99,42 @@ const VECTORS: u64 = 0x800;
 
 impl Operations {
     fn execute(&mut self, now: Executed) {
+        let track = self.cpus.entry(now.cpu).or_default();
+        track.follow(now, &mut self.totals);
+        if let Some((_, open)) = &mut self.open {
+            open.push(now);
+        }
+        match (track.mark(), &self.open) {
+            (Some(Mark::Begin), _) => self.open = Some((now.cpu, Vec::new())),
+            (Some(Mark::End), Some((cpu, operation))) if *cpu == now.cpu => {
+                self.totals.add(operation);
+                self.open = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Track {
+    fn follow(&mut self, now: Executed, totals: &mut Totals) {
         let distance = match self.last {
             Some(last) if last.level == 1 && now.level == 1 => now.address.wrapping_sub(last.address) as i64,
             _ => 0,
         };
-        self.follow(now);
+        self.stay(now, totals);
         self.last = Some(now);
         self.distances.rotate_left(1);
         self.distances[3] = distance;
-        if let Some(open) = &mut self.open {
-            open.push(now);
-        }
-        match self.mark() {
-            Some(Mark::Begin) => self.open = Some(Vec::new()),
-            Some(Mark::End) => {
-                if let Some(operation) = self.open.take() {
-                    self.totals.add(&operation);
-                }
-            }
-            None => {}
-        }
     }
 
     /// Interrupts are masked from a vector to the return to a guest.
-    fn follow(&mut self, now: Executed) {
+    fn stay(&mut self, now: Executed, totals: &mut Totals) {
         match (self.last.map(|last| last.level), now.level, &mut self.stay) {
             (Some(1), 2, stay) => *stay = Some((now.address % VECTORS / VECTOR * VECTOR, 1)),
             (_, 2, Some((_, executed))) => *executed += 1,
             (_, 1, stay) => {
                 if let Some((vector, executed)) = stay.take() {
-                    let longest = self.totals.longest.entry(vector).or_default();
+                    let longest = totals.longest.entry(vector).or_default();
                     *longest = executed.max(*longest);
                 }
             }
@@ -349,6 +365,7 @@ mod tests {
             operations.execute(Executed {
                 address: *address,
                 level,
+                cpu: 0,
             });
         }
     }
@@ -357,9 +374,12 @@ mod tests {
     fn a_line_of_the_log_names_address_and_level() {
         let line = b"Trace 0: 0x7f16a8000100 [0000000000000000/0000000040201abc/00000062/ff000201] \n";
         let executed = parse(line).unwrap();
-        assert_eq!((executed.address, executed.level), (0x4020_1abc, 2));
-        let line = b"Trace 0: 0x7f16a8000100 [0000000000000000/0000000040000010/00000042/ff000201] \n";
-        assert_eq!(parse(line).unwrap().level, 1);
+        assert_eq!((executed.address, executed.level, executed.cpu), (0x4020_1abc, 2, 0));
+        let line = b"Trace 13: 0x7f16a8000100 [0000000000000000/0000000040000010/00000042/ff000201] \n";
+        assert_eq!(
+            parse(line).map(|executed| (executed.level, executed.cpu)),
+            Some((1, 13))
+        );
         for line in [
             &b"Stopped execution of TB chain"[..],
             b"Trace 0: [",
@@ -392,6 +412,34 @@ mod tests {
         assert_eq!(
             totals.hypervisor.into_iter().collect::<Vec<_>>(),
             [(0x900, 1), (0x904, 2)]
+        );
+    }
+
+    #[test]
+    fn what_other_cpus_execute_between_the_marks_of_one_counts_too() {
+        let mut operations = Operations::default();
+        let mut execute = |cpu, level, addresses: &[u64]| {
+            for address in addresses {
+                operations.execute(Executed {
+                    address: *address,
+                    level,
+                    cpu,
+                });
+            }
+        };
+        execute(0, 1, &[0x100, 0x108]);
+        execute(1, 2, &[0x800]);
+        execute(0, 1, &[0x104, 0x10c]);
+        execute(1, 2, &[0x904]);
+        execute(1, 1, &[0x200, 0x20c, 0x208, 0x204, 0x210]);
+        execute(0, 1, &[0x200, 0x20c]);
+        execute(1, 2, &[0x908]);
+        execute(0, 1, &[0x208, 0x204, 0x210]);
+        let totals = operations.totals;
+        assert_eq!((totals.operations, totals.guests), (1, 5));
+        assert_eq!(
+            totals.hypervisor.into_iter().collect::<Vec<_>>(),
+            [(0x904, 1), (0x908, 1)]
         );
     }
 

@@ -30,6 +30,16 @@ pub(crate) fn set(deadline: Option<Ticks>) {
     }
 }
 
+/// Raises the timer's interrupt at `deadline`, if it would not do so earlier.
+#[inline]
+pub(crate) fn set_earlier(deadline: Option<Ticks>) {
+    if let Some(Ticks(at)) = deadline
+        && (read_sysreg!("cnthp_ctl_el2") & ENABLE == 0 || read_sysreg!("cnthp_cval_el2") > at)
+    {
+        set(deadline);
+    }
+}
+
 /// Turns the virtual timer of a vCPU that is nobody's off.
 pub(crate) fn stop_virtual() {
     write_sysreg!("cntv_ctl_el0", 0);

@@ -9,7 +9,7 @@ use crate::sysreg::{isb, read_sysreg, wfi};
 use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::counters::Exit;
-use portunus::hypervisor::{Claim, Quick, Saved, Syndrome, is_send};
+use portunus::hypervisor::{Claim, Quick, RestEnd, Rested, Saved, Syndrome, is_send};
 use portunus::ids::IntId;
 use portunus::trace::{Kind, exception};
 use portunus::trap::quick;
@@ -76,6 +76,8 @@ impl Next {
             Quick::Done => Self::Guest,
             Quick::Due => Self::Due,
             Quick::Over => Self::Over,
+            // That is for `data_abort`, the only one to be told so.
+            Quick::Rests => Self::Due,
             Quick::No => Self::Core,
             Quick::Registers => Self::Registers,
         }
@@ -89,7 +91,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let class = esr >> 26 & 0x3f;
     if class == DATA_ABORT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return data_abort(Saved::CALLER, context, esr);
+        return data_abort(pcpu, Saved::CALLER, context, esr);
     }
     if class == SYSTEM_REGISTER_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
@@ -126,13 +128,16 @@ fn fault_page(esr: u64) -> u64 {
 }
 
 #[inline(never)]
-fn data_abort(saved: Saved, context: &mut VcpuContext, esr: u64) -> Next {
+fn data_abort(pcpu: &'static Pcpu, saved: Saved, context: &'static mut VcpuContext, esr: u64) -> Next {
     let far = read_sysreg!("far_el2");
     let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
         hypervisor, located, ..
     } = context.links;
-    Next::of(hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, (esr, far, hpfar), saved))
+    match hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, (esr, far, hpfar), saved) {
+        Quick::Rests => await_answer(pcpu, context),
+        quick => Next::of(quick),
+    }
 }
 
 #[inline(never)]
@@ -167,14 +172,54 @@ fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Nex
     isb();
     wfi();
     let first = acknowledge(pcpu, gic);
-    let timer = first.is_some_and(is_virtual_timer);
-    if hypervisor.end_rest(located, &mut cpu, &mut context.state, timer) {
+    if first.is_some_and(is_virtual_timer)
+        && hypervisor.end_rest(located, &mut cpu, &mut context.state, RestEnd::Timer) == Rested::GoesOn
+    {
         return Next::Guest;
     }
-    woken(pcpu, gic, first)
+    rested(pcpu, context, first)
 }
 
-/// Another interrupt than its timer's has ended the wait of the loaded vCPU's pCPU.
+/// The pCPU waits in place until the loaded vCPU has the answer to its request, or until another interrupt than a kick.
+#[inline(never)]
+fn await_answer(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
+    timer::set_earlier(context.state.over.deadline);
+    let gic = context.links.gic;
+    trace::record_loaded(pcpu, Kind::Idle, 0);
+    gic.without_virtual(|| {
+        isb();
+        wfi();
+    });
+    let first = acknowledge(pcpu, gic);
+    rested(pcpu, context, first)
+}
+
+/// An interrupt has ended the wait of the loaded vCPU's pCPU; after its timer's, that did not end the vCPU's.
+#[inline]
+fn rested(pcpu: &'static Pcpu, context: &'static mut VcpuContext, first: Option<Acknowledged>) -> Next {
+    let Links {
+        hypervisor,
+        gic,
+        located,
+    } = context.links;
+    let mut left = first;
+    let mut end = RestEnd::Other;
+    if let Some(acknowledged) = first
+        && acknowledged.interrupt == gic::KICK
+        && !epitaph::happened()
+    {
+        gic.deactivate(acknowledged);
+        (left, end) = (None, RestEnd::Kick);
+    }
+    match hypervisor.end_rest(located, &mut El2Cpu::with(gic), &mut context.state, end) {
+        Rested::GoesOn => Next::Guest,
+        Rested::Due => Next::Due,
+        Rested::Waits => woken(pcpu, gic, left),
+    }
+}
+
+/// Another interrupt, which is yet to be taken, or a kick that was for something else, has ended the wait of the loaded vCPU's
+/// pCPU.
 #[inline(never)]
 fn woken(pcpu: &'static Pcpu, gic: &'static Gic, first: Option<Acknowledged>) -> Next {
     // SAFETY: this is the only handler that runs on this pCPU.
@@ -209,7 +254,7 @@ pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut 
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
     let next = match next {
-        Next::Registers => again(local),
+        Next::Registers => again(pcpu, local),
         other => other,
     };
     match next {
@@ -234,13 +279,13 @@ fn leave(pcpu: &Pcpu) {
 /// The quick look once more, now that every register is saved. The syndrome registers still are of this exception: none
 /// was taken to EL2 since.
 #[inline(never)]
-fn again(local: &mut Local) -> Next {
+fn again(pcpu: &'static Pcpu, local: &mut Local) -> Next {
     let Some(context) = local.loaded() else {
         return Next::Core;
     };
     let esr = read_sysreg!("esr_el2");
     match esr >> 26 & 0x3f {
-        DATA_ABORT_CLASS => data_abort(Saved::ALL, context, esr),
+        DATA_ABORT_CLASS => data_abort(pcpu, Saved::ALL, context, esr),
         SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
         _ => Next::Core,
     }

@@ -62,10 +62,10 @@ impl<M: Machine> Hypervisor<M> {
             called => {
                 state.count(Exit::Server);
                 state.plain = Some(plain.awaited());
-                if called == Called::Over {
-                    Quick::Over
-                } else {
-                    Quick::Due
+                match called {
+                    Called::Over => Quick::Over,
+                    Called::Rests => Quick::Rests,
+                    Called::Posted | Called::Not => Quick::Due,
                 }
             }
         }
