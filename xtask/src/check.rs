@@ -72,7 +72,7 @@ impl ManifestCommand {
 }
 
 /// The hypervisor's reading of the tree in `bytes`, as text.
-fn read(bytes: &[u8], modules: &[Loaded]) -> std::result::Result<String, String> {
+pub(crate) fn read(bytes: &[u8], modules: &[Loaded]) -> std::result::Result<String, String> {
     let reader: &dyn ModuleReader = if modules.is_empty() {
         &NoModules
     } else {
@@ -142,7 +142,7 @@ fn as_scenario(
         }
         files.push((name.clone(), file));
     }
-    let modules = manifest::place(files, &machine)?;
+    let modules = manifest::place(files, machine.board.first_module(), machine.memory_end())?;
     values.extend(manifest::placeholders(&modules));
     scenario.add_copies(&mut values)?;
     let launch = Launch {

@@ -11,7 +11,7 @@ use crate::scenario::Scenario;
 use crate::timeline::Said;
 
 mod growth;
-mod journal;
+pub(crate) mod journal;
 mod stops;
 
 /// Checks all that `scenario` says of whole runs, with `values` for its parameters. `disk` finds the file of a disk by

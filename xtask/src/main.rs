@@ -11,6 +11,7 @@ use crate::scenario::Scenario;
 use crate::workspace::Workspace;
 
 mod bench;
+mod boards;
 mod build;
 mod chain;
 mod check;
@@ -31,6 +32,7 @@ mod run;
 mod scenario;
 mod session;
 mod setup;
+mod srec;
 mod stage;
 mod suites;
 mod symbols;
@@ -61,6 +63,8 @@ enum Command {
     Bench(bench::Bench),
     /// Reads manifests.
     Manifest(check::ManifestCommand),
+    /// Makes everything that a board starts from: card, single files, checksums.
+    Image(boards::Image),
     /// Lists the scenarios with a line each.
     Scenarios,
 }
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Manifest(manifest) => manifest.run(),
+        Command::Image(image) => image.run(),
         Command::Scenarios => list_scenarios(),
     };
     done.unwrap_or_else(|failure| {

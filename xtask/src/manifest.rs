@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portunus::manifest::Tree;
 
 use crate::failure::{Doing, Result, failed};
-use crate::scenario::{Machine, substitute};
+use crate::scenario::substitute;
 use crate::setup::Tool;
 
 /// Kernels want a base that is aligned to this.
@@ -31,10 +31,9 @@ pub(crate) struct Loaded {
     pub(crate) size: u64,
 }
 
-/// Gives each module its place, one after the other.
-pub(crate) fn place(modules: Vec<(String, PathBuf)>, machine: &Machine) -> Result<Vec<Loaded>> {
-    let end = machine.board.memory_end(machine.memory);
-    let mut address = machine.board.first_module();
+/// Gives each module its place, one after the other, from `first` on; all end before `end`.
+pub(crate) fn place(modules: Vec<(String, PathBuf)>, first: u64, end: u64) -> Result<Vec<Loaded>> {
+    let mut address = first;
     let mut placed = Vec::new();
     for (name, file) in modules {
         let size = fs::metadata(&file).doing(format!("reading {}", file.display()))?.len();
@@ -46,7 +45,9 @@ pub(crate) fn place(modules: Vec<(String, PathBuf)>, machine: &Machine) -> Resul
         });
         address = (address + size.max(1)).next_multiple_of(ALIGNMENT);
         if address > end {
-            return failed(format!("the modules do not fit into {} MiB of memory", machine.memory));
+            return failed(format!(
+                "the modules do not fit into the memory between {first:#x} and {end:#x}"
+            ));
         }
     }
     Ok(placed)
@@ -160,24 +161,18 @@ pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], hypervisor: Ra
 #[cfg(test)]
 mod tests {
     use super::{Loaded, place, placeholders};
-    use crate::scenario::{Machine, MachineChoice};
 
     #[test]
     fn modules_are_placed_apart_and_aligned() {
         let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let modules = vec![("a".to_owned(), file.clone()), ("b".to_owned(), file.clone())];
-        let machine = MachineChoice::default().complete().unwrap();
-        let placed = place(modules.clone(), &machine).unwrap();
+        let placed = place(modules.clone(), 0x5000_0000, 0x6000_0000).unwrap();
         assert_eq!(
             placed.iter().map(|module| module.address).collect::<Vec<_>>(),
             [0x5000_0000, 0x5020_0000]
         );
-        let small = Machine {
-            memory: 258,
-            ..machine.clone()
-        };
-        assert!(place(modules, &small).is_err());
-        assert!(place(vec![("c".to_owned(), "/nonexistent".into())], &machine).is_err());
+        assert!(place(modules, 0x5000_0000, 0x5020_0000).is_err());
+        assert!(place(vec![("c".to_owned(), "/nonexistent".into())], 0, 1 << 30).is_err());
     }
 
     #[test]

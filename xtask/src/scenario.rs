@@ -25,6 +25,9 @@ pub(crate) struct Scenario {
     /// The file's name without its ending.
     #[serde(skip)]
     pub(crate) name: String,
+    /// The folder that it and its files are in.
+    #[serde(skip)]
+    pub(crate) folder: PathBuf,
     /// One line for `cargo xtask scenarios`.
     pub(crate) summary: String,
     /// The manifest: a device tree overlay beside the scenario file. Without one the scenario's name is taken.
@@ -353,7 +356,9 @@ impl Scenario {
             let names = names(folder).unwrap_or_default().join(", ");
             Failure::Failed(format!("there is no scenario {name}; there are: {names}"))
         })?;
-        Self::parse(name, &text)
+        let mut scenario = Self::parse(name, &text)?;
+        scenario.folder = folder.into();
+        Ok(scenario)
     }
 
     /// Reads a scenario from its text.

@@ -108,11 +108,34 @@ pub(crate) struct Report {
 pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) -> BTreeSet<&'a str> {
     let mut packages = BTreeSet::new();
     for scenario in scenarios {
-        packages.extend(scenario.modules.values().filter_map(|module| module.build.as_deref()));
+        packages.extend(module_packages(scenario));
         let machines = scenario.machines().into_iter().flatten();
         packages.extend(machines.map(|machine| machine.board.package()));
     }
     packages
+}
+
+/// The packages among the modules of `scenario`.
+pub(crate) fn module_packages(scenario: &Scenario) -> BTreeSet<&str> {
+    let modules = scenario.modules.values();
+    modules.filter_map(|module| module.build.as_deref()).collect()
+}
+
+/// The files of the modules of `scenario`, which for a board are put together in `folder`.
+pub(crate) fn module_files(
+    workspace: &Workspace,
+    scenario: &Scenario,
+    choices: &Choices,
+    folder: &Path,
+    values: &BTreeMap<String, String>,
+) -> Result<Vec<(String, PathBuf)>> {
+    let preparation = Preparation {
+        workspace,
+        scenario,
+        choices,
+        folder,
+    };
+    preparation.modules(values)
 }
 
 /// The packages that a run of `scenario` on the bare machine takes.
@@ -349,7 +372,7 @@ impl Preparation<'_> {
     }
 
     fn disks(&self) -> Result<Vec<MachineDisk>> {
-        let beside = self.workspace.scenarios();
+        let beside = &self.scenario.folder;
         let busybox = if needs_busybox(self.scenario, self.choices) {
             Some(distribution::busybox()?)
         } else {
@@ -360,7 +383,7 @@ impl Preparation<'_> {
         for disk in &self.scenario.disks {
             let file = match own.take() {
                 Some(file) => existing(&file)?,
-                None => disk.make(self.folder, &beside, busybox.as_deref())?,
+                None => disk.make(self.folder, beside, busybox.as_deref())?,
             };
             disks.push(MachineDisk {
                 file,
@@ -412,15 +435,12 @@ impl Preparation<'_> {
         let mut values = self.scenario.parameters(self.choices.full);
         values.extend(self.choices.parameters.clone());
         values.insert("gic".into(), machine.gic.to_string());
-        let mut files = Vec::new();
-        for (name, module) in &self.scenario.modules {
-            files.push((name.clone(), self.module(name, module, &values)?));
-        }
-        let modules = manifest::place(files, machine)?;
+        let files = self.modules(&values)?;
+        let modules = manifest::place(files, machine.board.first_module(), machine.memory_end())?;
         values.extend(manifest::placeholders(&modules));
         self.scenario.add_copies(&mut values)?;
         let kernel = program(self.workspace, machine.board.package()).image;
-        let manifest = self.workspace.scenarios().join(self.scenario.manifest_file());
+        let manifest = self.scenario.folder.join(self.scenario.manifest_file());
         let colour = session::has_colour();
         let tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
@@ -467,9 +487,17 @@ impl Preparation<'_> {
         })
     }
 
+    /// The files of all modules.
+    fn modules(&self, values: &BTreeMap<String, String>) -> Result<Vec<(String, PathBuf)>> {
+        let modules = self.scenario.modules.iter();
+        modules
+            .map(|(name, module)| Ok((name.clone(), self.module(name, module, values)?)))
+            .collect()
+    }
+
     /// The file of a module.
     fn module(&self, name: &str, module: &Module, values: &BTreeMap<String, String>) -> Result<PathBuf> {
-        let beside = self.workspace.scenarios();
+        let beside = &self.scenario.folder;
         let file = if let Some(package) = &module.build {
             program(self.workspace, package).image
         } else if let Some(flavour) = module.kernel {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::build;
 use crate::failure::{Doing, Failure, Result};
 use crate::scenario::{self, Machine, Scenario};
 use crate::setup;
@@ -17,6 +16,7 @@ use crate::setup::rust::{CoreLibrary, require_component};
 use crate::stage::{self, Choices, Stage};
 use crate::suites::Suites;
 use crate::workspace::{Workspace, cargo};
+use crate::{boards, build};
 
 /// Machines that run at once: two keep two host CPUs busy, more would make time limits depend on each other.
 const AT_ONCE: usize = 2;
@@ -125,6 +125,10 @@ impl Test {
         if self.scenarios.is_empty() {
             source_checks(&workspace, &mut sums)?;
             host_tests(&workspace, &mut sums)?;
+            for board in boards::BOARDS {
+                let made = || boards::make(&workspace, board, None, None).map(drop);
+                sums.add(&timed(&format!("image {}", board.name), made));
+            }
         }
         self.scenarios(&workspace, &mut sums)?;
         Ok(sums.conclude())

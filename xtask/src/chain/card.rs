@@ -1,9 +1,7 @@
 //! An SD card as a file: a partition table (MBR) with one FAT partition that has everything on it.
 
 use std::fs::{self, File};
-#[cfg(test)]
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
@@ -80,9 +78,8 @@ fn partition_table(start: u64, size: u64) -> [u8; SECTOR as usize] {
     table
 }
 
-/// The files on the card in `file`, by the partition table and the file system that are on it.
-#[cfg(test)]
-pub(crate) fn read(file: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// Opens the card in `file`; returns where its partition begins and ends.
+fn open(file: &Path) -> Result<(File, u64, u64)> {
     let what = || format!("reading {}", file.display());
     let mut card = File::open(file).doing(what())?;
     let mut table = [0; SECTOR as usize];
@@ -96,11 +93,18 @@ pub(crate) fn read(file: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         ]))
     };
     let (start, size) = (word(454) * SECTOR, word(458) * SECTOR);
-    let length = card.metadata().doing(what())?.len();
+    let length = card.seek(SeekFrom::End(0)).doing(what())?;
     if table[510..] != [0x55, 0xaa] || table[450] != FAT16_LBA || start == 0 || start + size > length {
         return failed(format!("{}: its partition table is damaged", file.display()));
     }
-    let slice = StreamSlice::new(card, start, start + size).doing(what())?;
+    Ok((card, start, start + size))
+}
+
+/// The files on the card in `file`, by the partition table and the file system that are on it.
+pub(crate) fn read(file: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let what = || format!("reading {}", file.display());
+    let (card, start, end) = open(file)?;
+    let slice = StreamSlice::new(card, start, end).doing(what())?;
     let system = FileSystem::new(slice, FsOptions::new()).doing(what())?;
     let mut files = Vec::new();
     for entry in system.root_dir().iter() {
@@ -112,4 +116,18 @@ pub(crate) fn read(file: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         }
     }
     Ok(files)
+}
+
+/// Writes the partition of the card in `file` to `output`.
+pub(crate) fn extract(file: &Path, output: &Path) -> Result<()> {
+    let what = || format!("reading {}", file.display());
+    let (mut card, start, end) = open(file)?;
+    card.seek(SeekFrom::Start(start)).doing(what())?;
+    let mut partition = File::create(output).doing(format!("writing {}", output.display()))?;
+    let copied = std::io::copy(&mut card.take(end - start), &mut partition).doing(what())?;
+    if copied == end - start {
+        Ok(())
+    } else {
+        failed(format!("{}: it ends within its partition", file.display()))
+    }
 }

@@ -149,7 +149,7 @@ fn node(text: &mut String, tree: &Tree<'_>, node: Node<'_, '_>, parent: &str) ->
                 None => values(value),
             },
             other if NODES.contains(&other) => match referred(value) {
-                Some(device) => vec![quoted(&device.path())],
+                Some(device) => vec![quoted(device.path())],
                 None => values(value),
             },
             _ => values(value),

@@ -159,7 +159,7 @@ impl Records {
 }
 
 /// The SHA-256 of `contents` in hexadecimal, by the host's sha256sum.
-fn sha256(contents: &[u8]) -> Result<String> {
+pub(crate) fn sha256(contents: &[u8]) -> Result<String> {
     let what = "running sha256sum";
     let child = Command::new("sha256sum")
         .stdin(Stdio::piped())

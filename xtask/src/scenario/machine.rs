@@ -103,6 +103,13 @@ impl MachineChoice {
     }
 }
 
+impl Machine {
+    /// Where the RAM ends that begins first.
+    pub(crate) fn memory_end(&self) -> u64 {
+        self.board.memory_end(self.memory)
+    }
+}
+
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { gic, cpu, smp, .. } = self;
