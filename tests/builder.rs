@@ -6,7 +6,7 @@ use portunus::fakes::{FakeMachine, Operation, translation_order};
 use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa};
 use portunus::manifest::devices::{DeviceConfig, DeviceKind, MemoryAccess, OnFailure, Source};
 use portunus::manifest::domain::{DomainConfig, GrantLimits, UnmappedAccess};
-use portunus::manifest::host::{Gic, GicV2, GicV3, HostCpu, Timer};
+use portunus::manifest::host::{Gic, GicV2, GicV3, HostCpu, Timer, is_repeated};
 use portunus::manifest::layout::{self, VirtualGic};
 use portunus::manifest::lifecycle::OnShutdown;
 use portunus::manifest::modules::{Module, Modules};
@@ -72,6 +72,7 @@ fn gicv2(virtual_cpu_interface: PaRange) -> Gic {
         hypervisor_interface: PaRange::new(0xf104_0000, 0x2_0000),
         virtual_cpu_interface,
         maintenance: ppi(25),
+        is_repeated: false,
     })
 }
 
@@ -485,13 +486,25 @@ fn static_memory_is_what_the_manifest_says_whatever_comes_first() {
 
 #[test]
 fn a_gicv2_guest_has_the_virtual_interface_where_its_cpu_interface_is() {
-    // GICV, and where its second page is: next to the first, or 64 KiB on where pages repeat.
+    // GICV, what GICC_IIDR reads at 0xfc and 0xf0fc, and where GICV's second page is: next to the first, or 64 KiB on where
+    // the blocks are big enough for pages that repeat and do.
+    let gic_400 = 0x0202_143b;
+    let (small, big) = (PaRange::new(0x0804_0000, 0x1_0000), PaRange::new(0xf106_0000, 0x2_0000));
     let rows = [
-        (PaRange::new(0x0804_0000, 0x1_0000), 0x0804_1000),
-        (PaRange::new(0xf106_0000, 0x2_0000), 0xf107_0000),
+        (small, gic_400, 0, 0x0804_1000),
+        (small, gic_400, gic_400, 0x0804_1000),
+        (big, gic_400, 0, 0xf106_1000),
+        (big, gic_400, gic_400, 0xf107_0000),
+        (big, 0, 0, 0xf106_1000),
+        (big, gic_400, 0x0202_043b, 0xf106_1000),
     ];
-    for (gicv, second) in rows {
-        let mut bench = bench_on(gicv2(gicv), &[PaRange::new(0x4000_0000, GIB)]);
+    for (gicv, first, again, second) in rows {
+        let Gic::V2(mut blocks) = gicv2(gicv) else {
+            panic!("a GICv2")
+        };
+        blocks.cpu_interface.size = gicv.size;
+        blocks.is_repeated = is_repeated(blocks.cpu_interface.size, first, again);
+        let mut bench = bench_on(Gic::V2(blocks), &[PaRange::new(0x4000_0000, GIB)]);
         let mut guest = domain(1, 16 * MIB);
         guest.layout.gic = VirtualGic::V2 {
             distributor: IpaRange::new(0x0300_1000, 0x1000),
@@ -511,6 +524,16 @@ fn a_gicv2_guest_has_the_virtual_interface_where_its_cpu_interface_is() {
         assert_eq!(at(0x0300_1000), None, "the distributor is emulated");
         assert_eq!(at(0x0300_4000), None);
     }
+}
+
+#[test]
+fn a_gicv_that_is_too_small_for_repeated_pages_is_not_believed_to_have_them() {
+    let Gic::V2(mut blocks) = gicv2(PaRange::new(0xf106_0000, 0x2000)) else {
+        panic!("a GICv2")
+    };
+    blocks.is_repeated = true;
+    assert_eq!(blocks.virtual_page(0), Pa(0xf106_0000));
+    assert_eq!(blocks.virtual_page(1), Pa(0xf106_1000));
 }
 
 #[test]

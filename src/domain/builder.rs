@@ -32,10 +32,6 @@ use crate::stage2::{Geometry, GeometryError, PageUse, Stage2, Stage2Error};
 const MAX_TREE: u64 = 2 << 20;
 /// Concatenated root tables are at most this big, and aligned to their size.
 const POOL_ALIGNMENT: u64 = 64 << 10;
-/// GICs of the GIC-400's kind repeat each page through 64 KiB; then GICV is this big and its pages are so far apart.
-const REPEATED_GICV: u64 = 128 << 10;
-const REPEATED_STRIDE: u64 = 64 << 10;
-
 /// What every pCPU can do.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct CpuLimits {
@@ -482,14 +478,8 @@ impl<M: Machine> Builder<'_, M> {
             stage2.map(self.machine, pool, places, frames.size, PageUse::Common)?;
         }
         if let (Gic::V2(gic), VirtualGic::V2 { cpu_interface, .. }) = (&self.host.gic, self.config.layout.gic) {
-            let gicv = gic.virtual_cpu_interface;
-            let stride = if gicv.size >= REPEATED_GICV {
-                REPEATED_STRIDE
-            } else {
-                PAGE_SIZE
-            };
             for page in 0..cpu_interface.size / PAGE_SIZE {
-                let to = Pa(gicv.start.0 + page * stride);
+                let to = gic.virtual_page(page);
                 let at = Ipa(cpu_interface.start.0 + page * PAGE_SIZE);
                 stage2.map(self.machine, pool, (at, to), PAGE_SIZE, PageUse::Device)?;
             }

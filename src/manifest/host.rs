@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ids::Pa;
+use crate::ids::{PAGE_SIZE, Pa};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
@@ -16,6 +16,10 @@ use crate::sorting::sort_by_key;
 
 /// Frames that GICv2's distributor and each of its other register blocks have at least (GICv2 specification, chapter 4).
 const GICV2_MIN_FRAME: u64 = 0x1000;
+/// A register block of a GICv2 whose pages are each repeated through 64 KiB is at least this big.
+pub const REPEATED_BLOCK: u64 = 128 << 10;
+/// Bytes from one page to the next in such a block.
+pub const REPEATED_PAGE: u64 = 64 << 10;
 /// Bytes of the two frames of one GICv3 redistributor (GICv3 specification, 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x20000;
 
@@ -105,7 +109,7 @@ impl Gic {
 pub struct GicV2 {
     /// GICD.
     pub distributor: PaRange,
-    /// GICC. A size of 128 KiB means that the 4 KiB pages are each repeated through 64 KiB.
+    /// GICC.
     pub cpu_interface: PaRange,
     /// GICH.
     pub hypervisor_interface: PaRange,
@@ -113,6 +117,25 @@ pub struct GicV2 {
     pub virtual_cpu_interface: PaRange,
     /// The maintenance interrupt.
     pub maintenance: Interrupt,
+    /// The 4 KiB pages of GICC and GICV are each repeated through 64 KiB: [`is_repeated`], which no device tree says.
+    pub is_repeated: bool,
+}
+
+impl GicV2 {
+    /// Where page `page` of GICV is, of which a guest's GICC is made.
+    pub const fn virtual_page(&self, page: u64) -> Pa {
+        let repeated = self.is_repeated && self.virtual_cpu_interface.size >= REPEATED_BLOCK;
+        let stride = if repeated { REPEATED_PAGE } else { PAGE_SIZE };
+        Pa(self.virtual_cpu_interface.start.0 + page * stride)
+    }
+}
+
+/// Whether the 4 KiB pages of a GICv2's register blocks are each repeated through 64 KiB, so that the second of a block is
+/// 64 KiB behind the first. Boards wire a GIC-400 so for kernels with pages of 64 KiB. `size` is that of GICC; `first` and
+/// `again` are what GICC_IIDR reads at offsets 0xfc and 0xf0fc, which is read only if the block is [`REPEATED_BLOCK`]: a size
+/// alone says nothing, since trees round sizes up.
+pub const fn is_repeated(size: u64, first: u32, again: u32) -> bool {
+    size >= REPEATED_BLOCK && first == again && first != 0
 }
 
 /// A GICv3's register blocks.
@@ -336,6 +359,7 @@ fn gic(root: Node<'_, '_>) -> Result<Gic, ManifestError> {
         hypervisor_interface: node.physical_reg(2)?,
         virtual_cpu_interface: node.physical_reg(3)?,
         maintenance,
+        is_repeated: false,
     };
     let frames = [
         gic.distributor,

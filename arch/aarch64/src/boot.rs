@@ -64,7 +64,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     power_and_memory(&host, &discovery);
     console::start_logging();
     // SAFETY: stage 1 maps the register blocks since `power_and_memory`.
-    unsafe { gic::init(&host.gic) };
+    unsafe { gic::init(&mut host.gic) };
     set_interrupts(discovery.interrupts);
     smp::set_up(pcpu);
     smp::start_others(&host.cpus, read_sysreg!("mpidr_el1"));

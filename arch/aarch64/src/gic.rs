@@ -3,62 +3,47 @@
 //! EOImode is 1: acknowledging an interrupt is followed by a priority drop at once, and by a deactivation that is EL2's
 //! unless the interrupt was handed to a guest, whose own deactivation then ends it. All interrupts have one priority.
 
+use crate::mmio::Registers;
+use crate::sysreg::dsb_ishst;
 use portunus::ids::{IntId, PcpuId};
 use portunus::manifest::host;
+use portunus_gic::v2::GicV2;
+pub(crate) use portunus_gic::{Acknowledged, KICK, VirtualState};
 use spin::Once;
 
-mod distributor;
-pub(crate) mod v2;
 pub(crate) mod v3;
-
-/// The SGI that makes a pCPU leave its guest.
-pub(crate) const KICK: IntId = IntId(0);
-/// The priority of every physical interrupt.
-const PRIORITY: u8 = 0xa0;
-
-/// An acknowledged interrupt.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Acknowledged {
-    /// What the CPU interface returned, which a GICv2 wants back whole.
-    raw: u32,
-    /// The interrupt.
-    pub(crate) interrupt: IntId,
-}
 
 /// The machine's interrupt controller.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum Gic {
     /// GICv2: memory-mapped CPU interfaces.
-    V2(v2::GicV2),
+    V2(GicV2<Registers>),
     /// GICv3: system registers.
     V3(v3::GicV3),
 }
 
-/// A vCPU's state in the virtual CPU interface, apart from its list registers.
-#[derive(Copy, Clone, Debug, Default)]
-pub(crate) struct VirtualState {
-    /// ICH_VMCR_EL2 or GICH_VMCR.
-    vmcr: u64,
-    /// `active` holds anything (GICv3).
-    is_active: bool,
-    /// Active priorities: ICH_AP0R and ICH_AP1R, or GICH_APR first.
-    active: [u64; 8],
-}
-
 static GIC: Once<Gic> = Once::new();
 
-/// Takes the controller over and sets the distributor up: everything disabled, one priority.
+/// Takes the controller over and sets the distributor up: everything disabled, one priority. Adds to `host` what only the
+/// controller itself tells.
 ///
 /// # Safety
 /// Stage 1 maps the register blocks that `host` names as Device memory for good.
-pub(crate) unsafe fn init(host: &host::Gic) {
-    GIC.call_once(|| match host {
-        // SAFETY: the caller's promise.
-        host::Gic::V2(blocks) => Gic::V2(unsafe { v2::GicV2::new(blocks) }),
+pub(crate) unsafe fn init(host: &mut host::Gic) {
+    let gic = GIC.call_once(|| match host {
+        host::Gic::V2(blocks) => {
+            let parts = [blocks.distributor, blocks.cpu_interface, blocks.hypervisor_interface];
+            // SAFETY: the caller's promise.
+            let parts = parts.map(|block| unsafe { Registers::new(block.start.0 as usize) });
+            Gic::V2(GicV2::new(parts, blocks.cpu_interface.size))
+        }
         // SAFETY: the caller's promise.
         host::Gic::V3(blocks) => Gic::V3(unsafe { v3::GicV3::new(blocks) }),
     });
+    if let (Gic::V2(gic), host::Gic::V2(blocks)) = (gic, host) {
+        blocks.is_repeated = gic.is_repeated();
+    }
 }
 
 /// The controller; `None` before [`init`].
@@ -110,6 +95,8 @@ impl Gic {
     }
     /// Raises the kick on a pCPU.
     pub(crate) fn kick(&self, pcpu: PcpuId) {
+        // What the kick announces must be visible before it arrives.
+        dsb_ishst();
         either!(self, gic => gic.kick(pcpu))
     }
     /// Enables or disables an interrupt; a private one must be the executing pCPU's, which `pcpu` is.

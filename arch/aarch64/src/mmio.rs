@@ -57,19 +57,12 @@ impl Registers {
             core::arch::asm!("str {}, [{}]", in(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
         }
     }
-
-    /// Writes the byte at `offset`.
-    pub(crate) fn write_u8(self, offset: usize, value: u8) {
-        // SAFETY: as `read`.
-        unsafe {
-            core::arch::asm!("strb {:w}, [{}]", in(reg) u32::from(value), in(reg) self.0 + offset, options(nostack, preserves_flags));
-        }
-    }
 }
 
 /// An access of each width, by an instruction that a hypervisor above can emulate too.
 macro_rules! access {
     ($read:ident, $write:ident, $type:ty, $load:literal, $store:literal) => {
+        #[inline]
         fn $read(&self, offset: usize) -> $type {
             let value: u32;
             // SAFETY: `new`'s promise.
@@ -78,6 +71,7 @@ macro_rules! access {
             }
             value as $type
         }
+        #[inline]
         fn $write(&self, offset: usize, value: $type) {
             // SAFETY: `new`'s promise.
             unsafe {

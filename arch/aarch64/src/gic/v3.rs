@@ -1,13 +1,13 @@
 //! GICv3 (IHI 0069): distributor and redistributors are memory-mapped, CPU and virtual interfaces are system registers.
 
-use super::distributor::Bank;
 use super::{Acknowledged, KICK, VirtualState};
 use crate::mmio::Registers;
-use crate::sysreg::{AFFINITY, dsb_ishst, isb, read_sysreg, write_sysreg};
+use crate::sysreg::{AFFINITY, isb, read_sysreg, write_sysreg};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use portunus::ids::{IntId, MAX_PCPUS, PcpuId};
 use portunus::manifest::host::{self, REDISTRIBUTOR_SIZE};
 use portunus::vgic::list_register::{ListRegister, LrState, PriorityMask};
+use portunus_gic::distributor::Bank;
 
 const GICD_CTLR: usize = 0x0000;
 const GICD_TYPER: usize = 0x0004;
@@ -141,7 +141,7 @@ impl GicV3 {
     }
 
     /// The registers of `interrupt`: the distributor's, or for a private one the redistributor's of `pcpu`.
-    pub(super) fn bank(&self, pcpu: PcpuId, interrupt: IntId) -> Bank {
+    pub(super) fn bank(&self, pcpu: PcpuId, interrupt: IntId) -> Bank<Registers> {
         let frame = self
             .frames
             .get(usize::from(pcpu.0))
@@ -181,8 +181,6 @@ impl GicV3 {
                 | u64::from(KICK.0) << 24
                 | u64::from(aff1) << 16
                 | 1 << (aff0 & 15);
-            // What the kick announces must be visible before it arrives.
-            dsb_ishst();
             write_sysreg!("icc_sgi1r_el1", target);
             isb();
         }

@@ -46,7 +46,9 @@ fn number(text: &str) -> u32 {
 impl Model {
     /// The device with the rules in the table of `text`; all registers read as zero.
     pub(crate) fn new(text: &str) -> Self {
-        let rows = text.lines().filter(|line| line.starts_with("| 0x"));
+        // The first table alone: a board may have tables of other devices, too.
+        let rows = text.lines().skip_while(|line| !line.starts_with("| 0x"));
+        let rows = rows.take_while(|line| line.starts_with("| 0x"));
         let rules = rows.map(|line| {
             let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
             let [offset, _, bytes, access, must_be_zero, flags, source] = cells[..] else {

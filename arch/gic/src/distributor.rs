@@ -1,9 +1,10 @@
 //! The registers that GICv2's distributor, GICv3's distributor and its redistributors' SGI frames share: the same bits at
 //! the same offsets (GIC specification, 12.9 and 12.11; GICv2, 4.3).
 
-use super::PRIORITY;
-use crate::mmio::Registers;
 use portunus::ids::IntId;
+use portunus::registers::DeviceRegisters;
+
+use crate::PRIORITY;
 
 const IGROUPR: usize = 0x080;
 const ISENABLER: usize = 0x100;
@@ -16,49 +17,54 @@ const ICFGR: usize = 0xc00;
 
 /// One such bank of registers.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Bank(pub(super) Registers);
+pub struct Bank<R>(pub R);
 
 /// The word of a one-bit-each register, and the bit in it.
 const fn bit(interrupt: IntId) -> (usize, u32) {
     (interrupt.0 as usize / 32 * 4, 1 << (interrupt.0 % 32))
 }
 
-impl Bank {
+impl<R: DeviceRegisters> Bank<R> {
     /// Disables and clears 32 interrupts from `first` on, and gives them the one priority. In group 1 where the
     /// controller has one security state or lets the Non-secure state choose; elsewhere the write is ignored.
-    pub(super) fn reset(self, first: u32, group1: bool) {
+    pub fn reset(&self, first: u32, group1: bool) {
         let (word, _) = bit(IntId(first));
-        self.0.write(ICENABLER + word, u32::MAX);
-        self.0.write(ICPENDR + word, u32::MAX);
-        self.0.write(ICACTIVER + word, u32::MAX);
+        self.0.write_u32(ICENABLER + word, u32::MAX);
+        self.0.write_u32(ICPENDR + word, u32::MAX);
+        self.0.write_u32(ICACTIVER + word, u32::MAX);
         if group1 {
-            self.0.write(IGROUPR + word, u32::MAX);
+            self.0.write_u32(IGROUPR + word, u32::MAX);
         }
         for quad in (first as usize..first as usize + 32).step_by(4) {
-            self.0.write(IPRIORITYR + quad, u32::from_ne_bytes([PRIORITY; 4]));
+            self.0.write_u32(IPRIORITYR + quad, u32::from_ne_bytes([PRIORITY; 4]));
         }
     }
 
-    pub(super) fn enable(self, interrupt: IntId, enabled: bool) {
+    /// Lets an interrupt through, or not.
+    pub fn enable(&self, interrupt: IntId, enabled: bool) {
         let (word, bit) = bit(interrupt);
-        self.0.write(if enabled { ISENABLER } else { ICENABLER } + word, bit);
+        self.0
+            .write_u32(if enabled { ISENABLER } else { ICENABLER } + word, bit);
     }
 
-    /// Two bits each: the upper one says edge. A read-modify-write: callers serialise.
-    pub(super) fn configure(self, interrupt: IntId, edge: bool) {
+    /// Sets the trigger of an interrupt that is disabled. Two bits each: the upper one says edge. A read-modify-write: callers
+    /// serialise.
+    pub fn configure(&self, interrupt: IntId, edge: bool) {
         let word = ICFGR + interrupt.0 as usize / 16 * 4;
         let bit = 2 << (interrupt.0 % 16 * 2);
-        let old = self.0.read(word);
-        self.0.write(word, if edge { old | bit } else { old & !bit });
+        let old = self.0.read_u32(word);
+        self.0.write_u32(word, if edge { old | bit } else { old & !bit });
     }
 
-    pub(super) fn clear_pending(self, interrupt: IntId) {
+    /// Makes an interrupt not pending.
+    pub fn clear_pending(&self, interrupt: IntId) {
         let (word, bit) = bit(interrupt);
-        self.0.write(ICPENDR + word, bit);
+        self.0.write_u32(ICPENDR + word, bit);
     }
 
-    pub(super) fn set_active(self, interrupt: IntId, active: bool) {
+    /// Makes an interrupt active or inactive.
+    pub fn set_active(&self, interrupt: IntId, active: bool) {
         let (word, bit) = bit(interrupt);
-        self.0.write(if active { ISACTIVER } else { ICACTIVER } + word, bit);
+        self.0.write_u32(if active { ISACTIVER } else { ICACTIVER } + word, bit);
     }
 }
