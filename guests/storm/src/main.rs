@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+mod accesses;
 mod copies;
 mod ledger;
 mod others;

@@ -1,14 +1,13 @@
 //! What this domain maps of others' grants, and finds there.
 
 use alloc::vec::Vec;
-use core::arch::asm;
 
-use guest_runtime::attempt;
 use guest_runtime::hypercall::grant::{self, HOST_MAP, READ_ONLY};
 use portunus::abi::grant::{GrantStatus, MapGrantRef, UnmapGrantRef};
 
-use crate::ledger::{Count, Grant, PAGES, Pins, State, Written, pattern};
-use crate::own::{HALF, PAGE};
+use crate::accesses::read;
+use crate::ledger::{Count, Grant, PAGES, Pins, State, Written};
+use crate::own::PAGE;
 use crate::storm::Storm;
 
 /// Pages of the window that this domain maps at.
@@ -29,12 +28,12 @@ pub(crate) struct Map {
     pub(crate) id: u32,
     pub(crate) writable: bool,
     handle: u32,
-    at: Place,
+    pub(crate) at: Place,
 }
 
 /// Where the page of a handle is.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Place {
+pub(crate) enum Place {
     Slot(usize),
     /// Another one took its place.
     Lost,
@@ -174,7 +173,7 @@ impl Storm {
         page
     }
 
-    fn address(&self, slot: usize) -> u64 {
+    pub(crate) fn address(&self, slot: usize) -> u64 {
         self.window + slot as u64 * PAGE
     }
 
@@ -279,7 +278,7 @@ impl Storm {
             }
         }
         if self.random.below(8) == 0 {
-            return self.unmap_elsewhere(chosen.first().copied());
+            return self.unmap_elsewhere(&chosen);
         }
         self.unmap_those(&chosen);
     }
@@ -332,51 +331,66 @@ impl Storm {
         }
     }
 
-    /// Gives a handle back for a place where its page is not.
-    fn unmap_elsewhere(&mut self, index: Option<usize>) {
-        let Some(map) = index.map(|index| self.maps[index]) else {
-            return;
-        };
+    /// Gives handles back for a place where their pages are not.
+    fn unmap_elsewhere(&mut self, chosen: &[usize]) {
         let address = match self.random.below(3) {
             0 => 0,
             1 => self.window + SLOTS as u64 * PAGE,
             _ => (&raw const *self.buffer) as u64,
         };
-        let mut entry = [UnmapGrantRef {
-            host_addr: address,
-            handle: map.handle,
-            status: i16::MAX,
-            ..Default::default()
-        }];
-        self.publish_pins(map.granter, map.page, true);
-        // SAFETY: nobody looks at those pages but `attempt`.
-        if let Err(error) = unsafe { grant::unmap(&mut entry) } {
-            self.fail(format_args!("an unmap: {error}"));
+        let those: Vec<Map> = chosen.iter().map(|index| self.maps[*index]).collect();
+        let mut entries: Vec<UnmapGrantRef> = those
+            .iter()
+            .map(|map| UnmapGrantRef {
+                host_addr: address,
+                handle: map.handle,
+                status: i16::MAX,
+                ..Default::default()
+            })
+            .collect();
+        for map in &those {
+            self.publish_pins(map.granter, map.page, true);
         }
-        self.ledger.add(self.me, Count::Operations, 1);
-        match entry[0].status {
-            0 if address == 0 => {}
-            status if address != 0 && status == GrantStatus::GeneralError.code() => {
-                self.ledger.add(self.me, Count::Refusals, 1);
+        // SAFETY: nobody looks at those pages but `attempt`.
+        if let Err(error) = unsafe { grant::unmap(&mut entries) } {
+            self.fail(format_args!("an unmap of {} pages: {error}", entries.len()));
+        }
+        self.ledger.add(self.me, Count::Operations, entries.len() as u64);
+        for (entry, map) in entries.iter().zip(&those) {
+            match entry.status {
+                0 if address == 0 => {}
+                status if address != 0 && status == GrantStatus::GeneralError.code() => {
+                    self.ledger.add(self.me, Count::Refusals, 1);
+                }
+                0 if self.is_dead(map.granter, map.life) => self.abandon(map),
+                status => self.fail(format_args!("an unmap at {address:#x} answered {status}: {map:?}")),
             }
-            0 if self.is_dead(map.granter, map.life) => {
-                let this = self
-                    .maps
-                    .iter_mut()
-                    .find(|other| other.has_handle() && other.handle == map.handle);
-                // If its granter began another life before, nothing is there any more.
-                let may_be_there = map.life == self.lives[map.granter];
-                match (this, map.at) {
-                    (Some(this), Place::Slot(slot)) if may_be_there => this.at = Place::Abandoned(slot),
-                    _ => self
-                        .maps
-                        .retain(|other| !other.has_handle() || other.handle != map.handle),
+        }
+        for map in those {
+            self.publish_pins(map.granter, map.page, false);
+        }
+        self.notice_deaths();
+    }
+
+    /// A handle is gone, and its page may be there until its granter's next life begins.
+    fn abandon(&mut self, map: &Map) {
+        let may_be_there = map.life == self.lives[map.granter];
+        let this = |other: &Map| other.has_handle() && other.handle == map.handle;
+        match map.at {
+            Place::Slot(slot) if may_be_there => {
+                if let Some(map) = self.maps.iter_mut().find(|other| this(other)) {
+                    map.at = Place::Abandoned(slot);
                 }
             }
-            status => self.fail(format_args!("an unmap at {address:#x} answered {status}: {map:?}")),
+            _ => self.maps.retain(|other| !this(other)),
         }
-        self.publish_pins(map.granter, map.page, false);
-        self.notice_deaths();
+    }
+
+    /// `granter` was stopped: gives back all handles of its grants, and no page.
+    pub(crate) fn forsake(&mut self, granter: usize) {
+        let is_its = |(index, map): (usize, &Map)| (map.granter == granter && map.has_handle()).then_some(index);
+        let chosen: Vec<usize> = self.maps.iter().enumerate().filter_map(is_its).collect();
+        self.unmap_elsewhere(&chosen);
     }
 
     /// Looks whether the others live as they did: those that began another life have all their pages back.
@@ -415,106 +429,6 @@ impl Storm {
         if let Ok(word) = read(self.address(slot)) {
             self.fail(format_args!("slot {slot} reads {word:#x} though it {why}"));
         }
-    }
-
-    /// Reads and writes through a mapping.
-    pub(crate) fn access(&mut self) {
-        if self.maps.is_empty() {
-            return;
-        }
-        let map = self.maps[self.random.below(self.maps.len() as u64) as usize];
-        let (Place::Slot(slot), true) = (map.at, map.life == self.lives[map.granter]) else {
-            return;
-        };
-        self.ledger.add(self.me, Count::Operations, 1);
-        self.ledger.add(self.me, Count::Accesses, 1);
-        match self.random.below(3) {
-            0 => self.write_to(&map, slot),
-            _ => self.look_at(&map, slot),
-        }
-    }
-
-    fn look_at(&mut self, map: &Map, slot: usize) {
-        let before = self.ledger.contents(map.granter, map.page);
-        let mine = self.ledger.written(self.me, map.granter, map.page);
-        let mut found = Vec::new();
-        for number in 0..8 {
-            let half = if number % 2 == 0 { 0 } else { HALF };
-            let index = half + self.random.below(HALF as u64) as usize;
-            match read(self.address(slot) + index as u64 * 8) {
-                Ok(word) => found.push((index, word)),
-                Err(_) if self.is_dead(map.granter, map.life) => return,
-                Err(fault) => self.fail(format_args!("slot {slot} faults ({:#x}): {map:?}", fault.esr)),
-            }
-        }
-        let same = self.ledger.contents(map.granter, map.page) == before && self.ledger.life(map.granter) == map.life;
-        for (index, word) in found {
-            let expected = if index < HALF {
-                before.filter(|_| same).map(|stamp| pattern(map.granter, stamp, index))
-            } else {
-                match mine.state {
-                    State::Known if mine.id == map.id && mine.stamp != 0 => {
-                        Some(pattern(self.me, mine.stamp.into(), index))
-                    }
-                    State::Known => Some(pattern(map.granter, map.id.into(), index)),
-                    State::Busy | State::Unknown => None,
-                }
-            };
-            if expected.is_some_and(|expected| expected != word) {
-                self.fail(format_args!(
-                    "word {index} at slot {slot} is {word:#x} and not {expected:x?}: {map:?}, {mine:?}, {before:?}"
-                ));
-            }
-        }
-    }
-
-    /// A stamp for what this domain writes to pages of others.
-    pub(crate) fn new_stamp(&self) -> u32 {
-        (self.ledger.stamp(self.me) % ((1 << 30) - 1)) as u32 + 1
-    }
-
-    fn write_to(&mut self, map: &Map, slot: usize) {
-        let half = self.address(slot) + HALF as u64 * 8;
-        if !map.writable {
-            let fault = attempt::run(|| {
-                // SAFETY: it faults, or changes a page that is for such attempts.
-                unsafe { asm!("str xzr, [{0}]", in(reg) half, options(nostack, preserves_flags)) };
-            });
-            if fault.is_none() {
-                self.fail(format_args!("slot {slot}, which is for reading, was written: {map:?}"));
-            }
-            return;
-        }
-        let stamp = self.new_stamp();
-        let known = Written {
-            id: map.id,
-            stamp,
-            state: State::Known,
-        };
-        let busy = Written {
-            state: State::Busy,
-            ..known
-        };
-        self.ledger.set_written(self.me, map.granter, map.page, busy);
-        let me = self.me;
-        let fault = attempt::run(|| {
-            for index in 0..HALF {
-                let word = pattern(me, stamp.into(), HALF + index);
-                // SAFETY: a page that was mapped for that; if it is gone the store is skipped.
-                unsafe {
-                    asm!("str {1}, [{0}]", in(reg) half + index as u64 * 8, in(reg) word, options(nostack, preserves_flags));
-                }
-            }
-        });
-        let after = match fault {
-            None => known,
-            Some(_) if self.is_dead(map.granter, map.life) => Written {
-                state: State::Unknown,
-                ..known
-            },
-            Some(fault) => self.fail(format_args!("slot {slot} faults ({:#x}): {map:?}", fault.esr)),
-        };
-        self.ledger.set_written(self.me, map.granter, map.page, after);
     }
 
     /// Calls that name what is not there.
@@ -575,13 +489,4 @@ impl Storm {
             guest_runtime::psci::system_reset();
         }
     }
-}
-
-fn read(address: u64) -> Result<u64, attempt::Fault> {
-    let mut value = 0u64;
-    let fault = attempt::run(|| {
-        // SAFETY: a load into a register; if it faults the register keeps its 0.
-        unsafe { asm!("ldr {0}, [{1}]", inout(reg) value, in(reg) address, options(nostack, preserves_flags)) };
-    });
-    fault.map_or(Ok(value), Err)
 }

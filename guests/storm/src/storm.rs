@@ -70,7 +70,7 @@ impl Storm {
             seed,
             step: 0,
             goal: number("operations").unwrap_or(10_000),
-            span: number("span").unwrap_or(2000).max(1),
+            span: number("span").unwrap_or(800).max(1),
         };
         storm.begin_own();
         storm.begin_others();
@@ -98,6 +98,19 @@ impl Storm {
             if self.ledger.phase(domain) != OVER && hypercall::control::domain(domain as u16 + 1).is_ok_and(is_down) {
                 // It may be starting already.
                 let _ = hypercall::control::restart(domain as u16 + 1);
+            }
+        }
+    }
+
+    /// Waits until a domain has stopped. `false`: somebody started it again.
+    fn has_stopped(&self, domain: usize) -> bool {
+        loop {
+            match hypercall::control::domain(domain as u16 + 1).map(|report| report.state) {
+                Ok(Domain::STATE_STOPPED) => return true,
+                Ok(Domain::STATE_STOPPING) => {
+                    let _ = hypercall::yield_now();
+                }
+                _ => return false,
             }
         }
     }
@@ -203,18 +216,21 @@ impl Storm {
         }
         let other = self.peer();
         let is_other = other != self.me && self.ledger.phase(other) == STORM;
-        match self.random.below(4) {
+        match self.random.below(6) {
             0 if is_other => {
                 self.ledger.add(self.me, Count::Kills, 1);
                 // It may have died just now.
                 let _ = hypercall::control::restart(other as u16 + 1);
             }
-            1 if is_other => {
+            1..4 if is_other => {
                 self.ledger.add(self.me, Count::Kills, 1);
-                // Whoever waits for it starts it again.
                 let _ = hypercall::control::shut_down(other as u16 + 1, Action::POWEROFF);
+                // Whoever waits for it starts it again.
+                if self.random.below(4) != 0 && self.has_stopped(other) {
+                    self.forsake(other);
+                }
             }
-            2 => {
+            4 => {
                 self.ledger.add(self.me, Count::Deaths, 1);
                 let refused = hypercall::shutdown(ShutdownReason::Crash);
                 self.fail(format_args!("a crash was survived: {refused:?}"))
