@@ -79,6 +79,7 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::entropy::Entropy;
+use crate::evtchn::UPCALL;
 use crate::hypervisor::mmio::{AwaitedAccess, PendingAccess};
 use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::set_way::SetWayWalk;
@@ -140,6 +141,8 @@ pub struct VcpuState {
     leaves_as: Option<u32>,
     /// Who runs after [`Quick::Over`]; of [`Quick::Rests`] the deadline.
     pub over: Schedule,
+    /// Who runs after [`Quick::Across`], until EL2's timer as it is set.
+    pub across: Across,
     set_way: SetWayWalk,
     counters: Arc<VcpuCounters>,
 }
@@ -176,6 +179,10 @@ impl VcpuState {
             over: Schedule {
                 run: None,
                 deadline: None,
+            },
+            across: Across {
+                to: id,
+                news: News::Upcall,
             },
             set_way: SetWayWalk::default(),
             counters,
@@ -216,6 +223,26 @@ pub struct Schedule {
     pub run: Option<VcpuId>,
     /// When to come back at the latest (CNTHP_CVAL_EL2); `None`: never by time.
     pub deadline: Option<Ticks>,
+}
+
+/// A vCPU that can run, and what it does not know yet.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Across {
+    /// The vCPU.
+    pub to: VcpuId,
+    /// What has happened.
+    pub news: News,
+}
+
+/// What has happened to a vCPU that is about to be loaded, and that nothing else tells it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum News {
+    /// Nothing.
+    Nothing,
+    /// Its event channels' upcall is pending.
+    Upcall,
+    /// The access that it waits for gives this value.
+    Answer(u64),
 }
 
 /// What [`Hypervisor::enter`] found.
@@ -445,14 +472,35 @@ impl<M: Machine> Hypervisor<M> {
         self.interrupt_vcpus(domain, vcpus);
     }
 
-    /// First step when a vCPU is loaded that [`Self::leave`] unloaded, or none: its list registers hold what they held.
-    /// Returns whether the physical interrupt of the virtual timer is to be active.
+    /// First step when a vCPU is loaded that [`Self::leave`] unloaded, or none: its list registers hold what they held, and
+    /// it has its `news`. Returns whether the physical interrupt of the virtual timer is to be active.
     #[inline(always)]
-    pub fn load<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+    pub fn load<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, news: News) -> bool {
         let Located { domain, vcpu } = at;
-        let mut vgic = domain.vgic.lock();
-        state.flush_due = vgic.load(vcpu.id.index, cpu.virtual_interface());
-        vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER)
+        let index = vcpu.id.index;
+        let holds = {
+            let mut vgic = domain.vgic.lock();
+            let interface = cpu.virtual_interface();
+            state.flush_due = match news {
+                News::Upcall => vgic.load_pulsed(index, UPCALL, interface),
+                _ => vgic.load(index, interface),
+            };
+            vgic.holds_physical(index, interrupts::VIRTUAL_TIMER)
+        };
+        if let News::Answer(value) = news {
+            self.end_plain(vcpu, state, value);
+        }
+        holds
+    }
+
+    /// The vCPU of [`Quick::Across`] could not be loaded: it has its news all the same.
+    #[cold]
+    pub fn not_across(&self, across: Across) {
+        if let Some((_, vcpu)) = self.vcpu(across.to)
+            && across.news == News::Upcall
+        {
+            vcpu.note(Attention::Upcall);
+        }
     }
 
     /// The domain that a physical SPI belongs to.

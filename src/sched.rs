@@ -12,6 +12,7 @@
 //! The usual handoff, from one vCPU to a server that waits or can run, and back, is one step each ([`RunQueue::call`],
 //! [`RunQueue::answer`]), and so are a wait for an event ([`RunQueue::wait`]) and an event
 //! for one that waits ([`RunQueue::preempt`]). They say no wherever something else has to be looked at, and the steps one by one decide.
+//! While the same two go on talking, not even that is needed ([`Turns`]).
 //!
 //! Nothing here depends on how many vCPUs there are by more than their number's logarithm, but holding and yielding.
 //!
@@ -24,6 +25,7 @@ mod heap;
 mod held;
 mod loans;
 mod rest;
+mod turns;
 
 use alloc::vec::Vec;
 
@@ -31,6 +33,7 @@ use crate::ids::{Ticks, VcpuId};
 use entry::Entry;
 pub use entry::{SlotReport, Spent};
 use heap::Heap;
+pub use turns::Turns;
 
 /// What a vCPU that does not run waits for; a wake-up names what happened and only ends a wait that it concerns.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

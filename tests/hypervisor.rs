@@ -76,6 +76,8 @@ mod time;
 mod trace;
 #[path = "hypervisor_support/traps.rs"]
 mod traps;
+#[path = "hypervisor_support/turns.rs"]
+mod turns;
 #[path = "hypervisor_support/two_ways.rs"]
 mod two_ways;
 #[path = "hypervisor_support/wakeups.rs"]

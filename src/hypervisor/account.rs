@@ -43,7 +43,8 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(never)]
     fn runstate(&self, vcpu: &Vcpu) -> u32 {
         let (waits, held) = self.pcpu(vcpu.pcpu).map_or((None, false), |pcpu| {
-            let queue = pcpu.queue.lock();
+            let mut turns = pcpu.queue.lock();
+            let queue = turns.settled();
             (queue.waits(vcpu.slot), queue.is_held(vcpu.slot))
         });
         match (waits, held) {
@@ -56,7 +57,9 @@ impl<M: Machine> Hypervisor<M> {
     /// What the vCPU has spent since the machine's power-on.
     pub(crate) fn spent(&self, vcpu: &Vcpu, now: Ticks) -> Spent {
         let pcpu = self.pcpu(vcpu.pcpu);
-        pcpu.map_or(Spent::default(), |pcpu| pcpu.queue.lock().spent(vcpu.slot, now))
+        pcpu.map_or(Spent::default(), |pcpu| {
+            pcpu.queue.lock().settled().spent(vcpu.slot, now)
+        })
     }
 
     /// The vCPU is in state `new` from now on. What it spent `before` is of earlier lives of its domain.

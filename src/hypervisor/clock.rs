@@ -65,7 +65,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn run_time(&self, domain: &Domain) -> Ticks {
         let ran = |vcpu: &Vcpu| {
             self.pcpu(vcpu.pcpu)
-                .map_or(0, |pcpu| pcpu.queue.lock().ran(vcpu.slot).0)
+                .map_or(0, |pcpu| pcpu.queue.lock().settled().ran(vcpu.slot).0)
         };
         Ticks(domain.vcpus.iter().map(ran).sum())
     }
@@ -81,7 +81,7 @@ impl<M: Machine> Clock for CoreClock<'_, M> {
         let starved = self.hypervisor.domain(domain).and_then(|domain| {
             let starved = |vcpu: &Vcpu| {
                 let pcpu = self.hypervisor.pcpu(vcpu.pcpu)?;
-                Some(pcpu.queue.lock().starved(vcpu.slot, now)?.0)
+                Some(pcpu.queue.lock().settled().starved(vcpu.slot, now)?.0)
             };
             domain.vcpus.iter().filter_map(starved).min()
         });

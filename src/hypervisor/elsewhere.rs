@@ -38,7 +38,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         if handed.deadline.is_some() {
             let starved = match server.vcpus.as_slice() {
-                [_] => there.queue.lock().starved(to.slot, now),
+                [_] => there.queue.lock().settled().starved(to.slot, now),
                 _ => None,
             };
             let runnable = match starved {

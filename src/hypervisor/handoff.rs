@@ -20,9 +20,9 @@ use crate::evtchn::{Arrived, Delivery, EventChannels, Sender, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
-use crate::hypervisor::{Hypervisor, Located, Quick, Schedule, VcpuState};
+use crate::hypervisor::{Across, Hypervisor, Located, News, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
-use crate::ioreq::{Clock, Handed, Servers};
+use crate::ioreq::{Answer, Clock, Handed, Servers};
 use crate::machine::Machine;
 use crate::routing;
 use crate::sched::{Pick, Slot, Wait};
@@ -40,6 +40,8 @@ pub(crate) enum Called {
     Over,
     /// A server elsewhere has it, and the vCPU waits in place.
     Rests,
+    /// The same, as they have talked before.
+    Across,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -68,6 +70,18 @@ impl<M: Machine> Hypervisor<M> {
             let (delivery, listener) = self.tell_server(server, &mut servers, vcpu.id.index, (handed.peer, sender))?;
             Some((server, delivery, listener))
         });
+        if let Some((server, delivery, listener)) = told
+            && let Some(to) = self.lend_to_server(vcpu, &mut servers, (server, delivery, listener), &handed, now)
+        {
+            let news = if delivery.upcall.is_some() {
+                News::Upcall
+            } else {
+                News::Nothing
+            };
+            state.across = Across { to, news };
+            state.leaves_as = Some(RUNSTATE_BLOCKED);
+            return Called::Across;
+        }
         if let Some((server, delivery, _)) = &told
             && self.call_elsewhere(vcpu, state, &mut servers, (server, delivery, &handed), now)
         {
@@ -215,6 +229,31 @@ impl<M: Machine> Hypervisor<M> {
         Some(schedule)
     }
 
+    /// Goes over to the server's only vCPU, which has been told, if it runs on the time of `vcpu` again and again.
+    #[inline(always)]
+    fn lend_to_server(
+        &self,
+        vcpu: &Vcpu,
+        servers: &mut Servers,
+        (server, delivery, listener): (&Domain, Delivery, u8),
+        handed: &Handed,
+        now: Ticks,
+    ) -> Option<VcpuId> {
+        // Who listens is looked at when there is anybody to choose from.
+        let [to] = server.vcpus.as_slice() else { return None };
+        if to.pcpu != vcpu.pcpu || listener != 0 || !delivery.wake.is_empty() {
+            return None;
+        }
+        let pcpu = self.pcpu(vcpu.pcpu)?;
+        if pcpu.must_schedule.load(Ordering::Acquire) {
+            return None;
+        }
+        let runnable = pcpu.queue.lock().lend(vcpu.slot, to.slot, handed.deadline, now)?;
+        pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        servers.set_posted(vcpu.id.index, runnable.min(now));
+        Some(to.id)
+    }
+
     #[inline(never)]
     fn interrupt_told(&self, server: &Domain, told: VcpuSet) {
         self.interrupt_vcpus(server, told);
@@ -236,14 +275,15 @@ impl<M: Machine> Hypervisor<M> {
         }
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let mut queue = pcpu.queue.lock();
+        let mut turns = pcpu.queue.lock();
+        let queue = turns.settled();
         // An event that it has already, or does not want to hear of, does not wake it.
         if !told.contains(listener) && queue.waits(to.slot).is_some() {
             return None;
         }
         let pick = queue.call(vcpu.slot, to.slot, deadline, now)?;
         let starved = queue.starved(to.slot, now).unwrap_or_default();
-        drop(queue);
+        drop(turns);
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         let runnable = Ticks(now.0.saturating_sub(starved.0));
         Some((schedule(pick, limit), runnable))
@@ -379,7 +419,7 @@ impl<M: Machine> Hypervisor<M> {
         let now = self.machine.now();
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let pick = pcpu.queue.lock().preempt(to.slot, now)?;
+        let pick = pcpu.queue.lock().settled().preempt(to.slot, now)?;
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
@@ -395,12 +435,24 @@ impl<M: Machine> Hypervisor<M> {
         waiter: u8,
     ) -> Option<Quick> {
         let now = self.machine.now();
-        let owner = target.servers.lock().hear_answer(id, waiter, now, &self.machine)?;
+        let mut servers = target.servers.lock();
+        let owner = servers.hear_answer(id, waiter, now, &self.machine)?;
         let answered = VcpuId {
             domain: target.id,
             index: waiter,
         };
         self.machine.trace(Kind::Answered, answered, served(owner, id));
+        if self.give_turn_back(vcpu, target, waiter, now)
+            && let Some(Answer::Value(value)) = servers.take(waiter)
+        {
+            state.across = Across {
+                to: answered,
+                news: News::Answer(value),
+            };
+            state.leaves_as = Some(RUNSTATE_RUNNABLE);
+            return Some(Quick::Across);
+        }
+        drop(servers);
         if let Some(to) = target.vcpus.get(usize::from(waiter))
             && to.pcpu != vcpu.pcpu
         {
@@ -416,6 +468,21 @@ impl<M: Machine> Hypervisor<M> {
         Some(Quick::Over)
     }
 
+    /// Goes back to the vCPU `waiter` of `target`, on whose time `vcpu` was taken down to run.
+    #[inline(always)]
+    fn give_turn_back(&self, vcpu: &Vcpu, target: &Domain, waiter: u8, now: Ticks) -> bool {
+        let (Some(to), Some(pcpu)) = (target.vcpus.get(usize::from(waiter)), self.pcpu(vcpu.pcpu)) else {
+            return false;
+        };
+        let back = to.pcpu == vcpu.pcpu
+            && !pcpu.must_schedule.load(Ordering::Acquire)
+            && pcpu.queue.lock().take_back(vcpu.slot, to.slot, now);
+        if back {
+            pcpu.running.store(to.slot.index(), Ordering::Relaxed);
+        }
+        back
+    }
+
     #[inline]
     fn switch_to_waiter(&self, vcpu: &Vcpu, target: &Domain, waiter: u8, now: Ticks) -> Option<Schedule> {
         let to = target.vcpus.get(usize::from(waiter))?;
@@ -424,7 +491,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let pick = pcpu.queue.lock().answer(vcpu.slot, to.slot, now)?;
+        let pick = pcpu.queue.lock().answer(vcpu.slot, to.slot, limit, now)?;
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
@@ -440,10 +507,11 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Option<Schedule> {
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let mut queue = pcpu.queue.lock();
+        let mut turns = pcpu.queue.lock();
+        let queue = turns.settled();
         let pick = queue.wait(vcpu.slot, what, deadline, now)?;
         let running = queue.running().map_or(NOBODY, Slot::index);
-        drop(queue);
+        drop(turns);
         pcpu.running.store(running, Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
@@ -457,7 +525,7 @@ impl<M: Machine> Hypervisor<M> {
         // Whatever is asked for from here on is looked at the next time.
         pcpu.must_schedule.store(false, Ordering::SeqCst);
         let limit = self.unhurried(pcpu, vcpu.pcpu, now);
-        let pick = limit.and_then(|limit| Some((pcpu.queue.lock().resume(vcpu.slot, now)?, limit)));
+        let pick = limit.and_then(|limit| Some((pcpu.queue.lock().settled().resume(vcpu.slot, now)?, limit)));
         let Some((pick, limit)) = pick else {
             pcpu.must_schedule.store(true, Ordering::Release);
             return None;

@@ -48,6 +48,8 @@ pub enum Quick {
     No,
     /// Nothing: it needs a register that is not in the frame. With all of them there it will be something else.
     Registers,
+    /// Everything, and another vCPU goes on ([`VcpuState::across`]), with what it has heard.
+    Across,
 }
 
 /// ESR_EL2 of a load or store of one register (EC 0x24, ISV) by a 4-byte instruction (IL) whose own address (no

@@ -58,7 +58,8 @@ impl<M: Machine> Hypervisor<M> {
     fn is_leaving(&self, domain: &Domain) -> bool {
         domain.vcpus.iter().any(|vcpu| {
             self.pcpu(vcpu.pcpu).is_some_and(|pcpu| {
-                let queue = pcpu.queue.lock();
+                let mut turns = pcpu.queue.lock();
+                let queue = turns.settled();
                 queue.is_held(vcpu.slot) && queue.is_current(vcpu.slot)
             })
         })
@@ -70,7 +71,7 @@ impl<M: Machine> Hypervisor<M> {
         let request = domain.servers.lock().request_report(id.index);
         let interrupts = domain.vgic.lock().injected(id.index);
         let pcpu = self.pcpu(vcpu.pcpu)?;
-        let slot = pcpu.queue.lock().report(vcpu.slot, self.machine.now())?;
+        let slot = pcpu.queue.lock().settled().report(vcpu.slot, self.machine.now())?;
         Some(VcpuReport {
             pcpu: vcpu.pcpu,
             activity: match slot.waits {

@@ -65,7 +65,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         let now = self.machine.now();
         let deadline = self.virtual_deadline(cpu);
-        if !pcpu.queue.lock().rest(vcpu.slot, Wait::Event, deadline, now) {
+        if !pcpu.queue.lock().settled().rest(vcpu.slot, Wait::Event, deadline, now) {
             return false;
         }
         pcpu.resting.store(vcpu.slot.index(), Ordering::SeqCst);
@@ -91,7 +91,11 @@ impl<M: Machine> Hypervisor<M> {
         }
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
         if pcpu.must_schedule.load(Ordering::Acquire)
-            || !pcpu.queue.lock().rest(vcpu.slot, Wait::Request, deadline, now)
+            || !pcpu
+                .queue
+                .lock()
+                .settled()
+                .rest(vcpu.slot, Wait::Request, deadline, now)
         {
             return false;
         }
@@ -113,7 +117,9 @@ impl<M: Machine> Hypervisor<M> {
         pcpu.resting.store(NOBODY, Ordering::SeqCst);
         let now = self.machine.now();
         match end {
-            RestEnd::Timer if !state.has_access() && pcpu.queue.lock().end_rest(vcpu.slot, Wait::Event, now) => {
+            RestEnd::Timer
+                if !state.has_access() && pcpu.queue.lock().settled().end_rest(vcpu.slot, Wait::Event, now) =>
+            {
                 self.account_rest(vcpu, state, RUNSTATE_RUNNING);
                 // It runs, and its timer fires: as ever.
                 if !self.on_virtual_timer_again(at, cpu, state) && !self.on_virtual_timer_at_once(at, cpu, state) {
@@ -139,14 +145,15 @@ impl<M: Machine> Hypervisor<M> {
         let what = if state.has_access() { Wait::Request } else { Wait::Event };
         vcpu.has_notes_for(what)
             && self.pcpu(vcpu.pcpu).is_some_and(|pcpu| {
-                !pcpu.must_schedule.load(Ordering::Acquire) && pcpu.queue.lock().end_rest(vcpu.slot, what, now)
+                !pcpu.must_schedule.load(Ordering::Acquire)
+                    && pcpu.queue.lock().settled().end_rest(vcpu.slot, what, now)
             })
     }
 
     #[inline(never)]
     fn leave_rest(&self, vcpu: &Vcpu, now: Ticks) -> Rested {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
-            pcpu.queue.lock().stop_resting(now);
+            pcpu.queue.lock().settled().stop_resting(now);
             self.left_guest(vcpu.pcpu);
             // What comes for it from here on wakes it.
             pcpu.running.store(NOBODY, Ordering::Relaxed);
@@ -158,7 +165,7 @@ impl<M: Machine> Hypervisor<M> {
     pub fn wait_on<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) {
         let Located { domain, vcpu } = at;
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
-        let waits = pcpu.queue.lock().waits(vcpu.slot);
+        let waits = pcpu.queue.lock().settled().waits(vcpu.slot);
         match waits {
             Some(Wait::Event) if vcpu.has_notes_for(Wait::Event) => self.wake(vcpu, Wait::Event),
             Some(Wait::Event) => match self.wait_until(cpu, state, None, self.machine.now()) {
@@ -169,7 +176,7 @@ impl<M: Machine> Hypervisor<M> {
                 None => self.wake(vcpu, Wait::Event),
             },
             Some(Wait::Request) => {
-                pcpu.queue.lock().wait_on(vcpu.slot);
+                pcpu.queue.lock().settled().wait_on(vcpu.slot);
                 pcpu.must_schedule.store(true, Ordering::Release);
                 // Interrupts it takes when it has its answer.
                 if vcpu.has_notes_for(Wait::Request) {

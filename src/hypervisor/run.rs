@@ -11,13 +11,13 @@ use crate::hypervisor::alarms::{Alarms, NEVER};
 use crate::hypervisor::{Hypervisor, Schedule};
 use crate::ids::{PcpuId, Ticks, VcpuId, VcpuSet};
 use crate::machine::Machine;
-use crate::sched::{RunQueue, Slot, Wait};
+use crate::sched::{RunQueue, Slot, Turns, Wait};
 use crate::sync::Mutex;
 
 /// A physical CPU as the core sees it.
 #[derive(Debug)]
 pub(crate) struct Pcpu {
-    pub(crate) queue: Mutex<RunQueue>,
+    pub(crate) queue: Mutex<Turns>,
     pub(crate) alarms: Alarms,
     pub(crate) must_schedule: AtomicBool,
     /// The vCPU that it runs and that waits for nothing, for its own eyes; [`NOBODY`]: there is none.
@@ -33,7 +33,7 @@ impl Pcpu {
     /// A pCPU with its vCPUs.
     pub(crate) fn new(queue: RunQueue) -> Self {
         Self {
-            queue: Mutex::new(queue),
+            queue: Mutex::new(Turns::new(queue)),
             alarms: Alarms::default(),
             must_schedule: AtomicBool::new(true),
             running: AtomicUsize::new(NOBODY),
@@ -65,10 +65,11 @@ impl<M: Machine> Hypervisor<M> {
         if pcpu.running.load(Ordering::Relaxed) == vcpu.slot.index() && self.machine.current_pcpu() == vcpu.pcpu {
             return;
         }
-        let mut queue = pcpu.queue.lock();
+        let mut turns = pcpu.queue.lock();
+        let queue = turns.settled();
         let decide = queue.wake(vcpu.slot, wait, self.machine.now());
         let running = queue.is_current(vcpu.slot);
-        drop(queue);
+        drop(turns);
         if decide {
             pcpu.must_schedule.store(true, Ordering::Release);
         }
@@ -80,7 +81,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Changes the place of `vcpu` in its run queue; if that says so, its pCPU decides anew.
     pub(crate) fn reconsider(&self, vcpu: &Vcpu, change: impl FnOnce(&mut RunQueue, Slot, Ticks) -> bool) {
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
-        let decide = change(&mut pcpu.queue.lock(), vcpu.slot, self.machine.now());
+        let decide = change(pcpu.queue.lock().settled(), vcpu.slot, self.machine.now());
         if decide {
             pcpu.must_schedule.store(true, Ordering::Release);
             self.machine.kick(vcpu.pcpu);
@@ -91,11 +92,12 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn visit(&self, vcpu: &Vcpu, what: Attention) {
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
         // Together, so that no decision sees one without the other.
-        let mut queue = pcpu.queue.lock();
+        let mut turns = pcpu.queue.lock();
+        let queue = turns.settled();
         vcpu.note(what);
         queue.visit(vcpu.slot);
         let runs = queue.is_current(vcpu.slot) && queue.waits(vcpu.slot).is_none();
-        drop(queue);
+        drop(turns);
         if !runs {
             pcpu.must_schedule.store(true, Ordering::Release);
         }
@@ -112,7 +114,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Ends the loaded vCPU's own wait of kind `wait`.
     pub(crate) fn wake(&self, vcpu: &Vcpu, wait: Wait) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
-            pcpu.queue.lock().wake(vcpu.slot, wait, self.machine.now());
+            pcpu.queue.lock().settled().wake(vcpu.slot, wait, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }
     }
@@ -120,7 +122,7 @@ impl<M: Machine> Hypervisor<M> {
     /// The loaded vCPU wants its pCPU's attention at `deadline`.
     pub(crate) fn set_deadline(&self, vcpu: &Vcpu, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
-            pcpu.queue.lock().set_deadline(vcpu.slot, deadline);
+            pcpu.queue.lock().settled().set_deadline(vcpu.slot, deadline);
             pcpu.must_schedule.store(true, Ordering::Release);
         }
     }
@@ -129,7 +131,10 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn block(&self, vcpu: &Vcpu, wait: Wait, deadline: Option<Ticks>) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
             pcpu.running.store(NOBODY, Ordering::Relaxed);
-            pcpu.queue.lock().block(vcpu.slot, wait, deadline, self.machine.now());
+            pcpu.queue
+                .lock()
+                .settled()
+                .block(vcpu.slot, wait, deadline, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }
     }
@@ -139,14 +144,14 @@ impl<M: Machine> Hypervisor<M> {
         if vcpu.pcpu == server.pcpu
             && let Some(pcpu) = self.pcpu(vcpu.pcpu)
         {
-            pcpu.queue.lock().hand_off(vcpu.slot, server.slot);
+            pcpu.queue.lock().settled().hand_off(vcpu.slot, server.slot);
         }
     }
 
     /// The loaded vCPU lets others go first.
     pub(crate) fn yield_now(&self, vcpu: &Vcpu) {
         if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
-            pcpu.queue.lock().yield_now(vcpu.slot, self.machine.now());
+            pcpu.queue.lock().settled().yield_now(vcpu.slot, self.machine.now());
             pcpu.must_schedule.store(true, Ordering::Release);
         }
     }
@@ -188,10 +193,11 @@ impl<M: Machine> Hypervisor<M> {
             self.on_console_ready();
             show = shows();
         }
-        let mut queue = pcpu.queue.lock();
+        let mut turns = pcpu.queue.lock();
+        let queue = turns.settled();
         let pick = queue.pick(now);
         let running = queue.running().map_or(NOBODY, Slot::index);
-        drop(queue);
+        drop(turns);
         pcpu.running.store(running, Ordering::Relaxed);
         let deadline = pick.until.unwrap_or(NEVER).min(show).min(alarm);
         Schedule {

@@ -107,7 +107,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn take_snapshot<C: Cpu>(&self, cpu: &mut C, vcpu: &Vcpu, state: &VcpuState) -> bool {
         let goes_on = self
             .pcpu(vcpu.pcpu)
-            .is_some_and(|pcpu| pcpu.queue.lock().end_visit(vcpu.slot));
+            .is_some_and(|pcpu| pcpu.queue.lock().settled().end_visit(vcpu.slot));
         let snapshot = Snapshot::of(cpu, state);
         let mut visit = self.visit.lock();
         if visit.wanted.is_some_and(|(wanted, _)| wanted == vcpu.id) {

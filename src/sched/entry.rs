@@ -90,6 +90,15 @@ impl Entry {
         }
         elapsed.saturating_mul(u64::from(DEFAULT_SHARE)) / u64::from(self.share)
     }
+
+    /// In how many ticks it ages so much, and not more.
+    #[inline]
+    pub(super) fn ages_in(&self, age: u64) -> u64 {
+        if self.share == DEFAULT_SHARE {
+            return age;
+        }
+        age.saturating_mul(u64::from(self.share)) / u64::from(DEFAULT_SHARE)
+    }
 }
 
 /// What a run queue knows of a vCPU.

@@ -12,7 +12,9 @@ use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
-use portunus::hypervisor::{Claim, Entry, Hypervisor, Quick, RestEnd, Rested, Saved, Schedule, Syndrome, VcpuState};
+use portunus::hypervisor::{
+    Claim, Entry, Hypervisor, News, Quick, RestEnd, Rested, Saved, Schedule, Syndrome, VcpuState,
+};
 use portunus::ids::{DomainId, IntId, Ipa, Pa, PcpuId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -102,6 +104,10 @@ pub(crate) struct Sim {
     /// What the core asked of the machine since the log was taken.
     log: RefCell<Vec<Operation>>,
     keep_log: Cell<bool>,
+    /// Nothing is answered by a quick look.
+    slow: Cell<bool>,
+    /// How often two vCPUs that talk went on without a decision.
+    across: Cell<u32>,
 }
 
 /// Exits that a pCPU may need before it runs a guest or sleeps.
@@ -135,6 +141,8 @@ impl Sim {
             pcpus: Default::default(),
             log: RefCell::default(),
             keep_log: Cell::new(true),
+            slow: Cell::new(false),
+            across: Cell::new(0),
         };
         for pcpu in 0..PCPUS {
             sim.resume(PcpuId(pcpu));
@@ -277,7 +285,7 @@ impl Sim {
                 let Some(next) = schedule.run else {
                     return self.rest(pcpu);
                 };
-                self.load(pcpu, next);
+                self.load(pcpu, next, News::Nothing);
             }
             let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
             let entry = self.with(vcpu, |context| {
@@ -318,7 +326,7 @@ impl Sim {
         }
     }
 
-    fn load(&self, pcpu: PcpuId, next: VcpuId) {
+    fn load(&self, pcpu: PcpuId, next: VcpuId, news: News) {
         let state = self.pcpus[usize::from(pcpu.0)].get();
         if state.loaded == Some(next) {
             return;
@@ -338,7 +346,7 @@ impl Sim {
         self.with(next, |context| {
             self.on(pcpu, |hypervisor| {
                 let at = hypervisor.locate(next).expect("it exists");
-                hypervisor.load(at, &mut context.cpu, &mut context.state);
+                hypervisor.load(at, &mut context.cpu, &mut context.state, news);
             });
         });
     }
@@ -443,7 +451,18 @@ impl Sim {
 
     /// The vCPU, which runs, takes an exception to EL2. Nobody who is kicked notices before [`Self::settle`].
     pub(crate) fn trap_only(&self, vcpu: VcpuId, syndrome: Syndrome) {
-        self.trap_by(vcpu, syndrome, &[Saved::CALLER, Saved::ALL]);
+        let looks = [Saved::CALLER, Saved::ALL];
+        self.trap_by(vcpu, syndrome, if self.slow.get() { &[] } else { &looks });
+    }
+
+    /// From now on every trap goes the core's way for everything.
+    pub(crate) fn be_slow(&self) {
+        self.slow.set(true);
+    }
+
+    /// How often the pCPU went from one vCPU to the other without a decision.
+    pub(crate) fn across(&self) -> u32 {
+        self.across.get()
     }
 
     /// The vCPU, which runs, takes an exception to EL2. It is answered by a quick look with these registers saved, or the
@@ -458,7 +477,7 @@ impl Sim {
             self.hypervisor.left_guest(pcpu);
         }
         self.update(pcpu, |state| state.busy = true);
-        let (quick, Schedule { run, deadline }) = self.with(vcpu, |context| {
+        let (quick, Schedule { run, deadline }, across) = self.with(vcpu, |context| {
             let Context { cpu, state, .. } = context;
             self.on(pcpu, |hypervisor| {
                 let at = hypervisor.locate(vcpu).expect("it exists");
@@ -471,7 +490,7 @@ impl Sim {
                 if matches!(quick, Quick::No | Quick::Registers) {
                     hypervisor.on_trap(cpu, state, syndrome);
                 }
-                (quick, state.over)
+                (quick, state.over, state.across)
             })
         });
         if quick == Quick::Rests {
@@ -481,13 +500,17 @@ impl Sim {
                 (state.busy, state.in_place) = (false, true);
             });
         }
+        if quick == Quick::Across {
+            self.across.set(self.across.get() + 1);
+            self.load(pcpu, across.to, across.news);
+        }
         if quick == Quick::Over {
             self.update(pcpu, |state| {
                 state.deadline = deadline;
                 state.reschedule = run.is_none();
             });
             if let Some(next) = run {
-                self.load(pcpu, next);
+                self.load(pcpu, next, News::Nothing);
             }
         }
         self.resume(pcpu);

@@ -64,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) stranger: &'static str,
     /// pCPUs of the guest's two vCPUs, the backend's two, and the stranger's one.
     pub(crate) pcpus: [u8; 5],
+    /// The backend's second vCPU is not there.
+    pub(crate) one_server: bool,
     /// Properties of all domains: what follows when one stops.
     pub(crate) lifecycle: &'static str,
     /// More nodes of the guest, and of the backend.
@@ -80,6 +82,7 @@ impl Default for Options {
             console: "vpl011;",
             stranger: "",
             pcpus: [0, 1, 2, 3, 4],
+            one_server: false,
             lifecycle: STAY_DOWN,
             channels: [""; 2],
             wall_clock: Some(Reading {
@@ -123,7 +126,8 @@ fn chosen(options: &Options) -> String {
     );
     let mut text = "#address-cells = <2>; #size-cells = <2>;\n".to_string();
     text += &domain("guest", 0, &[g0, g1], &guest);
-    text += &domain("dm", 1, &[b0, b1], options.channels[1]);
+    let servers = if options.one_server { &[b0][..] } else { &[b0, b1] };
+    text += &domain("dm", 1, servers, options.channels[1]);
     text += &domain("stranger", 2, &[s0], options.stranger);
     text
 }

@@ -11,7 +11,7 @@ use crate::{console, fp, gic, power, timer, trace};
 use alloc::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
-use portunus::hypervisor::{Entry, Hypervisor};
+use portunus::hypervisor::{Entry, Hypervisor, News};
 use portunus::ids::{IntId, MAX_DOMAINS, MAX_VCPUS, VcpuId};
 use portunus::trace::Kind;
 use portunus::trap::registers::GuestFrame;
@@ -98,9 +98,25 @@ pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame
     if let Some(context) = local.loaded() {
         let schedule = context.state.over;
         timer::set(schedule.deadline);
-        if !schedule.run.is_some_and(|vcpu| switch_to(local, vcpu, pcpu)) {
+        if !schedule
+            .run
+            .is_some_and(|vcpu| switch_to(local, vcpu, News::Nothing, pcpu))
+        {
             local.reschedule = true;
             return decide_after(pcpu, local, !context.links.hypervisor.must_schedule(pcpu.id()));
+        }
+    }
+    resume(pcpu, local)
+}
+
+/// Goes over to the vCPU that the loaded one talks to, with what it is to hear; returns the frame of who runs, loaded.
+#[inline(never)]
+pub(crate) fn go_across(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    if let Some(context) = local.loaded() {
+        let across = context.state.across;
+        if !switch_to(local, across.to, across.news, pcpu) {
+            context.links.hypervisor.not_across(across);
+            local.reschedule = true;
         }
     }
     resume(pcpu, local)
@@ -205,12 +221,12 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
 /// [`switch_to`], where it is not in anybody's way.
 #[inline(never)]
 fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
-    switch_to(local, vcpu, pcpu)
+    switch_to(local, vcpu, News::Nothing, pcpu)
 }
 
-/// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
+/// Loads `vcpu`, with its `news`, unless it is; `false`: it does not live on this pCPU.
 #[inline(always)]
-fn switch_to(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
+fn switch_to(local: &mut Local, vcpu: VcpuId, news: News, pcpu: &'static Pcpu) -> bool {
     let next = local.contexts.get(place(vcpu)).copied().unwrap_or(null_mut());
     if next.is_null() {
         return false;
@@ -242,7 +258,7 @@ fn switch_to(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
             located,
         } = context.links;
         gic.restore_virtual(&mut context.virtual_state);
-        let has_timer = hypervisor.load(located, &mut El2Cpu::with(gic), &mut context.state);
+        let has_timer = hypervisor.load(located, &mut El2Cpu::with(gic), &mut context.state, news);
         if has_timer != timer_is_active {
             let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
             gic.set_active(pcpu.id(), virtual_timer, has_timer);

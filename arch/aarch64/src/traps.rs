@@ -62,6 +62,8 @@ pub(crate) enum Next {
     Core = Quick::No as u64,
     /// Nothing is done: the handler needs a register that was not saved.
     Registers = Quick::Registers as u64,
+    /// Another vCPU goes on: the loaded vCPU's state has it.
+    Across = Quick::Across as u64,
     /// It is to be decided who runs.
     Decide,
 }
@@ -80,6 +82,7 @@ impl Next {
             Quick::Rests => Self::Due,
             Quick::No => Self::Core,
             Quick::Registers => Self::Registers,
+            Quick::Across => Self::Across,
         }
     }
 }
@@ -253,6 +256,9 @@ fn floating_point(pcpu: &'static Pcpu) -> Next {
 pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
+    if next == Next::Across {
+        return run::go_across(pcpu, local);
+    }
     let next = match next {
         Next::Registers => again(pcpu, local),
         other => other,
@@ -261,6 +267,7 @@ pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut 
         Next::Guest => return local.frame(),
         Next::Decide => return run::decide(pcpu, local),
         Next::Over => return run::go_over(pcpu, local),
+        Next::Across => return run::go_across(pcpu, local),
         Next::Due => leave(pcpu),
         Next::Core | Next::Registers => {
             leave(pcpu);

@@ -9,6 +9,7 @@ use crate::hypervisor::handoff::Called;
 use crate::hypervisor::{Hypervisor, Quick, VcpuState};
 use crate::ioreq::Answer;
 use crate::machine::Machine;
+use crate::trace::Kind;
 use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::exception::GuestException;
 use crate::trap::registers::InstructionLength;
@@ -64,6 +65,7 @@ impl<M: Machine> Hypervisor<M> {
                 state.plain = Some(plain.awaited());
                 match called {
                     Called::Over => Quick::Over,
+                    Called::Across => Quick::Across,
                     Called::Rests => Quick::Rests,
                     Called::Posted | Called::Not => Quick::Due,
                 }
@@ -108,6 +110,18 @@ impl<M: Machine> Hypervisor<M> {
             Routed::Again => state.count(Exit::Server),
         }
         Quick::Due
+    }
+
+    /// The plain access of a vCPU that is being loaded has been answered with `value`.
+    #[inline(always)]
+    pub(crate) fn end_plain(&self, vcpu: &Vcpu, state: &mut VcpuState, value: u64) {
+        let Some(plain) = state.plain.take() else { return };
+        self.machine.trace(Kind::Taken, vcpu.id, 0);
+        if plain.is_read {
+            let value = load_value(plain.width, plain.extension, value);
+            state.frame.write(plain.register, value);
+        }
+        state.frame.advance_a64();
     }
 
     /// The answer to the access of the loaded vCPU, if it waits for a plain one: it is finished. Whether there is no other.

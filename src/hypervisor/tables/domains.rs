@@ -81,7 +81,11 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     pub(super) fn view(&self, vcpu: &Vcpu) -> Option<SlotReport> {
-        self.pcpu(vcpu.pcpu)?.queue.lock().report(vcpu.slot, self.machine.now())
+        self.pcpu(vcpu.pcpu)?
+            .queue
+            .lock()
+            .settled()
+            .report(vcpu.slot, self.machine.now())
     }
 
     /// What a vCPU does, in a word.

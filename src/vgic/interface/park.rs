@@ -142,6 +142,26 @@ impl Vgic {
         own.dirty
     }
 
+    /// As [`Self::pulse_private`] and then [`Self::load`], of a vCPU that is parked.
+    #[inline(always)]
+    pub fn load_pulsed<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        let dirty = self.load(vcpu, interface);
+        if !dirty && self.pulse_private_again(vcpu, interrupt, interface) {
+            return false;
+        }
+        self.pulse_loaded(vcpu, interrupt, interface)
+    }
+
+    #[inline(never)]
+    fn pulse_loaded<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        if self.pulse_private_at_once(vcpu, interrupt, interface) {
+            return false;
+        }
+        // It looks itself.
+        let _ = self.pulse_private(vcpu, interrupt);
+        true
+    }
+
     /// Keeps what the list registers hold and frees them. `false`: they are for more than that allows.
     fn put_by<V: VirtualInterface>(&mut self, vcpu: u8, how: Known, interface: &mut V) -> bool {
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
