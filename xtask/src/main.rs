@@ -21,6 +21,7 @@ mod disk;
 mod distribution;
 mod evidence;
 mod failure;
+mod flash;
 mod gzip;
 mod image;
 mod initramfs;
@@ -65,6 +66,8 @@ enum Command {
     Manifest(check::ManifestCommand),
     /// Makes everything that a board starts from: card, single files, checksums.
     Image(boards::Image),
+    /// Writes a board's card to a device, or to a file, and reads it back.
+    Flash(flash::Flash),
     /// Lists the scenarios with a line each.
     Scenarios,
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Manifest(manifest) => manifest.run(),
         Command::Image(image) => image.run(),
+        Command::Flash(flash) => flash.run(),
         Command::Scenarios => list_scenarios(),
     };
     done.unwrap_or_else(|failure| {
