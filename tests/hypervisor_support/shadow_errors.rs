@@ -128,7 +128,7 @@ fn a_page_that_is_none_is_refused() {
     // Ten thousand attaches and detaches leave nothing behind.
     let frames = before.1;
     sim.forget_log();
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         assert_eq!(sim.detach(server.id, Detach::SHADOW, DISK), 0);
         assert_eq!(sim.attach_shadow(right), Ok(FRAME));
     }

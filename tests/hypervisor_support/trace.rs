@@ -1,12 +1,15 @@
 //! The story that the trace tells of a request, an interrupt, and what a guest may not do.
 
-use portunus::ids::{PcpuId, ServerId, VcpuId};
+use portunus::cpu::Cpu;
+use portunus::ids::{IntId, PcpuId, ServerId, VcpuId};
 use portunus::machine::Machine;
 use portunus::trace::{Denial, Event, Kind, served};
 
+use crate::backend::PAGES;
 use crate::guest::vcpu;
+use crate::shadow_server::{INTERRUPT_ACK, world as shown};
 use crate::sim::Sim;
-use crate::world::{BACKEND, DISK, GUEST, MS, Options, STRANGER};
+use crate::world::{BACKEND, DISK, DISK_INTERRUPT, GUEST, MS, Options, STRANGER};
 
 const G0: VcpuId = vcpu(GUEST, 0);
 const B0: VcpuId = vcpu(BACKEND, 0);
@@ -76,6 +79,27 @@ fn a_server_that_fails_is_told_and_its_guest_takes_what_the_policy_says() {
         assert!(told.contains(&(sim.pcpu_of(G0), G0, Kind::Failed, served(BACKEND, ServerId(server.id)))));
         assert!(told.contains(&(sim.pcpu_of(G0), G0, Kind::Taken, taken)));
     }
+}
+
+#[test]
+fn an_interrupt_is_told_when_it_is_given_acknowledged_in_its_device_and_ended() {
+    let sim = shown();
+    let server = sim.serve_shown(PAGES);
+    let pcpu = sim.pcpu_of(G0);
+    sim.run_until(G0);
+    story(&sim);
+    assert_eq!(sim.change_word(server.id, 0, 1), 0);
+    let interrupt = IntId(DISK_INTERRUPT);
+    let taken = sim.with(G0, |context| context.cpu.virtual_interface().acknowledge());
+    assert_eq!(taken, Some(interrupt));
+    story(&sim);
+    assert!(sim.store_to_shown(G0, DISK + INTERRUPT_ACK, 2, 1));
+    assert_eq!(story(&sim), [(pcpu, G0, Kind::Acknowledged, DISK_INTERRUPT)]);
+    sim.with(G0, |context| context.cpu.virtual_interface().end(interrupt));
+    sim.maintain(G0);
+    // What a virtual interface tells goes into the same ring on a machine.
+    let told = sim.with(G0, |context| context.cpu.virtual_interface().trace.clone());
+    assert_eq!(told, [(Kind::Injected, interrupt), (Kind::Ended, interrupt)]);
 }
 
 #[test]

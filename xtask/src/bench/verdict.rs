@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Growth {
-    /// Not at all.
+    /// Not at all, or it falls.
     Flat,
     /// With the logarithm.
     Logarithmic,
@@ -35,11 +35,13 @@ impl Growth {
     /// How the costs of `points` (size, cost) grow. Of several sizes the curve counts that is nearer to them by least squares,
     /// the straight line or the logarithm; a logarithm that costs more than [`DOUBLING`] each time is none.
     pub(crate) fn of(points: &[(u32, u64)]) -> Self {
-        let costs = points.iter().map(|(_, cost)| *cost);
-        let (Some(least), Some(most)) = (costs.clone().min(), costs.max()) else {
-            return Self::Flat;
-        };
-        if most - least <= FLAT {
+        // What a greater size costs more than any smaller one: a cost that falls does not grow.
+        let mut least = u64::MAX;
+        let rises = points.iter().map(|(_, cost)| {
+            least = least.min(*cost);
+            cost - least
+        });
+        if rises.max().unwrap_or(0) <= FLAT {
             return Self::Flat;
         }
         let fit = |scale: fn(f64) -> f64| {
@@ -91,7 +93,7 @@ mod tests {
             ("a search by halves", [500, 518, 536, 554], Growth::Logarithmic),
             ("half of the doublings cost", [500, 500, 521, 540], Growth::Logarithmic),
             ("one step at the beginning", [500, 560, 560, 560], Growth::Logarithmic),
-            ("it becomes cheaper", [560, 500, 500, 500], Growth::Logarithmic),
+            ("it becomes cheaper", [560, 500, 500, 500], Growth::Flat),
             ("a list", [500, 502, 516, 628], Growth::Faster),
             ("a list of cheap elements", [500, 500, 503, 526], Growth::Faster),
             ("doublings that are dear", [500, 700, 900, 1100], Growth::Faster),
