@@ -20,6 +20,8 @@ mod grants;
 mod grants_hostile;
 #[path = "hypervisor_support/grants_life.rs"]
 mod grants_life;
+#[path = "hypervisor_support/grants_model.rs"]
+mod grants_model;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]
