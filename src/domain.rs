@@ -48,6 +48,8 @@ pub struct DomainMemory {
     pub stage2: Stage2,
     /// Its frames for tables and shared pages.
     pub pool: Pool,
+    /// What it has mapped of others' grants.
+    pub maptrack: Maptrack,
     /// Where the guest has put its shared_info page.
     pub shared_info_at: Option<Ipa>,
 }
@@ -71,8 +73,6 @@ pub struct Domain {
     pub shadows: Shadows,
     /// What it grants.
     pub grants: Mutex<GrantTable>,
-    /// What it has mapped of others' grants.
-    pub maptrack: Mutex<Maptrack>,
     /// Its event channels.
     pub events: Mutex<EventChannels>,
     /// Its interrupts.

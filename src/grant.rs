@@ -17,5 +17,5 @@ pub mod frames;
 mod maptrack;
 mod table;
 
-pub use maptrack::{HANDLES_PER_FRAME, Handle, Mapped, Maptrack};
-pub use table::{Access, GrantTable, Life, MAX_PINS, STEP};
+pub use maptrack::{HANDLES_PER_FRAME, Handle, Mapped, Maptrack, Record};
+pub use table::{Access, Borrowed, GrantTable, Life, MAX_PINS, STEP};

@@ -70,7 +70,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub use crate::trap::registers::Saved;
 pub use crate::trap::syndrome::Syndrome;
 pub use assemble::{AssemblyError, MachineFacts};
-pub use quick::{Quick, is_send};
+pub use quick::{HYPERCALL, Quick, is_send};
 pub use rest::{RestEnd, Rested};
 
 use crate::console::Console;

@@ -64,6 +64,15 @@ pub trait PhysicalMemory: Sync {
             _ => Err(Contended),
         }
     }
+    /// As [`Self::try_set_bits_u64`], but the bits are cleared.
+    #[inline]
+    fn try_clear_bits_u64(&self, at: Pa, bits: u64) -> Result<u64, Contended> {
+        let expected = self.load_u64(at);
+        match self.try_compare_exchange_u64(at, expected, expected & !bits) {
+            Ok(previous) if previous == expected => Ok(previous),
+            _ => Err(Contended),
+        }
+    }
 
     /// Cleans (and invalidates) the data cache by address to the point of coherency: a guest that starts with its caches
     /// off sees what was written.

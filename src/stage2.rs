@@ -23,7 +23,7 @@ mod single;
 mod tables;
 
 pub use anew::{Region, TableCursor, Taken};
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use descriptor::{Attributes, MemoryType, PageUse, hardware_attributes};
 pub use geometry::{Geometry, GeometryError, physical_bits};
 pub use single::{Stale, Vacant};

@@ -9,9 +9,9 @@ use crate::ids::{DomainId, PAGE_SIZE, Pa};
 use crate::memory::PhysicalMemory;
 use crate::memory::pool::{Pool, PoolError};
 
-const RECORD: u64 = 16;
+const SIZE: u64 = 16;
 /// Handles in a frame.
-pub const HANDLES_PER_FRAME: u32 = (PAGE_SIZE / RECORD) as u32;
+pub const HANDLES_PER_FRAME: u32 = (PAGE_SIZE / SIZE) as u32;
 const IN_USE: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 /// Somebody is unmapping it.
@@ -22,6 +22,13 @@ const FRAME_MASK: u64 = (1 << DOMAIN_SHIFT) - PAGE_SIZE;
 /// The number that a guest unmaps by.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Handle(pub u32);
+
+/// A handle that is in use, as long as the handles stay locked.
+#[derive(Debug)]
+pub struct Record {
+    at: Pa,
+    handle: Handle,
+}
 
 /// What a handle stands for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -74,7 +81,7 @@ impl Maptrack {
     ///
     /// # Errors
     /// [`PoolError::Exhausted`]: the domain has as many as it may, or its pool is used up.
-    #[inline]
+    #[inline(always)]
     pub fn add(&mut self, memory: &impl PhysicalMemory, pool: &mut Pool, mapped: &Mapped) -> Result<Handle, PoolError> {
         let (handle, at) = match self.free.checked_sub(1) {
             Some(handle) => {
@@ -118,14 +125,14 @@ impl Maptrack {
         Ok((handle, at))
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, memory: &impl PhysicalMemory, handle: u32) -> Option<Pa> {
         let frame = handle / HANDLES_PER_FRAME;
         if frame >= self.count {
             return None;
         }
         let frame = self.frames.get(memory, frame);
-        Some(Pa(frame + u64::from(handle % HANDLES_PER_FRAME) * RECORD))
+        Some(Pa(frame + u64::from(handle % HANDLES_PER_FRAME) * SIZE))
     }
 
     /// What `handle` stands for, to be unmapped: nobody else can until [`Self::keep`].
@@ -147,6 +154,27 @@ impl Maptrack {
         (first & IN_USE != 0).then(|| decode(first, memory.load_u64(Pa(at.0 + 8))))
     }
 
+    /// As [`Self::get`], of one that nobody else is unmapping, with its record.
+    #[inline(always)]
+    pub fn find_record(&self, memory: &impl PhysicalMemory, handle: Handle) -> Option<(Record, Mapped)> {
+        let at = self.find(memory, handle.0)?;
+        let first = memory.load_u64(at);
+        if first & (IN_USE | LEAVING) != IN_USE {
+            return None;
+        }
+        let mapped = decode(first, memory.load_u64(Pa(at.0 + 8)));
+        Some((Record { at, handle }, mapped))
+    }
+
+    /// The handle is free.
+    #[inline(always)]
+    pub fn free_record(&mut self, memory: &impl PhysicalMemory, Record { at, handle }: Record) {
+        memory.store_u64(Pa(at.0 + 8), self.free.into());
+        memory.store_u64(at, 0);
+        self.free = handle.0 + 1;
+        self.in_use = self.in_use.saturating_sub(1);
+    }
+
     /// A handle that [`Self::take`] had taken stays after all.
     pub fn keep(&mut self, memory: &impl PhysicalMemory, handle: Handle) {
         if let Some(at) = self.find(memory, handle.0) {
@@ -163,10 +191,7 @@ impl Maptrack {
         if let Some(at) = self.find(memory, handle.0)
             && memory.load_u64(at) & IN_USE != 0
         {
-            memory.store_u64(Pa(at.0 + 8), self.free.into());
-            memory.store_u64(at, 0);
-            self.free = handle.0 + 1;
-            self.in_use = self.in_use.saturating_sub(1);
+            self.free_record(memory, Record { at, handle });
         }
     }
 
@@ -235,6 +260,7 @@ impl Maptrack {
     }
 }
 
+#[inline(always)]
 fn decode(first: u64, second: u64) -> Mapped {
     Mapped {
         granter: DomainId((first >> DOMAIN_SHIFT) as u16),

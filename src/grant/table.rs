@@ -63,6 +63,17 @@ pub struct GrantTable {
     behind: DomainSet,
 }
 
+/// A use of an entry that is over before the table is let go: nobody needs to remember it.
+#[derive(Debug)]
+#[must_use]
+pub struct Borrowed {
+    /// The frame.
+    pub frame: Pa,
+    entry: Pa,
+    /// What the entry says of this use alone.
+    bits: u16,
+}
+
 /// Where an entry and its pin record are.
 #[derive(Copy, Clone)]
 struct Place {
@@ -206,7 +217,7 @@ impl GrantTable {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, memory: &impl PhysicalMemory, reference: u32) -> Option<Place> {
         let frame = reference / ENTRIES_PER_FRAME;
         if frame >= self.count {
@@ -226,7 +237,7 @@ impl GrantTable {
     ///
     /// # Errors
     /// [`GrantStatus::BadReference`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not grant that.
-    #[inline]
+    #[inline(always)]
     pub fn pin<M: PhysicalMemory>(
         &mut self,
         words: &SharedWords<'_, M>,
@@ -262,8 +273,68 @@ impl GrantTable {
         Ok(Pa(memory.load_u64(place.record)))
     }
 
+    /// As [`Self::pin`], for as long as the table is locked: [`Self::end_borrowed`] under the same lock.
+    ///
+    /// # Errors
+    /// As [`Self::pin`].
+    #[inline(always)]
+    pub fn borrow<M: PhysicalMemory>(
+        &self,
+        words: &SharedWords<'_, M>,
+        reference: u32,
+        user: DomainId,
+        access: Access,
+        frame_of: impl FnOnce(u32) -> Option<Pa>,
+    ) -> Result<Borrowed, GrantStatus> {
+        let memory = words.memory;
+        let Place { entry, record } = self.find(memory, reference).ok_or(GrantStatus::BadReference)?;
+        if !self.open {
+            return Err(GrantStatus::GeneralError);
+        }
+        let counts = Counts(memory.load_u64(Pa(record.0 + 8)));
+        if counts.is_free() {
+            let granted = announce(words, entry, user, access)?;
+            let bits = access.bits();
+            let Some(frame) = frame_of(granted.frame) else {
+                let _ = words.clear_bits(entry, bits.into());
+                return Err(GrantStatus::GeneralError);
+            };
+            return Ok(Borrowed { frame, entry, bits });
+        }
+        let frame = Pa(memory.load_u64(record));
+        let bits = self.borrow_pinned(words, entry, counts, (user, access))?;
+        Ok(Borrowed { frame, entry, bits })
+    }
+
+    #[inline(never)]
+    fn borrow_pinned<M: PhysicalMemory>(
+        &self,
+        words: &SharedWords<'_, M>,
+        entry: Pa,
+        counts: Counts,
+        (user, access): (DomainId, Access),
+    ) -> Result<u16, GrantStatus> {
+        if counts.user() != user || counts.of(access) >= MAX_PINS {
+            return Err(GrantStatus::GeneralError);
+        }
+        if access == Access::Read || counts.writers() != 0 {
+            return Ok(0);
+        }
+        announce(words, entry, user, access)?;
+        Ok(GrantEntry::WRITING)
+    }
+
+    /// The use is over.
+    #[inline(always)]
+    pub fn end_borrowed<M: PhysicalMemory>(&self, words: &SharedWords<'_, M>, borrowed: Borrowed) {
+        if borrowed.bits != 0 {
+            // As where a pin is given back.
+            let _ = words.clear_bits(borrowed.entry, borrowed.bits.into());
+        }
+    }
+
     /// Gives a pin of this life back, after the last access by it. Whoever gives back what it has not changes nothing.
-    #[inline]
+    #[inline(always)]
     pub fn unpin<M: PhysicalMemory>(&mut self, words: &SharedWords<'_, M>, reference: u32, access: Access) {
         let memory = words.memory;
         let Some(place) = self.find(memory, reference) else {
@@ -298,7 +369,7 @@ impl GrantTable {
     }
 
     /// `user` gives back what it had by a handle, after its translations are gone.
-    #[inline]
+    #[inline(always)]
     pub fn release<M: PhysicalMemory>(
         &mut self,
         words: &SharedWords<'_, M>,
@@ -406,7 +477,7 @@ impl GrantTable {
 }
 
 /// Sets what `access` means in an entry that grants it to `user`; the entry as it was.
-#[inline]
+#[inline(always)]
 fn announce<M: PhysicalMemory>(
     words: &SharedWords<'_, M>,
     at: Pa,

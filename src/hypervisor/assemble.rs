@@ -293,7 +293,6 @@ fn assemble_domain<M: Machine>(
         shadows: shadows(config, &built.uncached)?,
         servers: Mutex::new(servers),
         grants: Mutex::new(grants),
-        maptrack: Mutex::new(Maptrack::new(config.grants.maptrack_frames)),
         events: Mutex::new(events),
         vgic: Box::new(Mutex::new(vgic)),
         watchdogs: Mutex::default(),
@@ -334,6 +333,7 @@ fn assemble_domain<M: Machine>(
         memory: Mutex::new(DomainMemory {
             stage2,
             pool,
+            maptrack: Maptrack::new(config.grants.maptrack_frames),
             shared_info_at: None,
         }),
         paused: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use crate::hypervisor::calls::Caller;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
+use crate::stage2::Changed;
 
 /// A page of a domain's own RAM, and the state of its map when it was found: while that stays, it is there. A frame of RAM
 /// is its domain's for life, so one that is moved meanwhile shows nobody else's memory.
@@ -23,11 +24,11 @@ pub(crate) struct KnownPage {
 }
 
 impl KnownPage {
-    /// The state of the map went from `before` to `now` by a change of `changed` alone.
+    /// The state of the map became `now` by one change, under its lock, of a page that was no RAM and is none.
     #[inline(always)]
-    pub(crate) fn outlives(&mut self, (before, now): (u64, u64), changed: Ipa) {
-        if self.changes == before && self.page != changed {
-            self.changes = now;
+    pub(crate) fn outlives(&mut self, now: Changed) {
+        if self.changes == now.before() {
+            self.changes = now.count();
         }
     }
 }

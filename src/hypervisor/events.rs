@@ -22,11 +22,17 @@ use crate::trace::Kind;
 impl<M: Machine> Hypervisor<M> {
     /// Calls `operation` with the means to change words that guests share.
     pub(crate) fn with_words<T>(&self, operation: impl FnOnce(&SharedWords<'_, M>) -> T) -> T {
-        let others = StopPcpus::new(self);
+        let others = self.others();
         operation(&SharedWords {
             memory: &self.machine,
             others: &others,
         })
+    }
+
+    /// Who can write the words that guests share.
+    #[inline(always)]
+    pub(crate) fn others(&self) -> StopPcpus<'_, M> {
+        StopPcpus::new(self)
     }
 
     /// A domain's guest has an event.

@@ -30,25 +30,23 @@ struct Found {
 
 impl<M: Machine> Hypervisor<M> {
     /// memory_op of the loaded vCPU.
+    #[inline]
+    pub fn on_memory_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        match state.frame.read(0) {
+            ADD_TO_PHYSMAP_BATCH => self.quick_foreign_map(at, cpu, state),
+            REMOVE_FROM_PHYSMAP => self.quick_foreign_unmap(at, cpu, state),
+            _ => Quick::No,
+        }
+    }
+
     #[inline(never)]
-    pub(in crate::hypervisor) fn quick_memory<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &mut C,
-        state: &mut VcpuState,
-    ) -> Quick {
-        let pointer = state.frame.read(1);
-        let done = match state.frame.read(0) {
-            ADD_TO_PHYSMAP_BATCH => self.quick_foreign_map(at, cpu, state, pointer),
-            REMOVE_FROM_PHYSMAP => self.quick_foreign_unmap(at, cpu, state, pointer),
-            _ => None,
-        };
-        let Some(quick) = done else {
-            return Quick::No;
-        };
-        state.count(Exit::Hypercall);
-        state.frame.write(0, 0);
-        quick
+    fn quick_foreign_map<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        finish(self.map_foreign(at, cpu, state), state)
+    }
+
+    #[inline(never)]
+    fn quick_foreign_unmap<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        finish(self.unmap_foreign(at, cpu, state), state)
     }
 
     /// Where the first byte of a structure in one page is.
@@ -87,13 +85,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Maps a page of a domain all of whose RAM the caller may map, where it has nothing.
     #[inline(always)]
-    fn quick_foreign_map<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &C,
-        state: &mut VcpuState,
-        pointer: u64,
-    ) -> Option<Quick> {
+    fn map_foreign<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<Quick> {
+        let pointer = state.frame.read(1);
         let domain = at.domain;
         let machine = &self.machine;
         let request = self.structure(at, cpu, state, (pointer, BATCH_SIZE))?;
@@ -125,9 +118,8 @@ impl<M: Machine> Hypervisor<M> {
         let mut references = self.references.lock();
         references.map(machine, frame, foreign.id, domain.id, quota).ok()?;
         drop((references, memory));
-        let before = domain.map_changes.count();
-        own.stage2.fill(machine, vacant, frame, FOREIGN);
-        state.argument.outlives((before, domain.map_changes.count()), ipa);
+        let changed = own.stage2.fill(machine, vacant, frame, FOREIGN);
+        state.argument.outlives(changed);
         drop(own);
         machine.store_u32(error, 0);
         Some(Quick::Done)
@@ -135,13 +127,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Takes a page of another domain out.
     #[inline(always)]
-    fn quick_foreign_unmap<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &C,
-        state: &mut VcpuState,
-        pointer: u64,
-    ) -> Option<Quick> {
+    fn unmap_foreign<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<Quick> {
+        let pointer = state.frame.read(1);
         let domain = at.domain;
         let machine = &self.machine;
         let request = self.structure(at, cpu, state, (pointer, REMOVE_SIZE))?;
@@ -154,11 +141,8 @@ impl<M: Machine> Hypervisor<M> {
         if page_use != FOREIGN {
             return None;
         }
-        let before = domain.map_changes.count();
-        if !own.stage2.take_page(machine, ipa, (frame, page_use)) {
-            return None;
-        }
-        state.argument.outlives((before, domain.map_changes.count()), ipa);
+        let changed = own.stage2.take_page(machine, ipa, (frame, page_use))?;
+        state.argument.outlives(changed);
         drop(own);
         if self.references.lock().unmap(machine, frame, domain.id).is_none() {
             // A frame of a pool, whose lock is its owner's.
@@ -169,4 +153,15 @@ impl<M: Machine> Hypervisor<M> {
         }
         Some(Quick::Done)
     }
+}
+
+/// What became of a call.
+#[inline(always)]
+fn finish(done: Option<Quick>, state: &mut VcpuState) -> Quick {
+    let Some(quick) = done else {
+        return Quick::No;
+    };
+    state.count(Exit::Hypercall);
+    state.frame.write(0, 0);
+    quick
 }

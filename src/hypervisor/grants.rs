@@ -1,7 +1,7 @@
 //! Grants: what one domain maps and copies of another's, for hypercalls.
 //!
-//! Locks, in this order: the memory of both domains (the lower number first), the mapper's handles, the granters' tables
-//! (likewise), the account of frames. A mapped page holds a reference of its own, from before the mapping is made to after
+//! Locks, in this order: the memory of both domains (the lower number first), where the mapper's handles are too; the
+//! granters' tables (likewise); the account of frames. A mapped page holds a reference of its own, from before the mapping is made to after
 //! its translations are gone; the pin of its entry is given back after that, so that the granter's guest sees the entry in
 //! use as long as anybody can reach the page.
 //!
@@ -18,7 +18,7 @@ use crate::abi::grant::{GrantCopy, GrantStatus, MapGrantRef, UnmapGrantRef};
 use crate::abi::grant::{MAP_APPLICATION, MAP_CONTAINS_PTE, MAP_DEVICE, MAP_HOST, MAP_READ_ONLY};
 use crate::cpu::Cpu;
 use crate::domain::{Domain, DomainMemory};
-use crate::grant::{Access, GrantTable, Handle, Mapped, Maptrack};
+use crate::grant::{Access, GrantTable, Handle, Mapped};
 use crate::hypercall::Granting;
 use crate::hypercall::grant_table_op::BATCH;
 use crate::hypervisor::Hypervisor;
@@ -29,11 +29,10 @@ use crate::memory::PhysicalMemory;
 use crate::stage2::{NewPage, PageUse, Previous, Stage2, Stage2Error, Stale};
 use crate::sync::MutexGuard;
 
-/// What a map changes, locked: the memory of the mapper and the granter, which may be one, handles and table.
+/// What a map changes, locked: the memory of the mapper and the granter, which may be one, and the table.
 struct Locked<'a> {
     own: MutexGuard<'a, DomainMemory>,
     other: Option<MutexGuard<'a, DomainMemory>>,
-    maptrack: MutexGuard<'a, Maptrack>,
     table: MutexGuard<'a, GrantTable>,
 }
 
@@ -51,7 +50,6 @@ impl<'a> Locked<'a> {
         Self {
             own,
             other,
-            maptrack: domain.maptrack.lock(),
             table: granter.grants.lock(),
         }
     }
@@ -116,15 +114,10 @@ impl<M: Machine> Hypervisor<M> {
         };
         let ipa = Ipa(entry.host_addr).page();
         let mut locked = Locked::lock(domain, granter);
-        let Locked {
-            own,
-            other,
-            maptrack,
-            table,
-        } = &mut locked;
+        let Locked { own, other, table } = &mut locked;
         let map = other.as_ref().map(|other| &other.stage2);
         let parties = (domain.id, granter.id);
-        let mapped = self.map_locked(parties, own, map, (maptrack, table), (entry.reference, access), ipa)?;
+        let mapped = self.map_locked(parties, own, map, table, (entry.reference, access), ipa)?;
         drop(locked);
         if let Some(previous) = mapped.previous {
             departed.merge(self.release(domain, ipa, previous));
@@ -133,18 +126,19 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Maps with everything locked. `map` is the granter's, if it is another domain.
-    #[inline(always)]
     fn map_locked(
         &self,
         (mapper, granter): (DomainId, DomainId),
         own: &mut DomainMemory,
         map: Option<&Stage2>,
-        (maptrack, table): (&mut Maptrack, &mut GrantTable),
+        table: &mut GrantTable,
         (reference, access): (u32, Access),
         ipa: Ipa,
     ) -> Result<NewMapping, GrantStatus> {
         let machine = &self.machine;
-        let DomainMemory { stage2, pool, .. } = own;
+        let DomainMemory {
+            stage2, pool, maptrack, ..
+        } = own;
         self.with_words(|words| {
             let frame = table.pin(words, reference, mapper, access, |gfn| {
                 ram_at(machine, map.unwrap_or(stage2), gfn)
@@ -203,7 +197,7 @@ impl<M: Machine> Hypervisor<M> {
         let machine = &self.machine;
         let mut found = heapless::Vec::<Unmapped, BATCH>::new();
         let mut memory = domain.memory.lock();
-        let mut maptrack = domain.maptrack.lock();
+        let DomainMemory { stage2, maptrack, .. } = &mut *memory;
         let mut pages = Stale::default();
         for entry in entries {
             let handle = Handle(entry.handle);
@@ -214,7 +208,7 @@ impl<M: Machine> Hypervisor<M> {
             entry.status = GrantStatus::Okay.code();
             let ipa = Ipa(entry.host_addr).page();
             let page = (mapped.frame, granted(mapped.access));
-            let taken = entry.host_addr != 0 && memory.stage2.take_pages(machine, ipa, page, &mut pages);
+            let taken = entry.host_addr != 0 && stage2.take_pages(machine, ipa, page, &mut pages);
             if !taken && (entry.host_addr == 0 || !self.is_over(&mapped)) {
                 // Without an address nothing is asked for; with one it is not there.
                 maptrack.keep(machine, handle);
@@ -228,8 +222,7 @@ impl<M: Machine> Hypervisor<M> {
                 break;
             }
         }
-        memory.stage2.drop_stale(machine, &pages);
-        drop(memory);
+        stage2.drop_stale(machine, &pages);
         for unmapped in &found {
             if !unmapped.taken
                 && let Some(granter) = self.domain(unmapped.mapped.granter)

@@ -68,7 +68,7 @@ const SYSTEM_REGISTER_RT: u64 = 31 << 5;
 const READ_ID: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 1;
 const ID_MASK: u64 = 0x3f << 26 | 1 << 25 | 3 << 20 | 7 << 14 | 15 << 10 | 1 << 4 | 1;
 /// ESR_EL2 of a hypercall.
-const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
+pub const HYPERCALL: u64 = 0x16 << 26 | 1 << 25 | HVC_IMMEDIATE as u64;
 /// ESR_EL2 of WFI (EC 0x01, IL; TI 0b00).
 const WAIT_FOR_INTERRUPT: u64 = 0x01 << 26 | 1 << 25;
 const WAIT_MASK: u64 = 0x3f << 26 | 1 << 25 | 0b11;
@@ -100,18 +100,18 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// HVC from AArch64, if [`crate::trap::quick::answer`] has no answer.
+    /// HVC from AArch64, if [`crate::trap::quick::answer`] has no answer. `arch` goes straight to what it calls.
     #[inline]
     pub fn on_quick_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
         if is_send(esr, &state.frame) {
-            return self.quick_send(at, cpu, state);
+            return self.on_send(at, cpu, state);
         }
         if esr != HYPERCALL {
             return Quick::No;
         }
         match state.frame.read(16) {
-            GRANT_TABLE_OP => self.quick_grant(at, cpu, state),
-            MEMORY_OP => self.quick_memory(at, cpu, state),
+            GRANT_TABLE_OP => self.on_grant_call(at, cpu, state),
+            MEMORY_OP => self.on_memory_call(at, cpu, state),
             _ => Quick::No,
         }
     }
@@ -272,7 +272,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// EVTCHNOP_send, the call of those that serve.
     #[inline(never)]
-    fn quick_send<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+    pub fn on_send<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
         let Located { domain, vcpu } = at;
         let pointer = state.frame.read(1);
         // One that is not aligned may lie in two pages.

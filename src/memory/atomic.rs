@@ -68,6 +68,15 @@ impl<M: PhysicalMemory + ?Sized> SharedWords<'_, M> {
     /// As [`Self::set_bits`].
     #[inline]
     pub fn clear_bits(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
+        match self.memory.try_clear_bits_u64(at, bits) {
+            Ok(previous) => Ok(previous),
+            Err(_) => self.clear_again(at, bits),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_again(&self, at: Pa, bits: u64) -> Result<u64, Starved> {
         try_update(self.memory, at, |word| word & !bits).or_else(|_| self.alone(at, 0, !bits))
     }
 

@@ -31,9 +31,30 @@ impl Changes {
     /// A leaf is about to be written or to go: every writer of one calls this first, under the lock of the tables, which is
     /// why nobody else adds. Linking an empty table where nothing was, and taking empty tables apart, maps nothing and takes
     /// nothing away.
-    pub(super) fn begin(&self) {
-        self.0.store(self.count() + 1, Ordering::Relaxed);
+    #[inline]
+    pub(super) fn begin(&self) -> Changed {
+        let before = self.count();
+        self.0.store(before + 1, Ordering::Relaxed);
         // Whoever faults on the descriptor finds the new number.
         fence(Ordering::SeqCst);
+        Changed(before)
+    }
+}
+
+/// One change.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Changed(u64);
+
+impl Changed {
+    /// The number before it.
+    #[inline]
+    pub const fn before(self) -> u64 {
+        self.0
+    }
+
+    /// The number since it began.
+    #[inline]
+    pub const fn count(self) -> u64 {
+        self.0 + 1
     }
 }

@@ -5,7 +5,7 @@
 
 use super::descriptor::{Entry, decode, is, is_ram, is_valid, linked, output, span};
 use super::tables::Broken;
-use super::{ENTRIES, PAGE_LEVEL, PageUse, Stage2};
+use super::{Changed, ENTRIES, PAGE_LEVEL, PageUse, Stage2};
 use crate::ids::{Ipa, PAGE_SHIFT, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
@@ -46,7 +46,7 @@ impl core::fmt::Debug for Stale {
 
 impl Stage2 {
     /// The frame of the domain's own RAM that is at the page of `ipa`. A load a level.
-    #[inline]
+    #[inline(always)]
     pub fn ram_page(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Option<Pa> {
         if ipa.0 >= self.geometry.ipa_end() {
             return None;
@@ -64,7 +64,7 @@ impl Stage2 {
     }
 
     /// Where the descriptor of the page of `ipa` is, if a table of pages covers it.
-    #[inline]
+    #[inline(always)]
     fn page_slot(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Option<Pa> {
         let mut known = self.recent.get();
         if known.region != ipa.0 >> REGION_SHIFT {
@@ -91,21 +91,22 @@ impl Stage2 {
     }
 
     /// The place of the page of `ipa`, if there is a table for it and nothing is mapped there.
-    #[inline]
+    #[inline(always)]
     pub fn vacancy(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Option<Vacant> {
         let at = self.page_slot(memory, ipa)?;
         (!is_valid(memory.load_u64(at))).then_some(Vacant(at))
     }
 
     /// Maps `frame` at a vacancy of this map, found under the same lock.
-    #[inline]
-    pub fn fill(&mut self, machine: &impl Machine, Vacant(at): Vacant, frame: Pa, page_use: PageUse) {
-        self.write_leaf(machine, at, PAGE_LEVEL, frame, page_use);
+    #[inline(always)]
+    pub fn fill(&mut self, machine: &impl Machine, Vacant(at): Vacant, frame: Pa, page_use: PageUse) -> Changed {
+        let changed = self.write_leaf(machine, at, PAGE_LEVEL, frame, page_use);
         machine.publish_tables();
+        changed
     }
 
     /// What the page of `ipa` is, if it is mapped as a page.
-    #[inline]
+    #[inline(always)]
     pub fn single_page(&self, memory: &impl PhysicalMemory, ipa: Ipa) -> Option<(Pa, PageUse)> {
         let at = self.page_slot(memory, ipa)?;
         match decode(PAGE_LEVEL, memory.load_u64(at)) {
@@ -114,18 +115,16 @@ impl Stage2 {
         }
     }
 
-    /// Takes the page at `ipa` out, if it is `frame` as `page_use`, and drops its translations; whether it was.
-    #[inline]
-    pub fn take_page(&mut self, machine: &impl Machine, ipa: Ipa, (frame, page_use): (Pa, PageUse)) -> bool {
-        let taken = self.unlink(machine, ipa, (frame, page_use));
-        if taken {
-            machine.publish_tables();
-            machine.invalidate_page(self.vmid, self.root, ipa.page());
-        }
-        taken
+    /// Takes the page at `ipa` out, if it is `frame` as `page_use`, and drops its translations; `None`: it is not.
+    #[inline(always)]
+    pub fn take_page(&mut self, machine: &impl Machine, ipa: Ipa, page: (Pa, PageUse)) -> Option<Changed> {
+        let changed = self.unlink(machine, ipa, page)?;
+        machine.publish_tables();
+        machine.invalidate_page(self.vmid, self.root, ipa.page());
+        Some(changed)
     }
 
-    /// As [`Self::take_page`], but its translations are dropped by [`Self::drop_stale`], with those of others.
+    /// As [`Self::take_page`], whether it was; but its translations are dropped by [`Self::drop_stale`], with those of others.
     #[inline]
     pub fn take_pages(
         &mut self,
@@ -134,7 +133,7 @@ impl Stage2 {
         page: (Pa, PageUse),
         Stale(broken): &mut Stale,
     ) -> bool {
-        let taken = self.unlink(machine, ipa, page);
+        let taken = self.unlink(machine, ipa, page).is_some();
         if taken {
             broken.add(PAGE_LEVEL, ipa.page());
         }
@@ -147,17 +146,15 @@ impl Stage2 {
         self.drop_translations(machine, broken);
     }
 
-    #[inline]
-    fn unlink(&mut self, machine: &impl Machine, ipa: Ipa, (frame, page_use): (Pa, PageUse)) -> bool {
-        let Some(at) = self.page_slot(machine, ipa) else {
-            return false;
-        };
+    #[inline(always)]
+    fn unlink(&mut self, machine: &impl Machine, ipa: Ipa, (frame, page_use): (Pa, PageUse)) -> Option<Changed> {
+        let at = self.page_slot(machine, ipa)?;
         if !is(machine.load_u64(at), frame, page_use) {
-            return false;
+            return None;
         }
-        self.changes.begin();
+        let changed = self.changes.begin();
         machine.store_u64(at, 0);
         self.count_foreign(PAGE_LEVEL, page_use, false);
-        true
+        Some(changed)
     }
 }

@@ -1,7 +1,7 @@
 //! The tables themselves: how a descriptor is found, written and taken out, and how a block becomes a table.
 
 use super::descriptor::{Entry, decode, leaf, linked, span, table};
-use super::{ENTRIES, NewPage, PAGE_LEVEL, PageUse, Previous, Stage2, Stage2Error};
+use super::{Changed, ENTRIES, NewPage, PAGE_LEVEL, PageUse, Previous, Stage2, Stage2Error};
 use crate::ids::{Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
 use crate::memory::PhysicalMemory;
@@ -188,10 +188,19 @@ impl Stage2 {
     }
 
     /// Makes an invalid descriptor a leaf.
-    pub(super) fn write_leaf(&mut self, machine: &impl Machine, at: Pa, level: u8, frame: Pa, page_use: PageUse) {
-        self.changes.begin();
+    #[inline]
+    pub(super) fn write_leaf(
+        &mut self,
+        machine: &impl Machine,
+        at: Pa,
+        level: u8,
+        frame: Pa,
+        page_use: PageUse,
+    ) -> Changed {
+        let changed = self.changes.begin();
         machine.store_u64(at, leaf(level, frame, page_use, self.geometry.caching()));
         self.count_foreign(level, page_use, true);
+        changed
     }
 
     pub(super) fn count_foreign(&mut self, level: u8, page_use: PageUse, mapped: bool) {

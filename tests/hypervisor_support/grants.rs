@@ -268,7 +268,7 @@ fn maps_that_are_refused_change_nothing() {
         assert_eq!(answer, Err(expected), "{name}");
         assert_eq!(sim.get::<[u8; 4096]>(GUEST, EMPTY_GFN << 12), before, "{name}");
         assert_eq!(sim.page_use(BACKEND, WINDOW), None, "{name}");
-        assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 0, "{name}");
+        assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 0, "{name}");
         assert!(free <= frames(&sim) + 4, "{name}");
     }
     // Where nothing can be mapped.

@@ -140,7 +140,7 @@ fn a_handle_is_given_back_once_by_whoever_is_first() {
             (WRITE, WRITE | READING | WRITING)
         );
         assert_eq!(sim.unmap_one(B0, other, WINDOW + 1), OKAY);
-        assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 0);
+        assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 0);
     }
 }
 
@@ -160,7 +160,7 @@ fn a_guest_that_keeps_writing_its_entry_keeps_nobody_busy() {
     assert_eq!(sim.map_one(B0, GUEST, 9, HOST, WINDOW), Err(GENERAL));
     sim.machine().dismiss_adversary();
     assert_eq!(sim.domain(GUEST).grants.lock().pins(sim.machine(), 9), Some((0, 0)));
-    assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 0);
+    assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 0);
     let handle = sim.map_one(B0, GUEST, 9, HOST, WINDOW).expect("a handle");
     // Each attempt finds another frame number.
     let mut number = 0_u64;
@@ -624,7 +624,7 @@ fn whatever_two_domains_map_copy_revoke_and_unmap_the_model_agrees() {
             let ranges = &sim.domain(GUEST).ram;
             let held: u64 = ranges.iter().map(|range| sim.hypervisor.references_to(*range)).sum();
             assert_eq!(held, mapped, "step {step}");
-            assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use() as usize, live.len());
+            assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use() as usize, live.len());
         }
         if live.len() > 200 {
             sim.run_until(B0);

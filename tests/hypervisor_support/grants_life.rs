@@ -72,7 +72,7 @@ fn a_granter_that_starts_again_has_its_pages_for_itself_and_the_mapper_gives_its
     assert_eq!(sim.unmap_one(B0, new, WINDOW + 8), OKAY);
     assert_eq!(sim.entry_flags(GUEST, 8), WRITE);
     assert_eq!(sim.unmap_one(B0, handles[0], WINDOW + 8), OKAY);
-    assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 0);
+    assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 0);
     assert_eq!(sim.domain(GUEST).grants.lock().handles(), 0);
     sim.run_until(G0);
     sim.psci(G0, &[SYSTEM_RESET]);
@@ -153,7 +153,7 @@ fn a_mapper_that_ends_gives_everything_back() {
     sim.grant(BACKEND, 9, WRITE, STRANGER, SPARE + 1);
     sim.map_one(B0, BACKEND, 8, HOST, WINDOW).expect("a handle");
     let handle = sim.map_one(S0, BACKEND, 9, HOST, WINDOW).expect("a handle");
-    assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 2041);
+    assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 2041);
     sim.run_until(B0);
     sim.psci(B0, &[SYSTEM_RESET]);
     is_new(&sim, B0);
@@ -163,7 +163,7 @@ fn a_mapper_that_ends_gives_everything_back() {
     }
     assert_eq!(references_of(&sim, GUEST), 0);
     assert_eq!(sim.domain(GUEST).grants.lock().handles(), 0);
-    assert_eq!(sim.domain(BACKEND).maptrack.lock().in_use(), 0);
+    assert_eq!(sim.domain(BACKEND).memory.lock().maptrack.in_use(), 0);
     assert_eq!(sim.unmap_one(S0, handle, WINDOW), OKAY);
     assert_eq!(sim.domain(BACKEND).grants.lock().handles(), 0);
     assert_eq!(fresh(&sim), before);

@@ -66,6 +66,11 @@ impl PhysicalMemory for Arm64 {
         // SAFETY: as `load_u32`.
         unsafe { physical::set_bits_u64(at.0 as usize, bits) }
     }
+    #[inline]
+    fn try_clear_bits_u64(&self, at: Pa, bits: u64) -> Result<u64, Contended> {
+        // SAFETY: as `load_u32`.
+        unsafe { physical::clear_bits_u64(at.0 as usize, bits) }
+    }
     fn clean_to_coherency(&self, at: Pa, length: u64) {
         cache::clean_invalidate(at.0 as usize, length as usize);
     }

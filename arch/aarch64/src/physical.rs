@@ -221,39 +221,50 @@ macro_rules! compare_exchanges {
     };
 }
 
-/// One attempt to set `bits`; the previous value, or that the exclusive was lost.
-///
-/// # Safety
-/// As `compare_exchange_u64`.
-#[inline]
-pub(crate) unsafe fn set_bits_u64(at: usize, bits: u64) -> Result<u64, Contended> {
-    let previous: u64;
-    if ATOMICS.load(Ordering::Relaxed) {
-        // SAFETY: the caller's promise; every pCPU has FEAT_LSE.
-        unsafe {
-            core::arch::asm!(
-                ".arch_extension lse",
-                "ldsetal {1}, {0}, [{2}]",
-                ".arch_extension nolse",
-                out(reg) previous, in(reg) bits, in(reg) at,
-                options(nostack, preserves_flags),
-            );
-        }
-        return Ok(previous);
-    }
-    let failed: u64;
-    // SAFETY: the caller's promise. The exclusive store ends the monitor's use.
-    unsafe {
-        core::arch::asm!(
-            "ldaxr {0}, [{2}]",
-            "orr {4}, {0}, {3}",
-            "stlxr {1:w}, {4}, [{2}]",
-            "dmb ish",
-            out(reg) previous, out(reg) failed, in(reg) at, in(reg) bits, out(reg) _,
-            options(nostack, preserves_flags),
-        );
-    }
-    if failed == 0 { Ok(previous) } else { Err(Contended) }
+macro_rules! bit_changes {
+    ($($name:ident, $atomic:literal, $plain:literal;)*) => {
+        $(
+            /// One attempt to change these bits; the previous value, or that the exclusive was lost.
+            ///
+            /// # Safety
+            /// As `compare_exchange_u64`.
+            #[inline]
+            pub(crate) unsafe fn $name(at: usize, bits: u64) -> Result<u64, Contended> {
+                let previous: u64;
+                if ATOMICS.load(Ordering::Relaxed) {
+                    // SAFETY: the caller's promise; every pCPU has FEAT_LSE.
+                    unsafe {
+                        core::arch::asm!(
+                            ".arch_extension lse",
+                            concat!($atomic, " {1}, {0}, [{2}]"),
+                            ".arch_extension nolse",
+                            out(reg) previous, in(reg) bits, in(reg) at,
+                            options(nostack, preserves_flags),
+                        );
+                    }
+                    return Ok(previous);
+                }
+                let failed: u64;
+                // SAFETY: the caller's promise. The exclusive store ends the monitor's use.
+                unsafe {
+                    core::arch::asm!(
+                        "ldaxr {0}, [{2}]",
+                        concat!($plain, " {4}, {0}, {3}"),
+                        "stlxr {1:w}, {4}, [{2}]",
+                        "dmb ish",
+                        out(reg) previous, out(reg) failed, in(reg) at, in(reg) bits, out(reg) _,
+                        options(nostack, preserves_flags),
+                    );
+                }
+                if failed == 0 { Ok(previous) } else { Err(Contended) }
+            }
+        )*
+    };
+}
+
+bit_changes! {
+    set_bits_u64, "ldsetal", "orr";
+    clear_bits_u64, "ldclral", "bic";
 }
 
 compare_exchanges! {

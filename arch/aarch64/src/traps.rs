@@ -8,10 +8,11 @@ use crate::switch::{Links, VcpuContext};
 use crate::sysreg::{isb, read_sysreg, wfi};
 use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
+use portunus::abi::hypercall::{GRANT_TABLE_OP, MEMORY_OP};
 use portunus::counters::Exit;
-use portunus::hypervisor::{Claim, Quick, RestEnd, Rested, Saved, Syndrome, is_send};
+use portunus::hypervisor::{Claim, HYPERCALL, Quick, RestEnd, Rested, Saved, Syndrome, is_send};
 use portunus::ids::IntId;
-use portunus::trace::{Kind, exception};
+use portunus::trace::{Kind, call as trace_of, exception};
 use portunus::trap::quick;
 use portunus::trap::registers::GuestFrame;
 
@@ -19,8 +20,6 @@ use portunus::trap::registers::GuestFrame;
 const FP_CLASS: u64 = 0x07;
 /// Of WFI and WFE.
 const WAIT_CLASS: u64 = 0x01;
-/// Of HVC from AArch64.
-const CALL_CLASS: u64 = 0x16;
 /// Of MSR, MRS or a system instruction.
 const SYSTEM_REGISTER_CLASS: u64 = 0x18;
 /// Of a data abort of a guest.
@@ -100,24 +99,75 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
         return system_register(context, esr, Saved::CALLER);
     }
-    if is_send(esr, &context.state.frame) {
-        let (kind, argument) = exception(esr, &context.state.frame);
-        trace::record_loaded(pcpu, kind, argument);
-        return call(context, esr);
+    if esr == HYPERCALL {
+        return hypercall(pcpu, context);
     }
     if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
-        trace::record_loaded(pcpu, answered.kind, answered.argument);
-        context.state.count(answered.exit);
-        return Next::Guest;
+        return answer(pcpu, context, answered);
     }
     let (kind, argument) = exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
     match class {
-        CALL_CLASS => call(context, esr),
         WAIT_CLASS => wait(pcpu, context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
+}
+
+/// A hypercall. Those that serve requests come first, and each of them goes straight to what it asks for.
+#[inline(always)]
+fn hypercall(pcpu: &'static Pcpu, context: &mut VcpuContext) -> Next {
+    let frame = &context.state.frame;
+    let (number, first) = (frame.read(16), frame.read(0));
+    let record = || trace::record_loaded(pcpu, Kind::Hypercall, trace_of(number, first));
+    if is_send(HYPERCALL, frame) {
+        record();
+        return send(context);
+    }
+    if number == GRANT_TABLE_OP {
+        record();
+        return grants(context);
+    }
+    if number == MEMORY_OP {
+        record();
+        return memory(context);
+    }
+    if let Some(answered) = quick::answer(HYPERCALL, &mut context.state.frame) {
+        return answer(pcpu, context, answered);
+    }
+    record();
+    Next::Core
+}
+
+#[inline(always)]
+fn answer(pcpu: &'static Pcpu, context: &mut VcpuContext, answered: quick::Answered) -> Next {
+    trace::record_loaded(pcpu, answered.kind, answered.argument);
+    context.state.count(answered.exit);
+    Next::Guest
+}
+
+#[inline(always)]
+fn send(context: &mut VcpuContext) -> Next {
+    let Links {
+        hypervisor, located, ..
+    } = context.links;
+    Next::of(hypervisor.on_send(located, &mut context.cpu, &mut context.state))
+}
+
+#[inline(always)]
+fn grants(context: &mut VcpuContext) -> Next {
+    let Links {
+        hypervisor, located, ..
+    } = context.links;
+    Next::of(hypervisor.on_grant_call(located, &mut context.cpu, &mut context.state))
+}
+
+#[inline(always)]
+fn memory(context: &mut VcpuContext) -> Next {
+    let Links {
+        hypervisor, located, ..
+    } = context.links;
+    Next::of(hypervisor.on_memory_call(located, &mut context.cpu, &mut context.state))
 }
 
 /// HPFAR_EL2, where it says something.
@@ -149,14 +199,6 @@ fn system_register(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
         hypervisor, located, ..
     } = context.links;
     Next::of(hypervisor.on_quick_system_register(located, &mut context.cpu, &mut context.state, esr, saved))
-}
-
-#[inline(never)]
-fn call(context: &mut VcpuContext, esr: u64) -> Next {
-    let Links {
-        hypervisor, located, ..
-    } = context.links;
-    Next::of(hypervisor.on_quick_call(located, &mut context.cpu, &mut context.state, esr))
 }
 
 #[inline(never)]

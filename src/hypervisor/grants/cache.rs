@@ -32,7 +32,7 @@ impl<M: Machine> Hypervisor<M> {
                 if self.references.lock().owner(frame).is_none() {
                     return Err(HypercallError::Invalid);
                 }
-                let found = domain.maptrack.lock().find_frame(&self.machine, frame, cursor);
+                let found = domain.memory.lock().maptrack.find_frame(&self.machine, frame, cursor);
                 match found {
                     Ok(true) => frame,
                     Ok(false) => return Err(HypercallError::NotPermitted),

@@ -3,7 +3,7 @@
 use super::ram_at;
 use crate::abi::grant::{COPY_DESTINATION_REFERENCE, COPY_SOURCE_REFERENCE, CopyEnd, GrantCopy, GrantStatus};
 use crate::domain::{Domain, DomainMemory};
-use crate::grant::{Access, GrantTable};
+use crate::grant::{Access, Borrowed, GrantTable};
 use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
@@ -48,7 +48,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Ok(Pa(frame.0 + offset))
         };
-        self.with_pinned(domain.id, source, dest, |from, to| {
+        self.with_borrowed(domain.id, source, dest, |from, to| {
             let from = place(from, &entry.source)?;
             let to = place(to, &entry.dest)?;
             self.machine.copy(from, to, entry.len.into());
@@ -87,8 +87,8 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Calls `with` with the frames of both ends, pinned for `user` to read the first and write the second.
-    fn with_pinned(
+    /// Calls `with` with the frames of both ends, borrowed for `user` to read the first and write the second.
+    fn with_borrowed(
         &self,
         user: DomainId,
         source: End<'_>,
@@ -97,13 +97,13 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Result<(), GrantStatus> {
         let mut granters = Granters::lock(source.granter(), dest.granter());
         self.with_words(|words| {
-            let from = granters.pin(words, source, user, Access::Read)?;
-            let result = granters.pin(words, dest, user, Access::Write).and_then(|to| {
-                let result = with(from, to);
-                granters.unpin(words, dest, Access::Write);
+            let from = granters.borrow(words, source, user, Access::Read)?;
+            let result = granters.borrow(words, dest, user, Access::Write).and_then(|to| {
+                let result = with(from.frame(), to.frame());
+                granters.end(words, dest, to);
                 result
             });
-            granters.unpin(words, source, Access::Read);
+            granters.end(words, source, from);
             result
         })
     }
@@ -160,28 +160,44 @@ impl<'a> Granters<'a> {
         lower.or(self.higher.as_mut())
     }
 
-    fn pin<M: PhysicalMemory>(
+    fn borrow<M: PhysicalMemory>(
         &mut self,
         words: &SharedWords<'_, M>,
         end: End<'_>,
         user: DomainId,
         access: Access,
-    ) -> Result<Pa, GrantStatus> {
+    ) -> Result<Page, GrantStatus> {
         let (domain, reference) = match end {
-            End::Own(frame) => return Ok(frame),
+            End::Own(frame) => return Ok(Page::Own(frame)),
             End::Granted(domain, reference) => (domain, reference),
         };
         let Granter { memory, table, .. } = self.of(domain).ok_or(GrantStatus::GeneralError)?;
-        table.pin(words, reference, user, access, |gfn| {
+        let borrowed = table.borrow(words, reference, user, access, |gfn| {
             ram_at(words.memory, &memory.stage2, gfn)
-        })
+        });
+        borrowed.map(Page::Granted)
     }
 
-    fn unpin<M: PhysicalMemory>(&mut self, words: &SharedWords<'_, M>, end: End<'_>, access: Access) {
-        if let End::Granted(domain, reference) = end
+    fn end<M: PhysicalMemory>(&mut self, words: &SharedWords<'_, M>, end: End<'_>, page: Page) {
+        if let (End::Granted(domain, _), Page::Granted(borrowed)) = (end, page)
             && let Some(granter) = self.of(domain)
         {
-            granter.table.unpin(words, reference, access);
+            granter.table.end_borrowed(words, borrowed);
+        }
+    }
+}
+
+/// The page of one end.
+enum Page {
+    Own(Pa),
+    Granted(Borrowed),
+}
+
+impl Page {
+    fn frame(&self) -> Pa {
+        match self {
+            Self::Own(frame) => *frame,
+            Self::Granted(borrowed) => borrowed.frame,
         }
     }
 }

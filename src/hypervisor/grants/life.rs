@@ -20,7 +20,7 @@ impl<M: Machine> Hypervisor<M> {
     /// all.
     pub(crate) fn drop_handles(&self, domain: &Domain, handle: Handle) -> Option<Handle> {
         let mut dropped = heapless::Vec::<Mapped, HANDLES>::new();
-        let next = domain.maptrack.lock().drain(&self.machine, handle, &mut dropped);
+        let next = domain.memory.lock().maptrack.drain(&self.machine, handle, &mut dropped);
         for mapped in &dropped {
             self.give_back(domain.id, mapped);
         }
@@ -31,8 +31,8 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn shrink_grants(&self, domain: &Domain) -> bool {
         let machine = &self.machine;
         let mut memory = domain.memory.lock();
-        let DomainMemory { pool, .. } = &mut *memory;
-        if !domain.maptrack.lock().shrink(machine, pool, FRAMES) {
+        let DomainMemory { pool, maptrack, .. } = &mut *memory;
+        if !maptrack.shrink(machine, pool, FRAMES) {
             return false;
         }
         domain.grants.lock().shrink(machine, pool, |pool, frame| {

@@ -9,12 +9,13 @@ use crate::abi::grant::{
 };
 use crate::counters::Exit;
 use crate::cpu::Cpu;
-use crate::domain::Domain;
-use crate::grant::{Access, Handle};
+use crate::domain::DomainMemory;
+use crate::grant::{Access, Handle, Mapped};
 use crate::hypervisor::quick::Quick;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
 use crate::machine::Machine;
+use crate::memory::atomic::SharedWords;
 
 /// Words of the structures, and fields in them (`abi::grant`).
 const MAP_WORDS: u64 = 4;
@@ -27,49 +28,48 @@ const fn word(at: Pa, index: u64) -> Pa {
 
 impl<M: Machine> Hypervisor<M> {
     /// grant_table_op of the loaded vCPU.
-    #[inline(never)]
-    pub(in crate::hypervisor) fn quick_grant<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &mut C,
-        state: &mut VcpuState,
-    ) -> Quick {
-        let domain = at.domain;
-        let (operation, pointer) = (state.frame.read(0), state.frame.read(1));
-        let words = match operation {
-            MAP_GRANT_REF => MAP_WORDS,
-            UNMAP_GRANT_REF => UNMAP_WORDS,
-            COPY => COPY_WORDS,
-            _ => return Quick::No,
-        };
-        let in_page = pointer % PAGE_SIZE + words * 8 <= PAGE_SIZE;
-        if state.frame.read(2) != 1 || !pointer.is_multiple_of(8) || !in_page {
-            return Quick::No;
+    #[inline]
+    pub fn on_grant_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        match state.frame.read(0) {
+            MAP_GRANT_REF => self.quick_map(at, cpu, state),
+            UNMAP_GRANT_REF => self.quick_unmap(at, cpu, state),
+            COPY => self.quick_copy(at, cpu, state),
+            _ => Quick::No,
         }
-        let Some(entry) = self.try_argument(domain, cpu, state, pointer) else {
-            return Quick::No;
-        };
-        let done = match operation {
-            MAP_GRANT_REF => self.quick_map(at, state, entry),
-            UNMAP_GRANT_REF => self.quick_unmap(domain, state, entry),
-            _ => self.quick_copy(domain, entry),
-        };
-        let Some(quick) = done else {
-            return Quick::No;
-        };
-        state.count(Exit::Hypercall);
-        state.frame.write(0, 0);
-        if quick == Quick::Due && !state.departed.is_empty() {
-            self.announce_departures(cpu, domain, at.vcpu, state);
-        }
-        quick
     }
 
-    /// Maps a page of another domain.
+    #[inline(never)]
+    fn quick_map<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        finish(self.map_one(at, cpu, state), state)
+    }
+
+    #[inline(never)]
+    fn quick_unmap<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        finish(self.unmap_one(at, cpu, state), state)
+    }
+
+    #[inline(never)]
+    fn quick_copy<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        finish(self.copy_one(at, cpu, state), state)
+    }
+
+    /// Where the one entry of `words` words is that a call has.
     #[inline(always)]
-    fn quick_map(&self, at: Located<'_>, state: &mut VcpuState, entry: Pa) -> Option<Quick> {
+    fn only_entry<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState, words: u64) -> Option<Pa> {
+        let (pointer, count) = (state.frame.read(1), state.frame.read(2));
+        if count != 1 || !pointer.is_multiple_of(8) || pointer % PAGE_SIZE > PAGE_SIZE - words * 8 {
+            return None;
+        }
+        self.try_argument(at.domain, cpu, state, pointer)
+    }
+
+    /// Maps a page of another domain where nothing is.
+    #[inline(always)]
+    fn map_one<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
         let domain = at.domain;
         let machine = &self.machine;
+        let entry = self.only_entry(at, cpu, state, MAP_WORDS)?;
+        let ipa = Ipa(machine.load_u64(entry)).page();
         let (flags, reference) = halves(machine.load_u64(word(entry, 1)));
         let third = machine.load_u64(word(entry, 2));
         let access = match flags {
@@ -80,108 +80,143 @@ impl<M: Machine> Hypervisor<M> {
         let granter = self
             .domain(DomainId(third as u16))
             .filter(|other| other.id != domain.id)?;
-        let ipa = Ipa(machine.load_u64(entry)).page();
         let mut own = domain.memory.try_lock()?;
+        let vacant = own.stage2.vacancy(machine, ipa)?;
         let other = granter.memory.try_lock()?;
-        let mut maptrack = domain.maptrack.try_lock()?;
         let mut table = granter.grants.try_lock()?;
-        let before = domain.map_changes.count();
-        let mapped = self.map_locked(
-            (domain.id, granter.id),
-            &mut own,
-            Some(&other.stage2),
-            (&mut maptrack, &mut table),
-            (reference, access),
-            ipa,
-        );
-        let mapped = mapped.ok()?;
-        state.argument.outlives((before, domain.map_changes.count()), ipa);
-        drop((table, maptrack, other, own));
-        let third = u64::from(mapped.handle.0) << 32 | third & 0xffff;
-        machine.store_u64(word(entry, 2), third);
-        machine.store_u64(word(entry, 3), bus_address(domain, mapped.frame, ipa));
-        let Some(previous) = mapped.previous else {
-            return Some(Quick::Done);
+        let others = self.others();
+        let words = SharedWords {
+            memory: machine,
+            others: &others,
         };
-        // That may have to wait.
-        self.left_guest(at.vcpu.pcpu);
-        state.departed.merge(self.release(domain, ipa, previous));
-        Some(Quick::Due)
+        let map = &other.stage2;
+        let frame = table
+            .pin(&words, reference, domain.id, access, |gfn| ram_at(machine, map, gfn))
+            .ok()?;
+        // The granter may have given the page up, or it has as many references as can be counted.
+        if self.references.lock().get(machine, frame, granter.id).is_err() {
+            table.unpin(&words, reference, access);
+            return None;
+        }
+        let mapped = Mapped {
+            granter: granter.id,
+            reference,
+            life: table.life(),
+            frame,
+            access,
+        };
+        let DomainMemory {
+            stage2, pool, maptrack, ..
+        } = &mut *own;
+        let Ok(handle) = maptrack.add(machine, pool, &mapped) else {
+            let _ = self.references.lock().put(machine, frame);
+            table.unpin(&words, reference, access);
+            return None;
+        };
+        table.hold(domain.id);
+        let changed = stage2.fill(machine, vacant, frame, granted(access));
+        state.argument.outlives(changed);
+        drop((table, other, own));
+        machine.store_u64(word(entry, 2), u64::from(handle.0) << 32 | third & 0xffff);
+        machine.store_u64(word(entry, 3), bus_address(domain, frame, ipa));
+        Some(())
     }
 
     /// Unmaps a page that is where the caller says.
     #[inline(always)]
-    fn quick_unmap(&self, domain: &Domain, state: &mut VcpuState, entry: Pa) -> Option<Quick> {
+    fn unmap_one<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
+        let domain = at.domain;
         let machine = &self.machine;
-        let third = machine.load_u64(word(entry, 2));
-        let handle = Handle(third as u32);
+        let entry = self.only_entry(at, cpu, state, UNMAP_WORDS)?;
         let ipa = Ipa(machine.load_u64(entry)).page();
-        let mut memory = domain.memory.try_lock()?;
-        let mut maptrack = domain.maptrack.try_lock()?;
-        let mapped = maptrack.get(machine, handle)?;
+        let third = machine.load_u64(word(entry, 2));
+        let mut own = domain.memory.try_lock()?;
+        let DomainMemory { stage2, maptrack, .. } = &mut *own;
+        let (record, mapped) = maptrack.find_record(machine, Handle(third as u32))?;
         let granter = self.domain(mapped.granter)?;
         let mut table = granter.grants.try_lock()?;
-        let before = domain.map_changes.count();
-        let page = (mapped.frame, granted(mapped.access));
-        if ipa.0 == 0 || !memory.stage2.take_page(machine, ipa, page) {
+        if ipa.0 == 0 {
             return None;
         }
-        state.argument.outlives((before, domain.map_changes.count()), ipa);
-        drop(memory);
-        let pin = (mapped.reference, mapped.life);
-        self.with_words(|words| table.release(words, domain.id, pin, mapped.access));
+        let changed = stage2.take_page(machine, ipa, (mapped.frame, granted(mapped.access)))?;
+        state.argument.outlives(changed);
+        let others = self.others();
+        let words = SharedWords {
+            memory: machine,
+            others: &others,
+        };
+        table.release(&words, domain.id, (mapped.reference, mapped.life), mapped.access);
         drop(table);
         // It was mapped with a reference.
         let _ = self.references.lock().put(machine, mapped.frame);
-        maptrack.free(machine, handle);
-        drop(maptrack);
+        maptrack.free_record(machine, record);
+        drop(own);
         machine.store_u64(word(entry, 2), third & 0xffff_0000_ffff_ffff);
-        Some(Quick::Done)
+        Some(())
     }
 
     /// Copies between a page of the caller's and one that another domain grants.
     #[inline(always)]
-    fn quick_copy(&self, domain: &Domain, entry: Pa) -> Option<Quick> {
+    fn copy_one<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
+        let domain = at.domain;
         let machine = &self.machine;
+        let entry = self.only_entry(at, cpu, state, COPY_WORDS)?;
         let last = machine.load_u64(word(entry, 4));
         let (length, flags) = (last & 0xffff, (last >> 16) as u16);
-        let (from_grant, access) = match flags {
-            COPY_SOURCE_REFERENCE => (true, Access::Read),
-            COPY_DESTINATION_REFERENCE => (false, Access::Write),
-            _ => return None,
-        };
         let source = End::load(machine, entry);
         let dest = End::load(machine, word(entry, 2));
-        let (granted, own) = if from_grant { (source, dest) } else { (dest, source) };
+        let (granted, own, access) = match flags {
+            COPY_SOURCE_REFERENCE => (source, dest, Access::Read),
+            COPY_DESTINATION_REFERENCE => (dest, source, Access::Write),
+            _ => return None,
+        };
         let fits = |end: End| end.offset + length <= PAGE_SIZE;
         if own.domain != DomainId::SELF || length == 0 || !fits(own) || !fits(granted) {
             return None;
         }
         let granter = self.domain(granted.domain).filter(|other| other.id != domain.id)?;
-        let gfn = u32::try_from(own.frame).ok()?;
         // A frame of its RAM is a domain's own for its life.
-        let own_page = ram_at(machine, &domain.memory.try_lock()?.stage2, gfn)?;
+        let own_page = domain
+            .memory
+            .try_lock()?
+            .stage2
+            .ram_page(machine, Ipa::from_frame(own.frame)?)?;
         let memory = granter.memory.try_lock()?;
-        let mut table = granter.grants.try_lock()?;
-        self.with_words(|words| {
-            let reference = granted.frame as u32;
-            let page = table
-                .pin(words, reference, domain.id, access, |gfn| {
-                    ram_at(machine, &memory.stage2, gfn)
-                })
-                .ok()?;
-            drop(memory);
-            let own_page = Pa(own_page.0 + own.offset);
-            let page = Pa(page.0 + granted.offset);
-            let (from, to) = if from_grant { (page, own_page) } else { (own_page, page) };
-            machine.copy(from, to, length);
-            table.unpin(words, reference, access);
-            Some(())
-        })?;
+        let table = granter.grants.try_lock()?;
+        let others = self.others();
+        let words = SharedWords {
+            memory: machine,
+            others: &others,
+        };
+        let map = &memory.stage2;
+        let frame_of = |gfn| ram_at(machine, map, gfn);
+        let borrowed = table
+            .borrow(&words, granted.frame as u32, domain.id, access, frame_of)
+            .ok()?;
+        drop(memory);
+        let own_page = Pa(own_page.0 + own.offset);
+        let page = Pa(borrowed.frame.0 + granted.offset);
+        let (from, to) = match access {
+            Access::Read => (page, own_page),
+            Access::Write => (own_page, page),
+        };
+        machine.copy(from, to, length);
+        table.end_borrowed(&words, borrowed);
         drop(table);
         machine.store_u64(word(entry, 4), last & 0xffff_0000_ffff_ffff);
-        Some(Quick::Done)
+        Some(())
     }
+}
+
+/// What became of a call.
+#[inline(always)]
+fn finish(done: Option<()>, state: &mut VcpuState) -> Quick {
+    if done.is_none() {
+        return Quick::No;
+    }
+    state.count(Exit::Hypercall);
+    state.frame.write(0, 0);
+    Quick::Done
 }
 
 /// One end of a copy.
