@@ -80,6 +80,16 @@ pub(crate) fn u_boot() -> Result<PathBuf> {
     }
 }
 
+/// Xen for arm64, downloaded if it isn't there yet.
+pub(crate) fn xen() -> Result<PathBuf> {
+    let package = "xen-hypervisor-4.17-arm64";
+    let folder = provide(package, false)?.join("boot");
+    let files = fs::read_dir(&folder).doing("looking for Xen")?;
+    let mut images = files.flatten().map(|file| file.path());
+    let image = images.find(|path| path.to_string_lossy().ends_with("-arm64"));
+    image.ok_or_else(|| unobtainable(package, "has no Image"))
+}
+
 /// A static busybox for arm64, downloaded if it isn't there yet.
 pub(crate) fn busybox() -> Result<PathBuf> {
     let package = "busybox-static";

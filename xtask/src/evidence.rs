@@ -10,12 +10,13 @@ use crate::failure::{Doing, Result, failed};
 use crate::scenario::Scenario;
 use crate::timeline::Said;
 
+mod documented;
 mod growth;
 pub(crate) mod journal;
 mod stops;
 
 /// Checks all that `scenario` says of whole runs, with `values` for its parameters. `disk` finds the file of a disk by
-/// name. Returns what people want to know of it, in lines; an error is why the run has failed.
+/// name; `root` is the repository. Returns what people want to know of it, in lines; an error is why the run has failed.
 ///
 /// Findings before the first failure are in `findings` all the same.
 pub(crate) fn check<'a>(
@@ -23,6 +24,7 @@ pub(crate) fn check<'a>(
     values: &BTreeMap<String, String>,
     lines: &[Said],
     disk: impl Fn(&str) -> Option<&'a Path>,
+    root: &Path,
     findings: &mut Vec<String>,
 ) -> Result<()> {
     let journals = (scenario.journals.iter())
@@ -42,6 +44,11 @@ pub(crate) fn check<'a>(
     stops.iter().try_for_each(|stops| stops.check(&journals))?;
     for expression in &scenario.same {
         findings.push(same(expression, lines)?);
+    }
+    for wanted in &scenario.documented {
+        let file = root.join(&wanted.file);
+        let text = std::fs::read_to_string(&file).doing(format!("reading {}", file.display()))?;
+        findings.push(documented::check(wanted, &text, lines)?);
     }
     for growth in &scenario.growth {
         findings.push(growth::check(growth, lines)?);

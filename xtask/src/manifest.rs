@@ -127,6 +127,15 @@ pub(crate) fn merge(
     compile(&source, manifest, output)
 }
 
+/// Adds Xen's command line to a merged tree; the file of the result, which lies beside it.
+pub(crate) fn for_xen(tree: &Path, bootargs: &str) -> Result<PathBuf> {
+    let output = tree.with_file_name("xen.dtb");
+    let source = decompile(tree)?;
+    let source = format!("{source}\n/ {{ chosen {{ xen,xen-bootargs = \"{bootargs}\"; }}; }};\n");
+    compile(&source, tree, &output)?;
+    Ok(output)
+}
+
 /// Refuses memory that the manifest reserves for a domain where something else will be loaded: in `hypervisor`, or a module.
 pub(crate) fn check_reservations(tree: &Path, modules: &[Loaded], hypervisor: Range<u64>) -> Result<()> {
     let data = fs::read(tree).doing(format!("reading {}", tree.display()))?;

@@ -1,13 +1,15 @@
 //! `cargo xtask run`: one scenario on one machine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build;
-use crate::failure::{Failure, Result};
+use crate::distribution;
+use crate::failure::{Failure, Result, failed};
 use crate::qemu::GDB_PORT;
 use crate::scenario::{MachineChoice, Scenario};
 use crate::session::has_user;
@@ -15,6 +17,15 @@ use crate::setup;
 use crate::stage::{self, Choices, Report, Stage};
 use crate::trace::TraceOptions;
 use crate::workspace::Workspace;
+
+/// What a scenario can be booted on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Hypervisor {
+    /// This one.
+    Portunus,
+    /// Xen, for scenarios that say how.
+    Xen,
+}
 
 /// Options of `cargo xtask run`.
 #[derive(Args, Debug)]
@@ -55,6 +66,15 @@ pub(crate) struct Run {
     /// Use the sizes of `cargo xtask test --full`.
     #[arg(long)]
     full: bool,
+    /// The hypervisor to boot the scenario on.
+    #[arg(long, value_enum, default_value = "portunus")]
+    on: Hypervisor,
+    /// Xen's Image for arm64 [default: the distribution's].
+    #[arg(long, value_name = "FILE")]
+    xen: Option<PathBuf>,
+    /// Let the guests of a scenario that has a parameter `verbose` tell of every step.
+    #[arg(long)]
+    verbose: bool,
     #[command(flatten)]
     trace: TraceOptions,
     /// Start the guest on the bare machine, without a hypervisor: a baseline.
@@ -78,6 +98,30 @@ impl Run {
         }
     }
 
+    /// Xen's Image, if the scenario is to run on it.
+    fn xen(&self, scenario: &Scenario) -> Result<Option<PathBuf>> {
+        match (self.on, &self.xen) {
+            (Hypervisor::Portunus, None) => Ok(None),
+            (Hypervisor::Portunus, Some(_)) => failed("--xen needs --on xen"),
+            (Hypervisor::Xen, _) if scenario.xen.is_none() => failed(format!(
+                "the scenario {} does not say how it runs on Xen",
+                scenario.name
+            )),
+            (Hypervisor::Xen, Some(file)) => Ok(Some(file.clone())),
+            (Hypervisor::Xen, None) => distribution::xen().map(Some),
+        }
+    }
+
+    /// Values that replace the scenario's parameters.
+    fn parameters(&self, scenario: &Scenario) -> Result<BTreeMap<String, String>> {
+        const VERBOSE: &str = "verbose";
+        if self.verbose && !scenario.parameters.contains_key(VERBOSE) {
+            return failed(format!("the scenario {} has no parameter {VERBOSE}", scenario.name));
+        }
+        let verbose = self.verbose.then(|| (VERBOSE.to_owned(), VERBOSE.to_owned()));
+        Ok(verbose.into_iter().collect())
+    }
+
     fn stage(&self, workspace: &Workspace, scenario: &Scenario) -> Result<Report> {
         let choice = MachineChoice {
             gic: self.gic,
@@ -86,7 +130,12 @@ impl Run {
             memory: self.memory,
             ..MachineChoice::default()
         };
-        let machine = choice.over(&scenario.machine).complete()?;
+        let xen = self.xen(scenario)?;
+        let mut usual = scenario.machine.clone();
+        if let Some(on_xen) = scenario.xen.as_ref().filter(|_| xen.is_some()) {
+            usual.cpu = Some(on_xen.cpu.clone());
+        }
+        let machine = choice.over(&usual).complete()?;
         let choices = Choices {
             gdb: self.gdb,
             timeout: self.timeout,
@@ -96,12 +145,13 @@ impl Run {
             disk: self.disk.clone(),
             plain: self.plain,
             full: self.full,
+            xen,
+            parameters: self.parameters(scenario)?,
             trace: self.trace.clone(),
             show: true,
             interactive: self.script.is_none() && has_user(),
             // With two host CPUs one thread is as fast as several, and steadier.
             multi_threaded: thread::available_parallelism().is_ok_and(|count| count.get() > 2),
-            ..Choices::default()
         };
         stage::require_tools(scenario)?;
         stage::require_downloads(scenario, &choices)?;

@@ -14,7 +14,7 @@ pub(crate) mod evidence;
 pub(crate) mod machine;
 pub(crate) mod series;
 
-use evidence::{Growth, Journal, RECORD_GROUPS, Stops};
+use evidence::{Documented, Growth, Journal, RECORD_GROUPS, Stops};
 pub(crate) use machine::{Boot, Machine, MachineChoice, Matrix};
 use series::{Copies, Series};
 
@@ -68,6 +68,9 @@ pub(crate) struct Scenario {
     /// Figures that must grow as others do.
     #[serde(default)]
     pub(crate) growth: Vec<Growth>,
+    /// Counts that documents tell as well.
+    #[serde(default)]
+    pub(crate) documented: Vec<Documented>,
     /// Moments at which somebody must wait.
     #[serde(default)]
     pub(crate) stops: Vec<Stops>,
@@ -100,6 +103,8 @@ pub(crate) struct Scenario {
     pub(crate) copies: BTreeMap<String, Copies>,
     /// How the guest is started on the same machine without a hypervisor, as a baseline.
     pub(crate) plain: Option<Plain>,
+    /// How it is booted on Xen.
+    pub(crate) xen: Option<OnXen>,
 }
 
 fn default_timeout() -> u64 {
@@ -321,6 +326,16 @@ impl Goal {
             (self.goal, self.peer, self.floor)
         }
     }
+}
+
+/// How a scenario is booted on Xen, whose own device tree bindings its manifest uses.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct OnXen {
+    /// Xen's command line.
+    pub(crate) bootargs: String,
+    /// QEMU's name of the CPU, where the user does not say.
+    pub(crate) cpu: String,
 }
 
 /// How the guest is started on the bare machine.

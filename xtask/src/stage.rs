@@ -50,6 +50,8 @@ pub(crate) struct Choices {
     pub(crate) interactive: bool,
     /// The emulation may use more than one host thread.
     pub(crate) multi_threaded: bool,
+    /// Xen's Image, to be booted instead of this hypervisor.
+    pub(crate) xen: Option<PathBuf>,
     /// What to make of the trace.
     pub(crate) trace: TraceOptions,
     /// Values that replace the scenario's parameters.
@@ -81,6 +83,8 @@ pub(crate) struct Stage<'a> {
     values: BTreeMap<String, String>,
     /// The file with the machine's memory, where the trace is looked at.
     memory: Option<PathBuf>,
+    /// The repository.
+    root: &'a Path,
     /// The hypervisor with its symbols.
     hypervisor: PathBuf,
     trace: TraceOptions,
@@ -200,7 +204,11 @@ impl<'a> Stage<'a> {
         machine: &Machine,
         choices: &Choices,
     ) -> Result<Self> {
-        let kind = if choices.plain { "-plain" } else { "" };
+        let kind = match (choices.plain, &choices.xen) {
+            (true, _) => "-plain",
+            (false, Some(_)) => "-xen",
+            (false, None) => "",
+        };
         let folder = workspace
             .target
             .join("scenarios")
@@ -241,6 +249,7 @@ impl<'a> Stage<'a> {
             evidence: choices.script.is_none() && !choices.plain,
             values: scenario.parameters(choices.full),
             memory,
+            root: &workspace.root,
             hypervisor: program(workspace, machine.board.package()).elf,
             trace: choices.trace.clone(),
             reference: Self::reference(workspace, scenario, machine, choices)?,
@@ -312,7 +321,14 @@ impl<'a> Stage<'a> {
                 disks.find_map(|(disk, file)| file.as_deref().filter(|_| disk.name == name))
             };
             // Before the disks' own checks, which repair file systems. A run that has failed shows how far it came.
-            let proved = evidence::check(self.scenario, &self.values, &ended.lines, named, &mut findings);
+            let proved = evidence::check(
+                self.scenario,
+                &self.values,
+                &ended.lines,
+                named,
+                self.root,
+                &mut findings,
+            );
             reason = reason.or(proved.err().map(|failure| failure.to_string()));
         }
         if reason.is_none() && !dialogue_replaced {
@@ -439,10 +455,16 @@ impl Preparation<'_> {
         let modules = manifest::place(files, machine.board.first_module(), machine.memory_end())?;
         values.extend(manifest::placeholders(&modules));
         self.scenario.add_copies(&mut values)?;
-        let kernel = program(self.workspace, machine.board.package()).image;
+        let kernel = match &self.choices.xen {
+            Some(file) => existing(file)?,
+            None => program(self.workspace, machine.board.package()).image,
+        };
         let manifest = self.scenario.folder.join(self.scenario.manifest_file());
         let colour = session::has_colour();
-        let tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
+        let mut tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
+        if let Some(xen) = self.scenario.xen.as_ref().filter(|_| self.choices.xen.is_some()) {
+            tree = manifest::for_xen(&tree, &xen.bootargs)?;
+        }
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
         let hypervisor = machine.board.memory()..machine.board.image() + image_size(&image);
         manifest::check_reservations(&tree, &modules, hypervisor)?;
@@ -586,7 +608,10 @@ impl Preparation<'_> {
             .or((!silent && !choices.gdb).then_some(scenario.timeout));
         Ok(Conduct {
             transcript: Transcript::new(&expected, &steps, forbid, &scenario.allow)?,
-            ends: if silent || choices.plain {
+            ends: if choices.xen.is_some() {
+                // It does not end the machine when its last domain has ended.
+                Ends::WhenSeen
+            } else if silent || choices.plain {
                 Ends::ByItself
             } else {
                 scenario.ends

@@ -31,6 +31,8 @@ impl Class {
 pub(crate) enum Expected {
     /// This value.
     Value(u64),
+    /// Whatever it is, the row looks at it.
+    Anything,
     /// Any value that is no error.
     Success,
     /// This error.
@@ -41,6 +43,7 @@ impl Expected {
     pub(crate) fn matches(self, x0: u64) -> bool {
         match self {
             Self::Value(value) => x0 == value,
+            Self::Anything => true,
             Self::Success => (x0 as i64) >= 0,
             Self::Error(error) => x0 == error.register(),
         }
@@ -51,6 +54,7 @@ impl core::fmt::Display for Expected {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Value(value) => write!(f, "{value:#x}"),
+            Self::Anything => write!(f, "anything"),
             Self::Success => write!(f, "no error"),
             Self::Error(error) => write!(f, "{}", -error.errno()),
         }

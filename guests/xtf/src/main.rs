@@ -11,7 +11,6 @@
 //! [`differences`] says where Xen answers otherwise.
 #![no_std]
 #![no_main]
-#![allow(dead_code)]
 
 extern crate alloc;
 

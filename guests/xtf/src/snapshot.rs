@@ -9,6 +9,8 @@ use crate::world::{DOMID_SELF, SPARE, World, plain};
 
 /// Ports that are looked at.
 const PORTS: u32 = 24;
+/// Entries of its grant table.
+const REFERENCES: usize = 24;
 
 /// What was seen.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -19,6 +21,7 @@ pub(crate) struct Snapshot {
     pages: [u64; 2],
     frames: u32,
     spare: u32,
+    grants: [u16; REFERENCES],
 }
 
 /// This domain's pages, or the most that it may have.
@@ -54,6 +57,7 @@ impl Snapshot {
             mask: word(64),
             pages: [pages(memory::CURRENT_RESERVATION), pages(memory::MAXIMUM_RESERVATION)],
             frames: size.nr_frames,
+            grants: core::array::from_fn(|reference| world.entry_flags(reference as u32)),
             spare: whole.fold(0, |pages, page| pages | 1 << page),
         }
     }
@@ -66,6 +70,7 @@ impl Snapshot {
             (self.mask != before.mask, "masks of events"),
             (self.pages != before.pages, "its number of pages"),
             (self.frames != before.frames, "the size of its grant table"),
+            (self.grants != before.grants, "its grant table"),
             (self.spare != before.spare, "the contents of its memory"),
         ];
         differ.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)

@@ -1,7 +1,11 @@
 //! The tables, a file for each hypercall.
 
 mod event_channel_op;
+mod firmware;
+mod grant_table_op;
 mod memory_op;
+mod sched_op;
+mod small;
 mod xen_version;
 
 use crate::suite::Suite;
@@ -11,4 +15,8 @@ pub(crate) fn local(suite: &mut Suite) {
     xen_version::run(suite);
     event_channel_op::run(suite);
     memory_op::run(suite);
+    grant_table_op::run(suite);
+    sched_op::run(suite);
+    small::run(suite);
+    firmware::run(suite);
 }

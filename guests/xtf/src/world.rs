@@ -28,6 +28,29 @@ const MADE: usize = 16;
 /// What the memory around a structure holds.
 const GUARD: u64 = 0xc3a5_5ac3_0ff0_f00f;
 
+/// The references that every domain grants.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Grants;
+
+impl Grants {
+    /// Spare page [`Self::OWN_PAGE`], to itself, for writing.
+    pub(crate) const OWN: u32 = 9;
+    /// The next page, to itself, for reading.
+    pub(crate) const OWN_READ_ONLY: u32 = 10;
+    /// To a domain that does not exist.
+    pub(crate) const NOBODYS: u32 = 11;
+    /// What is no RAM, to itself.
+    pub(crate) const NO_RAM: u32 = 12;
+    /// Spare page [`Self::SHARED_PAGE`], to the other domain, for writing.
+    pub(crate) const SHARED: u32 = 13;
+    /// The next page, to the other domain, for reading.
+    pub(crate) const SHARED_READ_ONLY: u32 = 14;
+    /// Nothing.
+    pub(crate) const FREE: u32 = 15;
+    pub(crate) const OWN_PAGE: u64 = 8;
+    pub(crate) const SHARED_PAGE: u64 = 12;
+}
+
 /// Everything that rows need.
 pub(crate) struct World {
     /// This is Portunus; else it is another hypervisor of the same ABI.
@@ -51,6 +74,8 @@ pub(crate) struct World {
     table: u64,
     /// Addresses behind which there is nothing, for pages of others.
     pub(crate) window: u64,
+    /// The handle of a page that a table has mapped.
+    pub(crate) handle: core::cell::Cell<u32>,
     ports: [u32; MADE],
     ports_made: usize,
 }
@@ -106,10 +131,22 @@ impl World {
             nowhere: end + 2 * BLOCK,
             table: room.start,
             window: room.start + 0x10_0000,
+            handle: core::cell::Cell::new(0),
             ports: [0; MADE],
             ports_made: 0,
         };
         world.fill_spare();
+        let frame = |page| world.spare_frame(page);
+        for (reference, domain, frame, read_only) in [
+            (Grants::OWN, me, frame(Grants::OWN_PAGE), false),
+            (Grants::OWN_READ_ONLY, me, frame(Grants::OWN_PAGE + 1), true),
+            (Grants::NOBODYS, NOBODY, frame(Grants::OWN_PAGE + 2), false),
+            (Grants::NO_RAM, me, world.nowhere / PAGE, false),
+            (Grants::SHARED, other, frame(Grants::SHARED_PAGE), false),
+            (Grants::SHARED_READ_ONLY, other, frame(Grants::SHARED_PAGE + 1), true),
+        ] {
+            assert_eq!(granting::grant(domain, frame, 1, read_only), reference);
+        }
         world
     }
 
@@ -141,6 +178,33 @@ impl World {
         unsafe { ((self.spare + 8 * index) as *const u64).read_volatile() }
     }
 
+    /// The word at an address that there is memory at.
+    pub(crate) fn word_at(&self, address: u64) -> u64 {
+        let words = [0, 4].map(|offset| attempt::read_u32(address + offset).unwrap_or(0));
+        u64::from(words[1]) << 32 | u64::from(words[0])
+    }
+
+    /// Writes a word there; nothing happens where that is not allowed.
+    pub(crate) fn set_word_at(&self, address: u64, value: u64) -> bool {
+        let fault = attempt::run(|| {
+            // SAFETY: the address is the suite's; if the store faults it is skipped.
+            unsafe {
+                core::arch::asm!("str {0}, [{1}]", in(reg) value, in(reg) address, options(nostack, preserves_flags))
+            };
+        });
+        fault.is_none()
+    }
+
+    /// Whether memory can be written; it holds what it held.
+    pub(crate) fn can_write(&self, address: u64) -> bool {
+        self.set_word_at(address, self.word_at(address))
+    }
+
+    /// The flags of an entry of this domain's grant table.
+    pub(crate) fn entry_flags(&self, reference: u32) -> u16 {
+        attempt::read_u32(self.table + 8 * u64::from(reference)).map_or(0, |entry| entry as u16)
+    }
+
     /// Whether there is memory at `address`.
     pub(crate) fn is_memory(&self, address: u64) -> bool {
         attempt::read_u32(address).is_ok()
@@ -165,6 +229,11 @@ impl World {
             ..AddToPhysmap::default()
         };
         ask(number::MEMORY_OP, ADD_TO_PHYSMAP, &mut request);
+    }
+
+    /// The frame for what the hypervisor tells vCPU 1.
+    pub(crate) fn info_frame(&self) -> u64 {
+        self.spare / PAGE - 4
     }
 
     /// Where structures lie.

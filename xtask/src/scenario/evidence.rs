@@ -69,6 +69,21 @@ pub(crate) struct Growth {
     pub(crate) most: f64,
 }
 
+/// Counts that guests print, and that a table of a document has, too.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Documented {
+    /// The document, from the root of the repository.
+    pub(crate) file: String,
+    /// The heading that the table follows.
+    pub(crate) heading: String,
+    /// A regular expression for a line with counts: the first groups are the first columns of the table, as names; the last
+    /// ones are numbers, which are summed where the names are the same.
+    pub(crate) counts: String,
+    /// How many of the groups are names.
+    pub(crate) names: usize,
+}
+
 /// What a guest says that it has written and flushed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
