@@ -13,6 +13,7 @@
 //! | `interrupts` | everything that makes or takes interrupts |
 //! | `rest` | a wait while nobody else can run: nothing is put away |
 //! | `handoff` | a request to a server on the same pCPU and its answer: one straight path |
+//! | `volleys` | two vCPUs that wait for each other's events: a straight path |
 //! | `own_event` | an event that a domain sends to itself: a straight path |
 //! | `events` | event channels across domains, and what servers cause |
 //! | `shadow` | pages of registers that guests read without a trap, and what they acknowledge there |
@@ -60,6 +61,7 @@ mod tables;
 mod terminal;
 mod traps;
 mod visits;
+mod volleys;
 mod wall_clock;
 mod watchdog;
 
@@ -119,6 +121,10 @@ pub struct VcpuState {
     flush_due: bool,
     /// The port by which it last sent an event to its own domain.
     own_port: EventPort,
+    /// The port by which it sent to another domain last.
+    peer: volleys::KnownPeer,
+    /// An event of another vCPU brought it here.
+    came_across: bool,
     /// Where it had an argument of a call last.
     argument: buffers::KnownPage,
     /// Where it found nothing last.
@@ -166,6 +172,8 @@ impl VcpuState {
             physical_timer_line: false,
             flush_due: true,
             own_port: EventPort(0),
+            peer: volleys::KnownPeer::NONE,
+            came_across: false,
             argument: buffers::KnownPage::default(),
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
@@ -487,6 +495,7 @@ impl<M: Machine> Hypervisor<M> {
             };
             vgic.holds_physical(index, interrupts::VIRTUAL_TIMER)
         };
+        state.came_across = matches!(news, News::Upcall);
         if let News::Answer(value) = news {
             self.end_plain(vcpu, state, value);
         }

@@ -26,6 +26,7 @@ mod held;
 mod loans;
 mod rest;
 mod turns;
+mod volleys;
 
 use alloc::vec::Vec;
 

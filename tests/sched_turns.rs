@@ -196,6 +196,83 @@ impl Two {
     }
 }
 
+/// Some events of whoever runs to one that waits, which waits again.
+fn volleys(two: &mut Two, dice: &mut Dice, taken_down: &mut u32) {
+    let Some(from) = two.queue.running() else { return };
+    let to = two.slots[dice.roll(two.slots.len() as u64) as usize];
+    two.lent = false;
+    for _ in 0..dice.roll(60) {
+        two.now.0 += 1 + dice.roll(40);
+        let now = two.now;
+        if two.turns.send(from, to, now) {
+            two.queue.preempt(to, now).expect("a usual event");
+            *taken_down += 1;
+        } else {
+            let found = two.turns.preempt(to, now);
+            assert_eq!(found, two.queue.preempt(to, now));
+            if found.is_none() {
+                return;
+            }
+        }
+        two.now.0 += 1 + dice.roll(20);
+        if dice.roll(60) == 0 {
+            two.check();
+        }
+        let now = two.now;
+        let deadline = (dice.roll(20) == 0).then(|| Ticks(now.0 + dice.roll(3 * SLICE)));
+        let known = deadline.is_none().then(|| two.turns.wait_again(to, now)).flatten();
+        if let Some((next, vcpu)) = known {
+            let expected = two.queue.wait(to, Wait::Event, None, now).expect("a usual wait");
+            assert_eq!((next, Some(vcpu)), (from, expected.run));
+            *taken_down += 1;
+        } else {
+            let limit = if dice.roll(3) == 0 {
+                Ticks(now.0 + dice.roll(2 * SLICE))
+            } else {
+                NEVER
+            };
+            let found = two.turns.wait(to, deadline, limit, now);
+            let expected = two.queue.wait(to, Wait::Event, deadline, now);
+            assert_eq!(found.map(|pick| pick.run), expected.map(|pick| pick.run));
+            if let (Some(found), Some(expected)) = (found, expected) {
+                // Where it is to be looked at earlier, so that nothing need be set later.
+                let later = |until: Option<Ticks>| until.unwrap_or(NEVER);
+                assert!(later(found.until) <= later(expected.until));
+            } else {
+                return;
+            }
+        }
+        if dice.roll(60) == 0 {
+            two.check();
+        }
+    }
+}
+
+#[test]
+fn events_that_are_taken_down_change_what_those_that_are_decided_do() {
+    let mut taken_down = 0;
+    for (seed, shares) in (1..).zip(SHARES) {
+        let mut dice = Dice(seed * 0x9e37_79b9);
+        for _ in 0..60 {
+            let mut two = Two::new(shares);
+            for slot in two.slots.clone() {
+                two.wake(slot, Wait::Power);
+            }
+            two.pick();
+            for _ in 0..120 {
+                two.now.0 += [0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][dice.roll(7) as usize];
+                two.step(&mut dice);
+                volleys(&mut two, &mut dice, &mut taken_down);
+                two.talk(&mut dice);
+                if dice.roll(2) == 0 {
+                    two.check();
+                }
+            }
+        }
+    }
+    assert!(taken_down > 5_000, "{taken_down} events and waits were taken down");
+}
+
 /// Ages of these shares have no fractions, which are dropped at other times when several requests are added up.
 const SHARES: [&[u32]; 6] = [
     &[100, 100],

@@ -20,6 +20,7 @@ use crate::evtchn::{Arrived, Delivery, EventChannels, Sender, Sent, UPCALL};
 use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
+use crate::hypervisor::volleys::KnownPeer;
 use crate::hypervisor::{Across, Hypervisor, Located, News, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::{Answer, Clock, Handed, Servers};
@@ -319,8 +320,15 @@ impl<M: Machine> Hypervisor<M> {
         match sent {
             Sent::Peer(sender, remote, peer) => {
                 if let Some(target) = self.domain(remote)
-                    && let Some((delivery, listener)) =
-                        self.with_words(|words| target.events.lock().deliver(peer, sender, words))
+                    && let Some((delivery, listener)) = self.with_words(|words| {
+                        let mut events = target.events.lock();
+                        if remote != domain.id
+                            && let Some(route) = events.route(peer, sender)
+                        {
+                            state.peer = KnownPeer::new(port, remote, peer, route);
+                        }
+                        events.deliver(peer, sender, words)
+                    })
                 {
                     if remote == domain.id {
                         state.own_port = port;
@@ -345,7 +353,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Nothing is left to do before the loaded vCPU goes on in its guest.
     #[inline]
-    fn go_back(&self, vcpu: &Vcpu) -> Quick {
+    pub(crate) fn go_back(&self, vcpu: &Vcpu) -> Quick {
         self.gate.enter(vcpu.pcpu);
         Quick::Done
     }
@@ -372,7 +380,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The loaded vCPU has sent an event to `target`, which notifies `listener`.
     #[inline]
-    fn tell_guest(
+    pub(crate) fn tell_guest(
         &self,
         vcpu: &Vcpu,
         state: &mut VcpuState,
@@ -390,11 +398,15 @@ impl<M: Machine> Hypervisor<M> {
             && let Some(to) = target.vcpus.get(usize::from(upcall))
             && to.pcpu == vcpu.pcpu
             && to.id != vcpu.id
-            && !to.may_wait()
         {
-            // It could run all the time, and finds it when it is loaded.
-            to.note(Attention::Upcall);
-            return self.go_back(vcpu);
+            if !to.may_wait() {
+                // It could run all the time, and finds it when it is loaded.
+                to.note(Attention::Upcall);
+                return self.go_back(vcpu);
+            }
+            if self.go_to_listener(vcpu, state, to) {
+                return Quick::Across;
+            }
         }
         let told = target.vgic.lock().pulse_private(upcall, UPCALL).unwrap_or_default();
         let alone = told == VcpuSet::only(listener) && delivery.wake.is_empty();
@@ -419,7 +431,7 @@ impl<M: Machine> Hypervisor<M> {
         let now = self.machine.now();
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
-        let pick = pcpu.queue.lock().settled().preempt(to.slot, now)?;
+        let pick = pcpu.queue.lock().preempt(to.slot, now)?;
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         Some(schedule(pick, limit))
     }
@@ -508,9 +520,11 @@ impl<M: Machine> Hypervisor<M> {
         let pcpu = self.pcpu(vcpu.pcpu)?;
         let limit = self.unhurried(pcpu, vcpu.pcpu, now)?;
         let mut turns = pcpu.queue.lock();
-        let queue = turns.settled();
-        let pick = queue.wait(vcpu.slot, what, deadline, now)?;
-        let running = queue.running().map_or(NOBODY, Slot::index);
+        let pick = match what {
+            Wait::Event => turns.wait(vcpu.slot, deadline, limit, now),
+            _ => turns.settled().wait(vcpu.slot, what, deadline, now),
+        }?;
+        let running = turns.running().map_or(NOBODY, Slot::index);
         drop(turns);
         pcpu.running.store(running, Ordering::Relaxed);
         Some(schedule(pick, limit))

@@ -122,6 +122,9 @@ impl<M: Machine> Hypervisor<M> {
         if !is_wait_for_interrupt(esr, &state.frame) {
             return Quick::No;
         }
+        if self.waits_across(at, cpu, state, esr) {
+            return Quick::Across;
+        }
         let Located { domain, vcpu } = at;
         self.left_guest(vcpu.pcpu);
         state.count(Exit::Wait);
@@ -298,6 +301,12 @@ impl<M: Machine> Hypervisor<M> {
                     return Quick::Due;
                 }
             }
+        }
+        if port == state.peer.port
+            && let Some(quick) = self.send_to_peer(at, state)
+        {
+            state.frame.write(0, 0);
+            return quick;
         }
         let sent = self.send_event(at, cpu, state, port);
         match sent {

@@ -9,14 +9,18 @@
 //! answers had been decided when it came. The pCPU's timer stays as the last decision has set it, which is earlier than
 //! each of them would have set it, so that a time slice is as long as without them.
 
-use super::{NEVER, NOBODY, Pick, RunQueue, Slot, at};
-use crate::ids::Ticks;
+use super::volleys::Volley;
+use super::{NEVER, NOBODY, Pick, RunQueue, Slot, Wait, at};
+use crate::ids::{Ticks, VcpuId};
 
 /// A run queue and the conversation that is not in it yet.
 #[derive(Debug)]
 pub struct Turns {
     queue: RunQueue,
     pair: Pair,
+    volley: Volley,
+    /// Who sent an event last that another vCPU ran for at once, and that one.
+    sent: (usize, usize),
 }
 
 /// Who talks, and what they did since the run queue was told.
@@ -58,13 +62,15 @@ impl Turns {
         Self {
             queue,
             pair: Pair::NONE,
+            volley: Volley::NONE,
+            sent: (NOBODY, NOBODY),
         }
     }
 
     /// The run queue, with everything that has happened in it.
     #[inline]
     pub fn settled(&mut self) -> &mut RunQueue {
-        if self.pair.until != 0 {
+        if self.pair.until | self.volley.until != 0 {
             self.settle();
         }
         &mut self.queue
@@ -115,10 +121,63 @@ impl Turns {
         true
     }
 
+    /// As [`RunQueue::preempt`].
+    #[inline(always)]
+    pub fn preempt(&mut self, to: Slot, now: Ticks) -> Option<Pick> {
+        let queue = self.settled();
+        let from = queue.current;
+        let pick = queue.preempt(to, now)?;
+        self.sent = (from, to.0);
+        Some(pick)
+    }
+
+    /// As [`RunQueue::wait`] for an event. Whatever else than the run queue's vCPUs the pCPU must look at comes at `limit` at the
+    /// earliest, or says so.
+    #[inline(always)]
+    pub fn wait(&mut self, slot: Slot, deadline: Option<Ticks>, limit: Ticks, now: Ticks) -> Option<Pick> {
+        let queue = self.settled();
+        let mut pick = queue.wait(slot, Wait::Event, deadline, now)?;
+        let sent = core::mem::replace(&mut self.sent, (NOBODY, NOBODY));
+        if sent.1 == slot.0 && deadline.is_none() {
+            let queue = &self.queue;
+            // The slice that the second one would get each time is one for all.
+            let until = at(pick.until).min(limit.0).min(now.0.saturating_add(queue.slice));
+            if let Some(volley) = queue.volley(Slot(sent.0), slot, until, now) {
+                self.volley = volley;
+                pick.until = Some(Ticks(until));
+            }
+        }
+        Some(pick)
+    }
+
+    /// As [`RunQueue::running`], right after a decision.
+    #[inline]
+    pub fn running(&self) -> Option<Slot> {
+        self.queue.running()
+    }
+
+    /// As [`Self::preempt`] of the current vCPU `from` by `to`, if nothing has to be decided for it: `to` runs, and the pCPU's
+    /// timer stays as it is. `false`: it is not as simple as that; nothing has changed.
+    #[inline(always)]
+    pub fn send(&mut self, from: Slot, to: Slot, now: Ticks) -> bool {
+        self.volley.send(from, to, self.queue.slice, now)
+    }
+
+    /// As [`Self::wait`] of the current vCPU after [`Self::send`]: who runs. `None`: it is not as simple as that; nothing has
+    /// changed.
+    #[inline(always)]
+    pub fn wait_again(&mut self, from: Slot, now: Ticks) -> Option<(Slot, VcpuId)> {
+        self.volley.wait(from, now)
+    }
+
     /// What was taken down happens: all requests but the last one at once, that one as ever.
     #[cold]
     #[inline(never)]
     fn settle(&mut self) {
+        let volley = core::mem::replace(&mut self.volley, Volley::NONE);
+        if volley.until != 0 {
+            self.queue.settle_volley(&volley);
+        }
         let Pair {
             caller,
             server,

@@ -470,6 +470,21 @@ impl Sim {
     pub(crate) fn trap_by(&self, vcpu: VcpuId, syndrome: Syndrome, looks: &[Saved]) {
         assert!(self.runs(vcpu), "{vcpu:?} does not run");
         let pcpu = self.pcpu_of(vcpu);
+        let across = self.with(vcpu, |context| {
+            let Context { cpu, state, .. } = context;
+            self.on(pcpu, |hypervisor| {
+                let at = hypervisor.locate(vcpu).expect("it exists");
+                let waits = !looks.is_empty() && hypervisor.waits_across(at, cpu, state, syndrome.esr);
+                waits.then_some(state.across)
+            })
+        });
+        if let Some(across) = across {
+            self.update(pcpu, |state| (state.busy, state.in_guest) = (true, false));
+            self.across.set(self.across.get() + 1);
+            self.load(pcpu, across.to, across.news);
+            self.resume(pcpu);
+            return self.update(pcpu, |state| state.busy = false);
+        }
         if !looks.is_empty() && self.waits_in_place(pcpu, vcpu, &syndrome) {
             return;
         }

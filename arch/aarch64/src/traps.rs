@@ -209,6 +209,9 @@ fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Nex
         located,
     } = context.links;
     let mut cpu = El2Cpu::with(gic);
+    if hypervisor.waits_across(located, &mut cpu, &mut context.state, esr) {
+        return Next::Across;
+    }
     if !hypervisor.begin_rest(located, &mut cpu, &mut context.state, esr) {
         return Next::of(hypervisor.on_quick_wait(located, &mut cpu, &mut context.state, esr));
     }
