@@ -13,7 +13,8 @@ use crate::check;
 use crate::evidence::journal::sha256;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
-use crate::scenario::Scenario;
+use crate::qemu::{self, Launch};
+use crate::scenario::{MachineChoice, Scenario};
 use crate::setup::{self, Tool};
 use crate::stage::{self, Choices};
 use crate::workspace::Workspace;
@@ -30,21 +31,34 @@ const CHECK_FAT: Tool<'static> = Tool {
 pub(crate) struct Board {
     pub(crate) name: &'static str,
     package: &'static str,
-    /// Its device tree among those of the distribution's kernel.
-    tree: &'static str,
-    /// One that is enough for what is on the card, beside `image.toml`, where neither user nor distribution has that.
-    reduced: &'static str,
+    tree: TreeSource,
     places: Places,
     /// The memory for modules.
     modules: (u64, u64),
 }
 
-/// All of them.
-pub(crate) const BOARDS: [Board; 1] = [Board {
+/// Where a board's device tree comes from.
+#[derive(Clone, Copy, Debug)]
+enum TreeSource {
+    /// The distribution's kernel, by the path among its device trees; or, where neither user nor distribution has that, a file
+    /// beside `image.toml` with what is enough for the card.
+    Kernel(&'static str, &'static str),
+    /// QEMU makes it.
+    Qemu,
+}
+
+const QEMU_VIRT: Board = Board {
+    name: "qemu-virt",
+    package: "portunus-qemu-virt",
+    tree: TreeSource::Qemu,
+    places: qemu::Board::QemuVirt.places(),
+    modules: (qemu::Board::QemuVirt.first_module(), 0x6800_0000),
+};
+
+const RCAR_H3: Board = Board {
     name: "rcar-h3",
     package: "portunus-rcar-h3",
-    tree: "renesas/r8a77951-ulcb.dtb",
-    reduced: "reduced.dts",
+    tree: TreeSource::Kernel("renesas/r8a77951-ulcb.dtb", "reduced.dts"),
     // Below 4 GiB there are 896 MiB from 0x48000000. U-Boot lies at their end, and is linked at 0x50000000, where nothing
     // goes before it has moved. 0x54000000 to 0x57000000 may be decompressed by the SoC on its way.
     places: Places {
@@ -53,12 +67,15 @@ pub(crate) const BOARDS: [Board; 1] = [Board {
         fit: 0x7000_0000,
     },
     modules: (0x5800_0000, 0x7000_0000),
-}];
+};
+
+/// All of them.
+pub(crate) const BOARDS: [Board; 2] = [QEMU_VIRT, RCAR_H3];
 
 /// Options of `cargo xtask image`.
 #[derive(Args, Debug)]
 pub(crate) struct Image {
-    /// The board: rcar-h3.
+    /// The board: rcar-h3, or qemu-virt with a GICv2.
     board: String,
     /// A scenario file whose modules and manifest go onto the card [default: boards/BOARD/image.toml].
     #[arg(long)]
@@ -178,23 +195,7 @@ fn bundle(
     key: Option<PathBuf>,
 ) -> Result<Bundle> {
     let machine = parts.join("board.dtb");
-    let origin = match distribution::device_tree(board.tree) {
-        Ok(tree) => {
-            fs::copy(&tree, &machine).doing(format!("copying {}", tree.display()))?;
-            board.tree.to_owned()
-        }
-        Err(Failure::Skipped(_)) => {
-            let source = workspace.root.join("boards").join(board.name).join(board.reduced);
-            let text = fs::read_to_string(&source).doing(format!("reading {}", source.display()))?;
-            manifest::compile(&format!("/dts-v1/;\n{text}"), &source, &machine)?;
-            println!(
-                "no {}: its folder can be given by PORTUNUS_BOARD_DTB. Taking the reduced one, which has no devices",
-                board.tree
-            );
-            format!("boards/{}/{}", board.name, board.reduced)
-        }
-        Err(other) => return Err(other),
-    };
+    let origin = write_tree(workspace, board, &machine)?;
     let mut values = scenario.parameters(false);
     let files = stage::module_files(workspace, scenario, choices, parts, &values)?;
     let modules = manifest::place(files, board.modules.0, board.modules.1)?;
@@ -219,6 +220,46 @@ fn bundle(
         places,
         key,
     })
+}
+
+/// Writes the device tree of `board` to `output`; returns where it comes from.
+fn write_tree(workspace: &Workspace, board: Board, output: &Path) -> Result<String> {
+    let (wanted, reduced) = match board.tree {
+        TreeSource::Kernel(wanted, reduced) => (wanted, reduced),
+        TreeSource::Qemu => {
+            setup::require(&[Tool::QEMU])?;
+            let choice = MachineChoice {
+                gic: Some(2),
+                cpu: Some("cortex-a57".into()),
+                ..MachineChoice::default()
+            };
+            let machine = choice.complete()?;
+            let launch = Launch {
+                machine: &machine,
+                virtualization: true,
+                disks: &[],
+                multi_threaded: false,
+            };
+            launch.dump_tree(output)?;
+            return Ok(format!("QEMU virt, {machine}"));
+        }
+    };
+    match distribution::device_tree(wanted) {
+        Ok(tree) => {
+            fs::copy(&tree, output).doing(format!("copying {}", tree.display()))?;
+            Ok(wanted.to_owned())
+        }
+        Err(Failure::Skipped(_)) => {
+            let source = workspace.root.join("boards").join(board.name).join(reduced);
+            let text = fs::read_to_string(&source).doing(format!("reading {}", source.display()))?;
+            manifest::compile(&format!("/dts-v1/;\n{text}"), &source, output)?;
+            println!(
+                "no {wanted}: its folder can be given by PORTUNUS_BOARD_DTB. Taking the reduced one, which has no devices"
+            );
+            Ok(format!("boards/{}/{reduced}", board.name))
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Writes the sums and the sizes.

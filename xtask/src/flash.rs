@@ -29,7 +29,7 @@ const PIECE: usize = 1 << 20;
 /// Options of `cargo xtask flash`.
 #[derive(Args, Debug)]
 pub(crate) struct Flash {
-    /// The board: rcar-h3.
+    /// The board: rcar-h3 or qemu-virt.
     board: String,
     /// The card, as a whole: a block device such as /dev/sdX or /dev/mmcblkN, or a regular file.
     #[arg(long, value_name = "PATH")]

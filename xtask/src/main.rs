@@ -25,6 +25,8 @@ mod flash;
 mod gzip;
 mod image;
 mod initramfs;
+#[cfg(test)]
+mod layer;
 mod manifest;
 mod monitor;
 mod profile;

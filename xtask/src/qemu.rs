@@ -134,10 +134,11 @@ impl Launch<'_> {
             return failed("this board boots nothing but the hypervisor");
         };
         let loader = tree.with_file_name("loader.bin");
-        fs::write(&loader, board.loader()).doing(format!("writing {}", loader.display()))?;
+        let device_tree = board.device_tree() + self.machine.tree_offset;
+        fs::write(&loader, board.loader(device_tree)).doing(format!("writing {}", loader.display()))?;
         load_raw(command, &loader, board.memory(), ",cpu-num=0");
         load_raw(command, &payload.kernel, board.image(), "");
-        load_raw(command, tree, board.device_tree(), "");
+        load_raw(command, tree, device_tree, "");
         Ok(())
     }
 

@@ -444,7 +444,7 @@ impl Preparation<'_> {
         let all: Vec<MachineDisk> = card.iter().chain(disks).cloned().collect();
         let launch = Launch {
             machine,
-            virtualization: true,
+            virtualization: machine.virtualization,
             disks: &all,
             multi_threaded,
         };

@@ -18,6 +18,8 @@ pub struct Board {
     pub early_console: usize,
     /// Whether a debugger or emulator takes semihosting calls: how a crash ends the run.
     pub semihosting: bool,
+    /// How its firmware is made to enter EL2, for people whose firmware does not.
+    pub el2: &'static str,
 }
 
 /// A driver for consoles.

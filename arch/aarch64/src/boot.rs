@@ -61,6 +61,14 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
             stop(format_args!("{error}"))
         }
     };
+    let image = layout::image();
+    let image = PaRange::new(image.start as u64, (image.end - image.start) as u64);
+    if !host.memory.iter().any(|bank| bank.contains(image)) {
+        open_console_alone(Some(blob));
+        stop(format_args!(
+            "the Image was loaded to {image}, where the device tree has no RAM"
+        ))
+    }
     power_and_memory(&host, &discovery);
     console::start_logging();
     // SAFETY: stage 1 maps the register blocks since `power_and_memory`.
@@ -316,6 +324,10 @@ pub(crate) unsafe extern "C" fn wrong_level(device_tree: usize, level: usize) ->
         unsafe { open_console(console) };
     }
     // LastWords never fails.
-    let _ = writeln!(console::LastWords, "Portunus needs EL2 and was entered at EL{level}");
+    let _ = writeln!(
+        console::LastWords,
+        "Portunus needs EL2 and was entered at EL{level}: {}",
+        board().el2
+    );
     power::end(1)
 }

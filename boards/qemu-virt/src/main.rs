@@ -19,4 +19,5 @@ pub static BOARD: Board = Board {
     }],
     early_console: 0x0900_0000,
     semihosting: true,
+    el2: "QEMU needs -M virt,virtualization=on",
 };

@@ -20,4 +20,5 @@ pub static BOARD: Board = Board {
     // SCIF2, the debug console of the starter kit (registers.md).
     early_console: 0xe6e8_8000,
     semihosting: false,
+    el2: "build its firmware, TF-A, with RCAR_BL33_EXECUTION_EL=1 (docs/boards/rcar-h3.md)",
 };

@@ -20,4 +20,5 @@ pub static BOARD: Board = Board {
     // UART 0 (UG1085, table "System Address Map").
     early_console: 0xff00_0000,
     semihosting: false,
+    el2: "the PMU firmware or FSBL hands over to U-Boot at EL2 (exception_level=el-2 in its .bif); QEMU needs virtualization=on",
 };

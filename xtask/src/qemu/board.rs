@@ -79,7 +79,7 @@ impl Board {
 
     /// What the boot CPU executes at the start of memory where QEMU has no boot loader of its own that would do: x0 =
     /// device tree, x1 to x3 = 0, and to the Image (Documentation/arch/arm64/booting.rst).
-    pub(crate) fn loader(self) -> Vec<u8> {
+    pub(crate) fn loader(self, device_tree: u64) -> Vec<u8> {
         const CODE: [u32; 8] = [
             0x5800_0100, // ldr x0, device tree
             0x5800_0124, // ldr x4, Image
@@ -91,7 +91,7 @@ impl Board {
             0xd503_201f, // nop
         ];
         let code = CODE.iter().flat_map(|word| word.to_le_bytes());
-        let addresses = [self.device_tree(), self.image()];
+        let addresses = [device_tree, self.image()];
         code.chain(addresses.into_iter().flat_map(u64::to_le_bytes)).collect()
     }
 }

@@ -25,6 +25,10 @@ pub(crate) struct MachineChoice {
     pub(crate) icount: Option<String>,
     /// Further words for QEMU's command line.
     pub(crate) arguments: Option<Vec<String>>,
+    /// Whether it has EL2.
+    pub(crate) virtualization: Option<bool>,
+    /// How far behind its place the device tree lies, in bytes.
+    pub(crate) tree_offset: Option<u64>,
 }
 
 /// Who puts what is started into the machine's memory.
@@ -55,6 +59,10 @@ pub(crate) struct Machine {
     pub(crate) icount: Option<String>,
     /// Further words for QEMU's command line.
     pub(crate) arguments: Vec<String>,
+    /// Whether it has EL2.
+    pub(crate) virtualization: bool,
+    /// How far behind its place the device tree lies, in bytes.
+    pub(crate) tree_offset: u64,
 }
 
 impl MachineChoice {
@@ -68,6 +76,8 @@ impl MachineChoice {
             memory: self.memory.or(other.memory),
             icount: self.icount.clone().or_else(|| other.icount.clone()),
             arguments: self.arguments.clone().or_else(|| other.arguments.clone()),
+            virtualization: self.virtualization.or(other.virtualization),
+            tree_offset: self.tree_offset.or(other.tree_offset),
         }
     }
 
@@ -86,7 +96,12 @@ impl MachineChoice {
             memory: self.memory.unwrap_or(memory),
             icount: self.icount,
             arguments: self.arguments.unwrap_or_default(),
+            virtualization: self.virtualization.unwrap_or(true),
+            tree_offset: self.tree_offset.unwrap_or(0),
         };
+        if board == Board::QemuVirt && machine.tree_offset != 0 {
+            return failed("on this machine QEMU places the device tree");
+        }
         if board == Board::XlnxZcu102 && (machine.gic, machine.cpu.as_str(), machine.smp) != (gic, cpu, 4) {
             return failed("the ZCU102 has four Cortex-A53 and a GICv2");
         }
