@@ -108,7 +108,11 @@ fn the_sums_of_the_licences_are_those_of_the_files() {
     let recipe = read(RECIPE);
     let mut checked = 0;
     for entry in recipe.variables["LIC_FILES_CHKSUM"].split_whitespace() {
-        let (file, sum) = entry.strip_prefix("file://${PORTUNUS_SOURCE}/").unwrap().split_once(";md5=").unwrap();
+        let (file, sum) = entry
+            .strip_prefix("file://${PORTUNUS_SOURCE}/")
+            .unwrap()
+            .split_once(";md5=")
+            .unwrap();
         let output = Command::new("md5sum")
             .arg(layer().join("..").join(file))
             .output()

@@ -1,8 +1,8 @@
 //! The script that U-Boot runs: it loads the files of a card, writes the domains into the machine's device tree as
 //! ImageBuilder's scripts do, and enters the hypervisor.
 //!
-//! It uses what U-Boot has had for ten years (`load`, `fdt`, `test`, `booti`), one command a line, and whatever fails ends
-//! it with a line that begins with `portunus:`. Nodes have no unit addresses, and domains are referred to by name.
+//! It uses what U-Boot has had for ten years (`load`, `fdt`, `test`, `booti`), one command a line, and once something has
+//! failed nothing more is done but to say so, in a line that begins with `portunus:`. Nodes have no unit addresses, and domains are referred to by name.
 
 use std::fmt::Write;
 
@@ -40,23 +40,30 @@ pub(super) fn text(bundle: &Bundle, tree: &Tree<'_>, sizes: [u64; 2]) -> Result<
     load(&mut text, MACHINE_TREE, places.device_tree, sizes[1]);
     let described = describe(tree).doing("making boot.scr")?;
     let (address, image) = (places.device_tree, places.image);
+    text.push_str("\n# The domains.\n");
+    step(
+        &mut text,
+        &format!("fdt addr {address:#x}"),
+        &format!("{MACHINE_TREE} is no device tree"),
+    );
+    step(
+        &mut text,
+        &format!("fdt resize {ROOM:#x}"),
+        "the device tree does not grow",
+    );
     let _ = write!(
         text,
-        "
-# The domains. A line that fails leaves its name, and nothing is started.
-setenv portunus_failed
-fdt addr {address:#x} || setenv portunus_failed \"{MACHINE_TREE} is no device tree\"
-fdt resize {ROOM:#x} || setenv portunus_failed \"the device tree does not grow\"
-{described}if test -n \"${{portunus_failed}}\"; then
-  echo \"portunus: ${{portunus_failed}}\"
-  exit 1
-fi
-
+        "\
+{described}
 # The device tree stays where it is.
 setenv fdt_high 0xffffffffffffffff
-booti {image:#x} - {address:#x}
-echo \"portunus: booti refuses the Image\"
-exit 1
+if test -n \"${{portunus_failed}}\"; then
+  echo \"portunus: ${{portunus_failed}}; nothing is started\"
+else
+  booti {image:#x} - {address:#x}
+  echo \"portunus: booti refuses the Image\"
+fi
+false
 "
     );
     Ok(text)
@@ -64,30 +71,32 @@ exit 1
 
 const HEAD: &str = "\
 # Starts Portunus: ${title}.
-# A boot loader that looks for this script says where it found it; one that doesn't is taken to mean its first SD card.
+# A boot loader that looks for this script says where it found it; one that does not is taken to mean its first SD card.
 if test -z \"${devtype}\"; then setenv devtype mmc; fi
 if test -z \"${devnum}\"; then setenv devnum 0; fi
 if test -z \"${distro_bootpart}\"; then setenv distro_bootpart 1; fi
 echo \"portunus: ${title}, from ${devtype} ${devnum}:${distro_bootpart}\"
 
+# The first line that fails leaves its reason here, and the others are left out.
+setenv portunus_failed
+
 # The files.
 ";
 
+/// A command that is left out once something has failed. (`exit` does not leave a script in every version of U-Boot.)
+fn step(text: &mut String, command: &str, reason: &str) {
+    let _ = writeln!(
+        text,
+        "test -n \"${{portunus_failed}}\" || {command} || setenv portunus_failed \"{reason}\""
+    );
+}
+
 /// Loads `file`, which is known to have `size` bytes: a card that was pulled out too early has less.
 fn load(text: &mut String, file: &str, address: u64, size: u64) {
-    let _ = write!(
-        text,
-        "\
-if load ${{devtype}} ${{devnum}}:${{distro_bootpart}} {address:#x} ${{prefix}}{file}; then true; else
-  echo \"portunus: {file} is not loaded\"
-  exit 1
-fi
-if test \"${{filesize}}\" != \"{size:x}\"; then
-  echo \"portunus: {file} has 0x${{filesize}} bytes and should have {size:#x}\"
-  exit 1
-fi
-"
-    );
+    let command = format!("load ${{devtype}} ${{devnum}}:${{distro_bootpart}} {address:#x} ${{prefix}}{file}");
+    step(text, &command, &format!("{file} is not loaded"));
+    let reason = format!("{file} has 0x${{filesize}} bytes and should have {size:#x}");
+    step(text, &format!("test \"${{filesize}}\" = \"{size:x}\""), &reason);
 }
 
 /// The commands that make the domains of `tree`.
@@ -130,9 +139,10 @@ fn node(text: &mut String, tree: &Tree<'_>, node: Node<'_, '_>, parent: &str) ->
         ));
     }
     let path = format!("{parent}/{bare}");
-    let _ = writeln!(
+    step(
         text,
-        "fdt mknod {parent} {bare} || setenv portunus_failed \"{path} is not made\""
+        &format!("fdt mknod {parent} {bare}"),
+        &format!("{path} is not made"),
     );
     let is_domain = node.is_compatible("xen,domain");
     for (property, value) in node.properties() {
@@ -169,10 +179,7 @@ fn set(text: &mut String, path: &str, property: &str, values: &[String]) {
     for value in values {
         let _ = write!(line, " {value}");
     }
-    let _ = writeln!(
-        text,
-        "{line} || setenv portunus_failed \"{path} {property} is not set\""
-    );
+    step(text, &line, &format!("{path} {property} is not set"));
 }
 
 /// A property's value as words for `fdt set`: strings where it reads as strings, cells, or bytes. Each is the same bytes.
