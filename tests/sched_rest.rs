@@ -86,7 +86,8 @@ impl Pair {
 
     /// The current vCPU waits.
     fn wait(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>) {
-        if self.resting.rest(slot, what, deadline, self.now) {
+        if let Some(starved) = self.resting.rest(slot, what, deadline, self.now) {
+            assert_eq!(self.resting.starved(slot, self.now), Some(starved));
             self.rests = Some((slot, what, deadline));
             self.idle.block(slot, what, deadline, self.now);
             let pick = self.idle.pick(self.now);
@@ -196,23 +197,29 @@ fn a_vcpu_that_rests_alone_is_to_all_others_one_that_waits() {
 fn nobody_rests_while_another_can_run_or_is_to_be_looked_at() {
     let mut pair = Pair::new(&[100, 100]);
     let [one, other] = [pair.slots[0], pair.slots[1]];
-    assert!(!pair.resting.rest(one, Wait::Event, None, pair.now), "it does not run");
+    assert!(
+        pair.resting.rest(one, Wait::Event, None, pair.now).is_none(),
+        "it does not run"
+    );
     pair.both(|queue, now| queue.wake(one, Wait::Event, now));
     assert!(
-        !pair.resting.rest(other, Wait::Event, None, pair.now),
+        pair.resting.rest(other, Wait::Event, None, pair.now).is_none(),
         "it does not run"
     );
     pair.resting.visit(other);
     assert!(
-        !pair.resting.rest(one, Wait::Event, None, pair.now),
+        pair.resting.rest(one, Wait::Event, None, pair.now).is_none(),
         "somebody is to be visited"
     );
     pair.resting.pick(pair.now);
     pair.resting.pick(pair.now);
     pair.resting.wake(other, Wait::Event, pair.now);
-    assert!(!pair.resting.rest(one, Wait::Event, None, pair.now), "another can run");
     assert!(
-        !pair.resting.rest(one, Wait::Request, None, pair.now),
+        pair.resting.rest(one, Wait::Event, None, pair.now).is_none(),
+        "another can run"
+    );
+    assert!(
+        pair.resting.rest(one, Wait::Request, None, pair.now).is_none(),
         "for an answer neither"
     );
     assert_eq!(pair.resting.waits(one), None, "nothing has changed");
@@ -223,9 +230,12 @@ fn nobody_waits_in_place_for_power_or_twice() {
     let mut pair = Pair::new(&[100]);
     let slot = pair.slots[0];
     pair.both(|queue, now| queue.wake(slot, Wait::Event, now));
-    assert!(!pair.resting.rest(slot, Wait::Power, None, pair.now));
-    assert!(pair.resting.rest(slot, Wait::Request, None, pair.now));
-    assert!(!pair.resting.rest(slot, Wait::Request, None, pair.now), "it rests");
+    assert!(pair.resting.rest(slot, Wait::Power, None, pair.now).is_none());
+    assert!(pair.resting.rest(slot, Wait::Request, None, pair.now).is_some());
+    assert!(
+        pair.resting.rest(slot, Wait::Request, None, pair.now).is_none(),
+        "it rests"
+    );
     assert!(
         !pair.resting.end_rest(slot, Wait::Event, pair.now),
         "it waits for an answer"

@@ -178,6 +178,15 @@ impl Vcpu {
         self.has_notes() && self.attention.fetch_and(!(what as u32), Ordering::Acquire) & what as u32 != 0
     }
 
+    /// Takes this note, if it is the only one: whether it was.
+    #[inline]
+    pub fn take_only(&self, what: Attention) -> bool {
+        let taken = self
+            .attention
+            .compare_exchange(what as u32, 0, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok()
+    }
+
     /// Puts notes back that were not looked at.
     pub fn put_back(&self, notes: Notes) {
         self.attention.fetch_or(notes.0, Ordering::Release);

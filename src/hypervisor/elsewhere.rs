@@ -31,19 +31,16 @@ impl<M: Machine> Hypervisor<M> {
         let Some(there) = self.pcpu(to.pcpu) else { return false };
         if to.pcpu == vcpu.pcpu
             || !delivery.wake.is_empty()
-            || there.resting.load(Ordering::Relaxed) != to.slot.index()
+            || there.resting.load(Ordering::Acquire) != to.slot.index()
             || !self.rests_for_answer(vcpu, state, handed.deadline, now)
         {
             return false;
         }
         if handed.deadline.is_some() {
-            let starved = match server.vcpus.as_slice() {
-                [_] => there.queue.lock().settled().starved(to.slot, now),
-                _ => None,
-            };
-            let runnable = match starved {
-                Some(starved) => Ticks(now.0.saturating_sub(starved.0)),
-                None => CoreClock::new(self).runnable(handed.owner),
+            // Of several vCPUs it is the one that got the most.
+            let runnable = match server.vcpus.as_slice() {
+                [_] => Ticks(now.0.saturating_sub(there.starved.load(Ordering::Relaxed))),
+                _ => CoreClock::new(self).runnable(handed.owner),
             };
             servers.set_posted(vcpu.id.index, runnable);
         }

@@ -13,9 +13,9 @@ use core::sync::atomic::Ordering;
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNING};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
-use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::quick::is_wait_for_interrupt;
-use crate::hypervisor::run::NOBODY;
+use crate::hypervisor::run::{NOBODY, Pcpu};
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::Ticks;
 use crate::machine::Machine;
@@ -65,9 +65,10 @@ impl<M: Machine> Hypervisor<M> {
         }
         let now = self.machine.now();
         let deadline = self.virtual_deadline(cpu);
-        if !pcpu.queue.lock().settled().rest(vcpu.slot, Wait::Event, deadline, now) {
+        let Some(starved) = pcpu.queue.lock().settled().rest(vcpu.slot, Wait::Event, deadline, now) else {
             return false;
-        }
+        };
+        pcpu.starved.store(starved.0, Ordering::Relaxed);
         pcpu.resting.store(vcpu.slot.index(), Ordering::SeqCst);
         self.account_rest(vcpu, state, RUNSTATE_BLOCKED);
         state.count(Exit::Wait);
@@ -91,11 +92,12 @@ impl<M: Machine> Hypervisor<M> {
         }
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
         if pcpu.must_schedule.load(Ordering::Acquire)
-            || !pcpu
+            || pcpu
                 .queue
                 .lock()
                 .settled()
                 .rest(vcpu.slot, Wait::Request, deadline, now)
+                .is_none()
         {
             return false;
         }
@@ -103,6 +105,26 @@ impl<M: Machine> Hypervisor<M> {
         self.account_rest(vcpu, state, RUNSTATE_BLOCKED);
         // What the pCPU's timer is to be set to, if that is earlier.
         state.over.deadline = deadline;
+        true
+    }
+
+    /// The pCPU has waited with the loaded vCPU in place, and the interrupt of its virtual timer has come, which stays active.
+    /// `false`: it goes on by [`Self::end_rest`], if that wait was for something else or this pCPU is wanted.
+    #[inline(always)]
+    pub fn end_rest_by_timer<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+        let Located { vcpu, .. } = at;
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        // Whoever leaves a note from here on finds a vCPU that waits as others do, or runs.
+        pcpu.resting.store(NOBODY, Ordering::SeqCst);
+        let now = self.machine.now();
+        if state.has_access() || !pcpu.queue.lock().settled().end_rest(vcpu.slot, Wait::Event, now) {
+            return false;
+        }
+        self.account_rest(vcpu, state, RUNSTATE_RUNNING);
+        // It runs, and its timer fires: as ever.
+        if !self.on_virtual_timer_again(at, cpu, state) && !self.on_virtual_timer_at_once(at, cpu, state) {
+            self.on_virtual_timer(cpu, state);
+        }
         true
     }
 
@@ -117,37 +139,59 @@ impl<M: Machine> Hypervisor<M> {
         pcpu.resting.store(NOBODY, Ordering::SeqCst);
         let now = self.machine.now();
         match end {
-            RestEnd::Timer
-                if !state.has_access() && pcpu.queue.lock().settled().end_rest(vcpu.slot, Wait::Event, now) =>
-            {
-                self.account_rest(vcpu, state, RUNSTATE_RUNNING);
-                // It runs, and its timer fires: as ever.
-                if !self.on_virtual_timer_again(at, cpu, state) && !self.on_virtual_timer_at_once(at, cpu, state) {
-                    self.on_virtual_timer(cpu, state);
-                }
-                Rested::GoesOn
-            }
-            RestEnd::Kick if self.rest_is_over(vcpu, state, now) => {
-                self.account_rest(vcpu, state, RUNSTATE_RUNNING);
-                if self.goes_on(at, cpu, state) {
-                    Rested::GoesOn
-                } else {
-                    Rested::Due
-                }
-            }
+            RestEnd::Timer if self.end_rest_by_timer(at, cpu, state) => Rested::GoesOn,
+            RestEnd::Kick => self.end_by_kick(at, cpu, state, pcpu, now),
             _ => self.leave_rest(vcpu, now),
         }
     }
 
-    /// The pCPU of the loaded vCPU, which rested, was kicked: whether it was for what the vCPU waits for, and that goes on.
-    #[inline]
-    fn rest_is_over(&self, vcpu: &Vcpu, state: &VcpuState, now: Ticks) -> bool {
+    /// The pCPU of the loaded vCPU, which rested, was kicked: the vCPU goes on if that was for what it waits for.
+    #[inline(always)]
+    fn end_by_kick<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        pcpu: &Pcpu,
+        now: Ticks,
+    ) -> Rested {
+        let Located { domain, vcpu } = at;
         let what = if state.has_access() { Wait::Request } else { Wait::Event };
-        vcpu.has_notes_for(what)
-            && self.pcpu(vcpu.pcpu).is_some_and(|pcpu| {
-                !pcpu.must_schedule.load(Ordering::Acquire)
-                    && pcpu.queue.lock().settled().end_rest(vcpu.slot, what, now)
-            })
+        if !vcpu.has_notes_for(what)
+            || pcpu.must_schedule.load(Ordering::Acquire)
+            || !pcpu.queue.lock().settled().end_rest(vcpu.slot, what, now)
+        {
+            return self.leave_rest(vcpu, now);
+        }
+        self.account_rest(vcpu, state, RUNSTATE_RUNNING);
+        // It is as if it ran all the time: whatever else is wanted of it comes with another kick.
+        let goes_on = match what {
+            Wait::Request => vcpu.take_only(Attention::Request) && self.take_plain(cpu, domain, vcpu, state),
+            _ => {
+                vcpu.take_only(Attention::Upcall) && {
+                    let at_once = self.take_upcall_at_once(cpu, domain, vcpu, state);
+                    if !at_once {
+                        self.take_upcall(domain, vcpu);
+                        state.flush_due = true;
+                    }
+                    at_once
+                }
+            }
+        };
+        if goes_on {
+            self.gate.enter(vcpu.pcpu);
+            return Rested::GoesOn;
+        }
+        self.goes_on_otherwise(at, cpu, state)
+    }
+
+    #[inline(never)]
+    fn goes_on_otherwise<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Rested {
+        if self.goes_on(at, cpu, state) {
+            Rested::GoesOn
+        } else {
+            Rested::Due
+        }
     }
 
     #[inline(never)]

@@ -3,7 +3,7 @@
 //! A vCPU never loses a wake-up: it is marked as waiting under its run queue's lock *before* it looks once more at what
 //! it waits for, and whoever makes that happen wakes it under the same lock *afterwards*.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
@@ -24,6 +24,8 @@ pub(crate) struct Pcpu {
     pub(crate) running: AtomicUsize,
     /// The vCPU with which it waits in place: a note and a kick are all that this needs. [`NOBODY`]: there is none.
     pub(crate) resting: AtomicUsize,
+    /// How long that one could have run but did not get to, in ticks.
+    pub(crate) starved: AtomicU64,
 }
 
 /// No slot of a run queue.
@@ -38,6 +40,7 @@ impl Pcpu {
             must_schedule: AtomicBool::new(true),
             running: AtomicUsize::new(NOBODY),
             resting: AtomicUsize::new(NOBODY),
+            starved: AtomicU64::new(0),
         }
     }
 }
@@ -54,6 +57,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Notes `what` for `vcpu`, ends its wait if it is of kind `wait`, and makes its pCPU look.
+    #[inline]
     pub(crate) fn notify(&self, vcpu: &Vcpu, what: Attention, wait: Wait) {
         vcpu.note(what);
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return };
@@ -61,6 +65,12 @@ impl<M: Machine> Hypervisor<M> {
         if pcpu.resting.load(Ordering::SeqCst) == vcpu.slot.index() {
             return self.machine.kick(vcpu.pcpu);
         }
+        self.make_look(vcpu, pcpu, wait);
+    }
+
+    /// Ends the wait of `vcpu`, which has a note and does not rest, if it is of kind `wait`, and makes its pCPU look.
+    #[inline(never)]
+    fn make_look(&self, vcpu: &Vcpu, pcpu: &Pcpu, wait: Wait) {
         // It came to this pCPU out of its guest, and looks before it goes back.
         if pcpu.running.load(Ordering::Relaxed) == vcpu.slot.index() && self.machine.current_pcpu() == vcpu.pcpu {
             return;

@@ -10,18 +10,17 @@ use crate::ids::Ticks;
 impl RunQueue {
     /// The current vCPU `slot` waits for `what` and stays the current one, as no other can run. Whoever makes another
     /// one runnable is told to have this pCPU decide. At `deadline` the vCPU itself ends its wait: it is only told to who
-    /// asks. `false`: it is not as simple as that; nothing has changed.
+    /// asks. Returns how long it has [starved](Self::starved), which does not change meanwhile. `None`: it is not as simple
+    /// as that; nothing has changed.
     #[inline]
-    pub fn rest(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>, now: Ticks) -> bool {
+    pub fn rest(&mut self, slot: Slot, what: Wait, deadline: Option<Ticks>, now: Ticks) -> Option<Ticks> {
         if !self.is_alone(slot, now) || self.handoff != NOBODY || self.rests || what == Wait::Power {
-            return false;
+            return None;
         }
-        let Some(entry) = self.entries.get_mut(slot.0) else {
-            return false;
-        };
+        let entry = self.entries.get_mut(slot.0)?;
         // One that serves runs on another's time, and an own deadline is one that was not looked at yet.
         if !entry.is_runnable() || entry.charged != NOBODY || entry.deadline != NEVER {
-            return false;
+            return None;
         }
         let elapsed = now.0.saturating_sub(self.charged_until.0);
         self.charged_until = Ticks(now.0.max(self.charged_until.0));
@@ -32,7 +31,7 @@ impl RunQueue {
         entry.waits = Some(what);
         entry.deadline = at(deadline);
         self.rests = true;
-        true
+        Some(Ticks(entry.ready.saturating_sub(entry.ran)))
     }
 
     /// The current vCPU rests no longer, and its time counts again. Whether it goes on at once: it waited for `what`, nobody

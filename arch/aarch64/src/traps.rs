@@ -57,6 +57,8 @@ pub(crate) enum Next {
     Due = Quick::Due as u64,
     /// It is decided who runs: the loaded vCPU's state has it.
     Over = Quick::Over as u64,
+    /// The pCPU is to wait in place ([`await_answer`]).
+    Rests = Quick::Rests as u64,
     /// Nothing is done: it is more than a quick look.
     Core = Quick::No as u64,
     /// Nothing is done: the handler needs a register that was not saved.
@@ -77,8 +79,7 @@ impl Next {
             Quick::Done => Self::Guest,
             Quick::Due => Self::Due,
             Quick::Over => Self::Over,
-            // That is for `data_abort`, the only one to be told so.
-            Quick::Rests => Self::Due,
+            Quick::Rests => Self::Rests,
             Quick::No => Self::Core,
             Quick::Registers => Self::Registers,
             Quick::Across => Self::Across,
@@ -93,7 +94,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     let class = esr >> 26 & 0x3f;
     if class == DATA_ABORT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return data_abort(pcpu, Saved::CALLER, context, esr);
+        return data_abort(Saved::CALLER, context, esr);
     }
     if class == SYSTEM_REGISTER_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
@@ -105,10 +106,13 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
         return answer(pcpu, context, answered);
     }
+    if class == WAIT_CLASS {
+        trace::record_loaded(pcpu, Kind::Trap, esr as u32);
+        return wait(pcpu, context, esr);
+    }
     let (kind, argument) = exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
     match class {
-        WAIT_CLASS => wait(pcpu, context, esr),
         FP_CLASS => floating_point(pcpu),
         _ => Next::Core,
     }
@@ -181,16 +185,13 @@ fn fault_page(esr: u64) -> u64 {
 }
 
 #[inline(never)]
-fn data_abort(pcpu: &'static Pcpu, saved: Saved, context: &'static mut VcpuContext, esr: u64) -> Next {
+fn data_abort(saved: Saved, context: &mut VcpuContext, esr: u64) -> Next {
     let far = read_sysreg!("far_el2");
     let hpfar = || read_sysreg!("hpfar_el2");
     let Links {
         hypervisor, located, ..
     } = context.links;
-    match hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, (esr, far, hpfar), saved) {
-        Quick::Rests => await_answer(pcpu, context),
-        quick => Next::of(quick),
-    }
+    Next::of(hypervisor.on_quick_access(located, &mut context.cpu, &mut context.state, (esr, far, hpfar), saved))
 }
 
 #[inline(never)]
@@ -220,17 +221,14 @@ fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Nex
     isb();
     wfi();
     let first = acknowledge(pcpu, gic);
-    if first.is_some_and(is_virtual_timer)
-        && hypervisor.end_rest(located, &mut cpu, &mut context.state, RestEnd::Timer) == Rested::GoesOn
-    {
+    if first.is_some_and(is_virtual_timer) && hypervisor.end_rest_by_timer(located, &mut cpu, &mut context.state) {
         return Next::Guest;
     }
     rested(pcpu, context, first)
 }
 
 /// The pCPU waits in place until the loaded vCPU has the answer to its request, or until another interrupt than a kick.
-#[inline(never)]
-fn await_answer(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
+pub(crate) unsafe extern "C" fn await_answer(pcpu: &'static Pcpu, context: &'static mut VcpuContext) -> Next {
     timer::set_earlier(context.state.over.deadline);
     let gic = context.links.gic;
     trace::record_loaded(pcpu, Kind::Idle, 0);
@@ -305,8 +303,13 @@ pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut 
         return run::go_across(pcpu, local);
     }
     let next = match next {
-        Next::Registers => again(pcpu, local),
+        Next::Registers => again(local),
         other => other,
+    };
+    let next = match (next, local.loaded()) {
+        // SAFETY: as for `finish` itself; the context is the loaded vCPU's.
+        (Next::Rests, Some(context)) => unsafe { await_answer(pcpu, context) },
+        (other, _) => other,
     };
     match next {
         Next::Guest => return local.frame(),
@@ -314,7 +317,7 @@ pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut 
         Next::Over => return run::go_over(pcpu, local),
         Next::Across => return run::go_across(pcpu, local),
         Next::Due => leave(pcpu),
-        Next::Core | Next::Registers => {
+        Next::Core | Next::Registers | Next::Rests => {
             leave(pcpu);
             core(local);
         }
@@ -331,13 +334,13 @@ fn leave(pcpu: &Pcpu) {
 /// The quick look once more, now that every register is saved. The syndrome registers still are of this exception: none
 /// was taken to EL2 since.
 #[inline(never)]
-fn again(pcpu: &'static Pcpu, local: &mut Local) -> Next {
+fn again(local: &mut Local) -> Next {
     let Some(context) = local.loaded() else {
         return Next::Core;
     };
     let esr = read_sysreg!("esr_el2");
     match esr >> 26 & 0x3f {
-        DATA_ABORT_CLASS => data_abort(pcpu, Saved::ALL, context, esr),
+        DATA_ABORT_CLASS => data_abort(Saved::ALL, context, esr),
         SYSTEM_REGISTER_CLASS => system_register(context, esr, Saved::ALL),
         _ => Next::Core,
     }

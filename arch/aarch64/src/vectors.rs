@@ -129,6 +129,7 @@ pub(crate) unsafe extern "C" fn vectors() {
 #[unsafe(naked)]
 unsafe extern "C" fn handled() {
     naked_asm!(
+        "3:",
         "cbnz   x0, 1f",
         "mov    sp, x19",
         "ldp    x30, x1, [sp, #240]",
@@ -150,6 +151,8 @@ unsafe extern "C" fn handled() {
         "dsb    nsh",
         "isb",
         "1:",
+        "cmp    x0, #{rests}",
+        "b.eq   2f",
         "stp    x20, x21, [x19, #160]",
         "stp    x22, x23, [x19, #176]",
         "stp    x24, x25, [x19, #192]",
@@ -159,8 +162,16 @@ unsafe extern "C" fn handled() {
         "mrs    x0, tpidr_el2",
         "adr    x30, {enter}",
         "b      {finish}",
+        // Nothing else of the guest's is needed to wait, and mostly it goes on then.
+        "2:",
+        "mrs    x0, tpidr_el2",
+        "mov    x1, x19",
+        "bl     {await_answer}",
+        "b      3b",
         enter = sym enter_guest,
         finish = sym traps::finish,
+        rests = const traps::Next::Rests as u64,
+        await_answer = sym traps::await_answer,
     )
 }
 

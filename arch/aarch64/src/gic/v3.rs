@@ -43,6 +43,8 @@ pub(crate) struct GicV3 {
     /// Each pCPU's SGI frame.
     frames: [AtomicUsize; MAX_PCPUS],
     mpidrs: [AtomicU64; MAX_PCPUS],
+    /// What kicks each CPU: ICC_SGI1R_EL1; 0, which is no CPU's, before that is known.
+    kicks: [AtomicU64; MAX_PCPUS],
 }
 
 impl GicV3 {
@@ -83,6 +85,7 @@ impl GicV3 {
             },
             frames: [const { AtomicUsize::new(0) }; MAX_PCPUS],
             mpidrs: [const { AtomicU64::new(0) }; MAX_PCPUS],
+            kicks: [const { AtomicU64::new(0) }; MAX_PCPUS],
         }
     }
 
@@ -123,6 +126,9 @@ impl GicV3 {
         let base = redistributor.base() + SGI_FRAME;
         frame.store(base, Ordering::Release);
         known.store(mpidr & AFFINITY, Ordering::Release);
+        if let Some(kick) = self.kicks.get(index) {
+            kick.store(kick_word(mpidr), Ordering::Release);
+        }
         // SAFETY: the second frame of the redistributor just found.
         Bank(unsafe { Registers::new(base) }).reset(0, true);
         enable_system_registers();
@@ -172,15 +178,8 @@ impl GicV3 {
     }
 
     pub(crate) fn kick(&self, pcpu: PcpuId) {
-        if let Some(mpidr) = self.mpidrs.get(usize::from(pcpu.0)) {
-            let mpidr = mpidr.load(Ordering::Acquire);
-            let [aff0, aff1, aff2, _, aff3, ..] = mpidr.to_le_bytes();
-            let target = u64::from(aff3) << 48
-                | u64::from(aff0 >> 4) << 44
-                | u64::from(aff2) << 32
-                | u64::from(KICK.0) << 24
-                | u64::from(aff1) << 16
-                | 1 << (aff0 & 15);
+        if let Some(kick) = self.kicks.get(usize::from(pcpu.0)) {
+            let target = kick.load(Ordering::Relaxed);
             write_sysreg!("icc_sgi1r_el1", target);
             isb();
         }
@@ -318,6 +317,17 @@ impl GicV3 {
             group1: vmcr & 2 != 0,
         }
     }
+}
+
+/// ICC_SGI1R_EL1 of the kick of one CPU.
+const fn kick_word(mpidr: u64) -> u64 {
+    let [aff0, aff1, aff2, _, aff3, ..] = mpidr.to_le_bytes();
+    (aff3 as u64) << 48
+        | ((aff0 >> 4) as u64) << 44
+        | (aff2 as u64) << 32
+        | (KICK.0 as u64) << 24
+        | (aff1 as u64) << 16
+        | 1 << (aff0 & 15)
 }
 
 /// System registers at EL2 and below, and no bypass of a disabled interface (ICC_SRE_EL2: Enable, DIB, DFB, SRE).
