@@ -8,7 +8,7 @@ use crate::switch::{Links, VcpuContext};
 use crate::sysreg::{isb, read_sysreg, wfi};
 use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
-use portunus::abi::hypercall::{GRANT_TABLE_OP, MEMORY_OP};
+use portunus::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, MEMORY_OP};
 use portunus::counters::Exit;
 use portunus::hypervisor::{Claim, HYPERCALL, Quick, RestEnd, Rested, Saved, Syndrome, is_send};
 use portunus::ids::IntId;
@@ -118,23 +118,34 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     }
 }
 
+/// What divides the numbers of the hypercalls that have a straight way.
+const STRAIGHT: u64 = 4;
+const _: () = assert!(
+    EVENT_CHANNEL_OP.is_multiple_of(STRAIGHT)
+        && GRANT_TABLE_OP.is_multiple_of(STRAIGHT)
+        && MEMORY_OP.is_multiple_of(STRAIGHT)
+);
+
 /// A hypercall. Those that serve requests come first, and each of them goes straight to what it asks for.
 #[inline(always)]
 fn hypercall(pcpu: &'static Pcpu, context: &mut VcpuContext) -> Next {
     let frame = &context.state.frame;
     let (number, first) = (frame.read(16), frame.read(0));
     let record = || trace::record_loaded(pcpu, Kind::Hypercall, trace_of(number, first));
-    if is_send(HYPERCALL, frame) {
-        record();
-        return send(context);
-    }
-    if number == GRANT_TABLE_OP {
-        record();
-        return grants(context);
-    }
-    if number == MEMORY_OP {
-        record();
-        return memory(context);
+    // One look for all of them, which most other calls end at.
+    if number.is_multiple_of(STRAIGHT) {
+        if is_send(HYPERCALL, frame) {
+            record();
+            return send(context);
+        }
+        if number == GRANT_TABLE_OP {
+            record();
+            return grants(context);
+        }
+        if number == MEMORY_OP {
+            record();
+            return memory(context);
+        }
     }
     if let Some(answered) = quick::answer(HYPERCALL, &mut context.state.frame) {
         return answer(pcpu, context, answered);
