@@ -446,7 +446,7 @@ impl World {
             assert_eq!(references, expected, "step {step}: references to {domain:?}");
             let handles = self.handles.iter().filter(|handle| handle.mapper == number).count();
             assert_eq!(
-                self.sim.domain(domain).maptrack.lock().in_use() as usize,
+                self.sim.domain(domain).memory.lock().maptrack.in_use() as usize,
                 handles,
                 "step {step}"
             );
