@@ -249,6 +249,8 @@ pub enum News {
     Nothing,
     /// Its event channels' upcall is pending.
     Upcall,
+    /// The same, by an event of a vCPU that goes on as soon as this one waits again.
+    Event,
     /// The access that it waits for gives this value.
     Answer(u64),
 }
@@ -412,6 +414,27 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
+    /// [`Self::goes_on`] of a vCPU that was loaded after [`Quick::Across`], where nothing at all is left to do. `false`: nothing
+    /// was done.
+    #[inline(always)]
+    pub fn goes_straight_on(&self, at: Located<'_>, state: &VcpuState) -> bool {
+        let Located { domain, vcpu } = at;
+        let timer = &state.registers.physical_timer;
+        let due = state.polls | state.physical_timer_line | timer.is_enabled() | !state.is_on | state.flush_due;
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        if due
+            || !domain.life.is_running()
+            || pcpu.must_schedule.load(Ordering::Acquire)
+            || vcpu.has_notes()
+            || state.has_access()
+            || vcpu.publishes_runstate()
+        {
+            return false;
+        }
+        self.gate.enter(vcpu.pcpu);
+        true
+    }
+
     /// Last step before a guest runs: finishes an access that was answered, applies a start request, moves pending
     /// interrupts into list registers.
     pub fn enter<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) -> Entry {
@@ -490,12 +513,12 @@ impl<M: Machine> Hypervisor<M> {
             let mut vgic = domain.vgic.lock();
             let interface = cpu.virtual_interface();
             state.flush_due = match news {
-                News::Upcall => vgic.load_pulsed(index, UPCALL, interface),
+                News::Upcall | News::Event => vgic.load_pulsed(index, UPCALL, interface),
                 _ => vgic.load(index, interface),
             };
             vgic.holds_physical(index, interrupts::VIRTUAL_TIMER)
         };
-        state.came_across = matches!(news, News::Upcall);
+        state.came_across = matches!(news, News::Event);
         if let News::Answer(value) = news {
             self.end_plain(vcpu, state, value);
         }
@@ -506,7 +529,7 @@ impl<M: Machine> Hypervisor<M> {
     #[cold]
     pub fn not_across(&self, across: Across) {
         if let Some((_, vcpu)) = self.vcpu(across.to)
-            && across.news == News::Upcall
+            && matches!(across.news, News::Upcall | News::Event)
         {
             vcpu.note(Attention::Upcall);
         }

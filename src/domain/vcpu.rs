@@ -205,6 +205,17 @@ impl Vcpu {
         taken.is_ok().then_some(Notes(notes))
     }
 
+    /// Takes the note of an upcall, if that is the only one.
+    #[inline]
+    pub fn take_upcall(&self) -> bool {
+        const UPCALL: u32 = Attention::Upcall as u32;
+        self.attention.load(Ordering::Relaxed) == UPCALL
+            && self
+                .attention
+                .compare_exchange(UPCALL, 0, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+    }
+
     /// Takes all notes.
     pub fn take_notes(&self) -> Notes {
         if !self.has_notes() {

@@ -95,7 +95,7 @@ impl<M: Machine> Hypervisor<M> {
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
         state.across = Across {
             to: to.id,
-            news: News::Upcall,
+            news: News::Event,
         };
         state.leaves_as = Some(RUNSTATE_RUNNABLE);
         true
@@ -135,10 +135,12 @@ impl<M: Machine> Hypervisor<M> {
         self.left_guest(vcpu.pcpu);
         state.count(Exit::Wait);
         state.frame.advance_a64();
-        state.across = Across {
-            to,
-            news: News::Nothing,
+        // What it was sent meanwhile comes along.
+        let news = match self.vcpu(to) {
+            Some((_, sender)) if sender.take_upcall() => News::Upcall,
+            _ => News::Nothing,
         };
+        state.across = Across { to, news };
         state.leaves_as = Some(RUNSTATE_BLOCKED);
         true
     }

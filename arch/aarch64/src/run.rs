@@ -92,6 +92,11 @@ pub(crate) fn resume(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame 
     decide(pcpu, local)
 }
 
+#[inline(never)]
+fn resume_slowly(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+    resume(pcpu, local)
+}
+
 /// Goes over to the vCPU that the core has decided on, or sleeps if that is none; returns the frame of who runs, loaded.
 #[inline(never)]
 pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
@@ -119,7 +124,16 @@ pub(crate) fn go_across(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFra
             local.reschedule = true;
         }
     }
-    resume(pcpu, local)
+    if !local.reschedule
+        && let Some(context) = local.loaded()
+        && context
+            .links
+            .hypervisor
+            .goes_straight_on(context.links.located, &context.state)
+    {
+        return local.frame();
+    }
+    resume_slowly(pcpu, local)
 }
 
 /// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
