@@ -111,7 +111,8 @@ fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5
     let request: abi::AddToPhysmapBatch = read_value(host, pointer)?;
     own(host, request.domid)?;
     let size = u64::from(request.size);
-    if start > size {
+    // A call that has done all is never resumed.
+    if start > size || start != 0 && start == size {
         return Err(HypercallError::IllegalSequence);
     }
     let foreign = match u32::from(request.space) {
@@ -346,13 +347,15 @@ fn reservation<H: Host>(
     start: u64,
     mut arguments: [u64; 5],
 ) -> Result<Done, HypercallError> {
-    let request: abi::MemoryReservation = read_value(host, pointer)?;
+    // Every refusal is told by how many extents are done.
+    let Ok(request) = read_value::<abi::MemoryReservation>(host, pointer) else {
+        return Ok(Done::Value(start));
+    };
     // More extents than fit into the command of a resumed call can't be counted.
     if request.nr_extents > u64::MAX >> (abi::EXTENT_SHIFT + 1) || start > request.nr_extents {
         return Ok(Done::Value(start.min(request.nr_extents)));
     }
-    own(host, request.domid)?;
-    if request.extent_order > MAX_ORDER {
+    if own(host, request.domid).is_err() || request.extent_order > MAX_ORDER {
         return Ok(Done::Value(start));
     }
     let end = request

@@ -411,7 +411,12 @@ impl<'a, M: Machine, C: Cpu> Host for Caller<'a, M, C> {
     }
 
     fn unmap(&mut self, gfn: u64) -> Result<(), HypercallError> {
-        self.take_out(address(gfn)?)
+        // Where no page can be there is none.
+        let none = |error| match error {
+            HypercallError::Invalid => HypercallError::NoEntry,
+            other => other,
+        };
+        self.take_out(address(gfn).map_err(none)?).map_err(none)
     }
 
     fn park_page(&mut self, gfn: u64) -> Result<(), HypercallError> {

@@ -264,6 +264,31 @@ fn extents_of_up_to_64_kib_move_page_by_page() {
 }
 
 #[test]
+fn a_reservation_that_is_refused_says_how_much_was_done() {
+    let operations = [memory::DECREASE_RESERVATION, memory::POPULATE_PHYSMAP];
+    for (operation, done) in operations
+        .into_iter()
+        .flat_map(|operation| [(operation, 0), (operation, 3)])
+    {
+        let mut host = FakeHost::new(GUEST);
+        let command = operation | done << 6;
+        for nowhere in [0, u64::MAX - 7] {
+            assert_eq!(host.call(MEMORY_OP, &[command, nowhere]), Outcome::Return(done));
+        }
+        for domid in [2, 1000, u16::MAX] {
+            let request = extents(&mut host, &[0x1000, 0x2000, 0x3000, 0x4000], 0);
+            host.put(VA, &memory::MemoryReservation { domid, ..request });
+            assert_eq!(
+                host.call(MEMORY_OP, &[command, VA]),
+                Outcome::Return(done),
+                "of {domid}"
+            );
+        }
+        assert_eq!(host.actions, []);
+    }
+}
+
+#[test]
 fn an_extent_beyond_the_map_is_populated_whole_or_not_at_all() {
     let mut host = FakeHost::new(GUEST);
     extents(&mut host, &[0x1000, MAXIMUM_GFN - 2, 0x3000], 2);

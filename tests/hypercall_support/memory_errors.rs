@@ -117,6 +117,7 @@ fn memory_op_refuses_what_is_not_the_callers() {
         NotPermitted
     );
     row!("more done than there is", op | 3 << 6, batch, IllegalSequence);
+    row!("all done before", op | 2 << 6, batch, IllegalSequence);
     row!("very much done", u64::MAX << 6 | op, batch, IllegalSequence);
     row!(
         "x86 space",

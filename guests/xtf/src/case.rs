@@ -137,6 +137,8 @@ pub(crate) enum Structure {
     None,
     /// It is only read.
     Input,
+    /// It is only read; a call without one is refused by having done nothing.
+    Counted,
     /// It has results.
     InOut,
     /// It has results; a null pointer means something.

@@ -19,6 +19,10 @@ type Difference = (&'static str, &'static str, &'static str, Otherwise, &'static
 const READ_ONLY: &str = "structure in memory that may only be read";
 const RESULT_LOST: &str = "it acts before it finds that the result can't be written";
 const NEWER: &str = "these operations came with Xen 4.18";
+const RESUMED: &str = "as if it were resumed";
+const PER_ENTRY: &str = "each entry has that error, and the call none";
+const OTHER_STRUCTURE: &str = "it looks at the structure before it refuses the call";
+const NO_SERVERS: &str = "serving domains are an option of its build that distributions leave out";
 const FIFO: &str = "it has event channels of the FIFO kind, and guests are told so by errors of their own";
 const CONTINUED: &str = "operation 14 goes on with a reset there";
 
@@ -110,6 +114,67 @@ const DIFFERENCES: &[Difference] = &[
         Otherwise::Skipped,
         CONTINUED,
     ),
+    (
+        "memory_op",
+        "populate_physmap",
+        "it holds nothing",
+        Otherwise::Skipped,
+        "a page that a domain gave up comes back to it as it was",
+    ),
+    (
+        "memory_op",
+        "populate_physmap",
+        "a frame beyond all",
+        Otherwise::Skipped,
+        "the page is lost there",
+    ),
+    (
+        "memory_op",
+        "add_to_physmap",
+        RESUMED,
+        Otherwise::Skipped,
+        "the count is not looked at",
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "its own memory as another's",
+        Otherwise::Skipped,
+        PER_ENTRY,
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "memory of a domain that the manifest does not open",
+        Otherwise::Skipped,
+        PER_ENTRY,
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "memory of a domain that does not exist",
+        Otherwise::Skipped,
+        PER_ENTRY,
+    ),
+    (
+        "memory_op",
+        "increase_reservation",
+        "*",
+        Otherwise::Skipped,
+        "it is there for guests that are not translated",
+    ),
+    (
+        "memory_op",
+        "maximum_ram_page",
+        "*",
+        Otherwise::Skipped,
+        "it tells every guest how much memory the machine has",
+    ),
+    ("memory_op", "exchange", "*", Otherwise::Skipped, OTHER_STRUCTURE),
+    ("memory_op", "claim_pages", "*", Otherwise::Skipped, OTHER_STRUCTURE),
+    ("memory_op", "get_vnumainfo", "*", Otherwise::Skipped, OTHER_STRUCTURE),
+    ("memory_op", "acquire_resource", "*", Otherwise::Skipped, NO_SERVERS),
+    ("dm_op", "*", "*", Otherwise::Skipped, NO_SERVERS),
 ];
 
 /// What Xen does in this row, if it is something else, and why.

@@ -6,7 +6,8 @@
 //! was refused has written nothing and changed nothing that the domain can see ([`snapshot`]); and that nothing is left of
 //! one that succeeded and was taken back.
 //!
-//! Several domains run this program at once. Boot arguments: `role=a` or `role=b`; `self=` and `other=`, the numbers of this
+//! Several domains run this program at once. Boot arguments: `role=a` and `role=b`, which try what a domain can do by itself, and
+//! `role=c`, which serves the other one's devices; `self=` and `other=`, the numbers of this
 //! domain and the other one; `verbose`, a line for each row. It uses what Xen has too, so the same image runs there;
 //! [`differences`] says where Xen answers otherwise.
 #![no_std]
@@ -22,12 +23,38 @@ mod tables;
 mod trampoline;
 mod world;
 
-use guest_runtime::{attempt, device_tree, println, psci};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use guest_runtime::hypercall::{self, memory};
+use guest_runtime::{attempt, device_tree, println, psci, timer};
 
 use suite::Suite;
-use world::World;
+use world::{PAGE, World};
 
 guest_runtime::entry!(main);
+
+/// Not 0: the domain that serves this one has tried everything. It is at the same place in both, whose images are.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+
+/// Memory of a domain that is down can't be mapped: the other one ends first.
+fn wait_until_served() {
+    const PATIENCE: u64 = 60_000_000;
+    let deadline = timer::now() + timer::ticks(PATIENCE);
+    while SERVED.load(Ordering::Acquire) == 0 && timer::now() < deadline {
+        // Nothing can fail in a yield.
+        let _ = hypercall::yield_now();
+    }
+}
+
+fn tell_that_it_is_served(world: &World) {
+    let place = &raw const SERVED as u64;
+    let mut errors = [0];
+    // SAFETY: nothing is in the window, and the word that is written there is for this.
+    let mapped = unsafe { memory::map_foreign(world.other, &[place / PAGE], &[world.window / PAGE], &mut errors) };
+    if mapped.is_ok() && errors == [0] {
+        world.set_word_at(world.window + place % PAGE, 1);
+    }
+}
 
 fn main() -> ! {
     attempt::init();
@@ -45,9 +72,21 @@ fn main() -> ! {
             "another hypervisor"
         }
     );
-    let mut suite = Suite::new(role, verbose, role == "a", world);
-    tables::local(&mut suite);
+    // Of domains that do the same one tells the numbers.
+    let mut suite = Suite::new(role, verbose, role != "b", world);
+    if role == "c" {
+        tables::serving(&mut suite);
+    } else {
+        tables::local(&mut suite);
+    }
     suite.finish();
     suite.conclude();
+    if suite.world.on_portunus {
+        match role {
+            "a" => wait_until_served(),
+            "c" => tell_that_it_is_served(&suite.world),
+            _ => {}
+        }
+    }
     psci::system_off()
 }

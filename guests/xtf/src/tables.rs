@@ -1,5 +1,6 @@
 //! The tables, a file for each hypercall.
 
+mod dm_op;
 mod event_channel_op;
 mod firmware;
 mod grant_table_op;
@@ -19,4 +20,9 @@ pub(crate) fn local(suite: &mut Suite) {
     sched_op::run(suite);
     small::run(suite);
     firmware::run(suite);
+}
+
+/// What a domain may do that serves another's devices.
+pub(crate) fn serving(suite: &mut Suite) {
+    dm_op::run(suite);
 }
