@@ -1,10 +1,11 @@
 //! What a device is given, by what it may reach, and what must come of it.
 
 use guest_runtime::dma::Reach;
+use guest_runtime::hypercall::memory;
 use guest_runtime::random::Random;
 use guest_runtime::{granting, timer};
 
-use crate::device::{DATA, Device, GRANTED, HEADER, Outcome, PAGE, Request, STATUS_AT, get, private_pages, put};
+use crate::device::{DATA, Device, GRANTED, HEADER, Outcome, PAGE, Request, SPARE, STATUS_AT, get, private_pages, put};
 use crate::fail;
 
 /// What is in pages that the device must not touch.
@@ -13,6 +14,8 @@ const CANARY: u64 = 0x00c0_ffee_00c0_ffee;
 const PATIENCE: u64 = 5_000_000;
 /// Grants that are taken back at some moment of a request.
 const RACES: u64 = 40;
+/// How often a page is given up.
+const GIVEN_UP: u64 = 4;
 /// A domain that the device's backend is not: the first of the manifest.
 const SOMEBODY_ELSE: u16 = 1;
 
@@ -119,6 +122,38 @@ impl Abuses<'_> {
         ] {
             self.everywhere(what, address, true);
             self.rings(what, address & !0xf, false);
+        }
+    }
+
+    /// A page that the device used, and that this driver gives up: the backend lets go of it before the call returns, so it is
+    /// there for the driver again at once.
+    fn give_up(&mut self) {
+        let page = self.device.pages + SPARE * PAGE;
+        for _ in 0..GIVEN_UP {
+            let good = self.device.good(false);
+            let request = Request {
+                data: self.device.address + SPARE * PAGE,
+                length: PAGE as u32,
+                ..good
+            };
+            self.device.offer(&request, 1);
+            if self.device.outcome(PATIENCE) != Outcome::Status(0) {
+                fail(format_args!("{}: a page before it is given up", self.device.kind()));
+            }
+            // SAFETY: nothing else is in that page, which is not looked at while it is away.
+            if unsafe { memory::give_up(page / PAGE) } != Ok(true) {
+                fail(format_args!("{}: a page is not given up", self.device.kind()));
+            }
+            self.request("a page that was given up", request);
+            if memory::take_back(page / PAGE) != Ok(true) {
+                fail(format_args!(
+                    "{}: a page that was given up is mapped yet",
+                    self.device.kind()
+                ));
+            }
+            if (0..PAGE / 8).any(|word| get::<u64>(page + word * 8) != 0) {
+                fail(format_args!("{}: a page comes back full", self.device.kind()));
+            }
         }
     }
 
@@ -256,8 +291,11 @@ pub(crate) fn run(device: &mut Device, round: u64) -> u64 {
     abuses.device.must_work(abuses.number, "nothing");
     abuses.anywhere();
     match reach {
-        Reach::All => {}
-        Reach::Window(window) => abuses.window(window.end),
+        Reach::All => abuses.give_up(),
+        Reach::Window(window) => {
+            abuses.window(window.end);
+            abuses.give_up();
+        }
         Reach::Grants(backend) => abuses.grants(backend),
     }
     abuses.refused

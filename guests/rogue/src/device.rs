@@ -54,6 +54,7 @@ pub(crate) enum Outcome {
 pub(crate) const RING: u64 = 0;
 pub(crate) const HEADER: u64 = 3;
 pub(crate) const DATA: u64 = 4;
+pub(crate) const SPARE: u64 = 5;
 const PAGES: u64 = 6;
 /// In the header's page.
 pub(crate) const STATUS_AT: u64 = 64;

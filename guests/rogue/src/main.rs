@@ -1,6 +1,6 @@
 //! A driver that gives its virtio disks addresses that they must not reach: beside a window, not granted, granted for
-//! less or to another, beyond pages and beyond numbers, in every place of a request and of a queue, and grants that end
-//! while they are used. Each must be refused by the backend, touch nothing, and be healed by a reset.
+//! less or to another, beyond pages and beyond numbers, in every place of a request and of a queue, grants that end while
+//! they are used, and pages that were given up after they were. Each must be refused by the backend, touch nothing, and be healed by a reset.
 #![no_std]
 #![no_main]
 

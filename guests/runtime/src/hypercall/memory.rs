@@ -72,6 +72,31 @@ pub unsafe fn remove(frame: u64) -> Result<()> {
     unsafe { call(MEMORY_OP, [REMOVE_FROM_PHYSMAP, pointer(&mut argument), 0, 0, 0]) }.map(drop)
 }
 
+fn reservation(operation: u64, frame: u64) -> Result<u64> {
+    let mut frames = [frame];
+    let mut argument = memory::MemoryReservation {
+        extent_start: pointer(&mut frames),
+        nr_extents: 1,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    // SAFETY: structure and list are here; the callers give the frame.
+    unsafe { call(MEMORY_OP, [operation, pointer(&mut argument), 0, 0, 0]) }
+}
+
+/// Gives the page at guest frame `frame` up. Whether it did.
+///
+/// # Safety
+/// Nobody uses it any more.
+pub unsafe fn give_up(frame: u64) -> Result<bool> {
+    reservation(memory::DECREASE_RESERVATION, frame).map(|done| done == 1)
+}
+
+/// Takes a page that was given up for guest frame `frame`, where nothing is. Whether there was one.
+pub fn take_back(frame: u64) -> Result<bool> {
+    reservation(memory::POPULATE_PHYSMAP, frame).map(|done| done == 1)
+}
+
 /// Maps frame `frame` of IOREQ server `id` of `domain` at the caller's frame `at`.
 ///
 /// # Safety
