@@ -3,6 +3,7 @@
 pub mod blueprint;
 pub mod builder;
 pub mod devices;
+pub mod homes;
 pub mod image;
 pub mod imaging;
 pub mod life;

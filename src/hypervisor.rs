@@ -95,7 +95,7 @@ use crate::sync::Mutex;
 use crate::trap::registers::GuestFrame;
 use crate::trap::syndrome::Hpfar;
 use crate::trap::system_register::EmulatedRegisters;
-use crate::trap::system_register::identification::IdRegisters;
+use crate::trap::system_register::identification::{IdRegisters, RawIdRegisters};
 
 /// A vCPU's state that only its pCPU touches. `arch` finds the frame at its start.
 #[derive(Debug)]
@@ -294,6 +294,8 @@ pub struct Hypervisor<M: Machine> {
     tables: tables::Tables,
     gate: stop::GuestGate,
     ids: IdRegisters,
+    /// The ID registers of each pCPU.
+    hardware: Vec<RawIdRegisters>,
     hpfar: Hpfar,
     slice: Ticks,
     /// The physical interrupt of the EL1 virtual timer.

@@ -12,14 +12,18 @@ use std::path::Path;
 use dtoolkit::Node as _;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
+use portunus::console::Colour;
 use portunus::domain::builder::{self, Built, CpuLimits};
 use portunus::fakes::FakeMachine;
+use portunus::hypervisor::{Hypervisor, MachineFacts};
 use portunus::ids::{IntId, Pa};
 use portunus::manifest::discovery::{self, Console, Discovery, Interrupts};
-use portunus::manifest::host::{Conduit, Gic, HostCpu, Psci};
+use portunus::manifest::host::{Conduit, Gic, Psci};
 use portunus::manifest::tree::{Interrupt, Trigger};
 use portunus::manifest::{GuestTree, Host, IpaRange, Manifest, ModuleReader, PaRange, Tree};
 use portunus::memory::uncached::Caching;
+use portunus::trap::syndrome::Hpfar;
+use portunus::trap::system_register::identification::{IdTraps, RawIdRegisters};
 use portunus_serial::{Cadence, Pl011, Scif};
 
 const REDUCED: &str = include_str!("../boards/rcar-h3/reduced.dts");
@@ -32,6 +36,8 @@ const IMAGE: PaRange = PaRange::new(0x4808_0000, 4 * MIB);
 const MODULES: u64 = 0x5000_0000;
 /// The debug console of the starter kit.
 const SCIF2: u64 = 0xe6e8_8000;
+/// MPIDR_EL1 of four Cortex-A57 and four Cortex-A53.
+const CLUSTERS: [u64; 8] = [0, 1, 2, 3, 0x100, 0x101, 0x102, 0x103];
 
 /// The reduced tree, and mainline's for this SoC if they are there. Says so if they are not.
 fn trees() -> Vec<(String, Vec<u8>)> {
@@ -109,8 +115,8 @@ fn the_machine_is_what_the_tree_says() {
             ],
             "{name}"
         );
-        let clusters = [0, 1, 2, 3, 0x100, 0x101, 0x102, 0x103];
-        assert_eq!(host.cpus, clusters.map(|mpidr| HostCpu { mpidr }), "{name}");
+        let mpidrs: Vec<u64> = host.cpus.iter().map(|cpu| cpu.mpidr).collect();
+        assert_eq!(mpidrs, CLUSTERS, "{name}");
         assert_eq!(
             host.psci,
             Some(Psci {
@@ -196,16 +202,60 @@ fn the_board_maps_its_console_its_controller_and_what_firmware_leaves() {
 }
 
 #[test]
-fn every_other_cpu_is_started_whichever_booted() {
+fn every_other_cpu_is_started_whichever_booted_and_affinities_mean_places_in_the_tree() {
     for (name, blob) in trees() {
-        let host = host(&blob);
         for boot in [0, 0x100] {
-            let others: Vec<u64> = discovery::others(&host.cpus, boot).map(|cpu| cpu.mpidr).collect();
-            let mut all = others.clone();
-            all.push(boot);
-            all.sort_unstable();
-            assert_eq!(all, [0, 1, 2, 3, 0x100, 0x101, 0x102, 0x103], "{name}");
-            assert!(others.is_sorted() && others.len() == 7, "{name}: {others:x?}");
+            let mut host = host(&blob);
+            let mut started = Vec::new();
+            discovery::start_others(&mut host.cpus, boot, |mpidr, pcpu| {
+                let runs = mpidr != 2;
+                started.push((mpidr, pcpu));
+                runs
+            });
+            let others: Vec<u64> = CLUSTERS.into_iter().filter(|mpidr| *mpidr != boot).collect();
+            assert_eq!(
+                started.iter().map(|(mpidr, _)| *mpidr).collect::<Vec<_>>(),
+                others,
+                "{name}"
+            );
+            // Numbers have no gaps though CPU 2 does not start: whoever comes next is asked to run under the same one.
+            let numbers: Vec<_> = host.cpus.iter().map(|cpu| cpu.pcpu.map(|pcpu| pcpu.0)).collect();
+            let expected = match boot {
+                0 => [Some(0), Some(1), None, Some(2), Some(3), Some(4), Some(5), Some(6)],
+                _ => [Some(1), Some(2), None, Some(3), Some(0), Some(4), Some(5), Some(6)],
+            };
+            assert_eq!(numbers, expected, "{name}");
+            for (list, found) in [
+                ("4", Ok(vec![expected[4]])),
+                ("0,2-3", Ok(vec![expected[0], expected[3]])),
+                ("2", Err(())),
+            ] {
+                let vcpu = format!(
+                    "cpus = <2>; vcpu0 {{ compatible = \"xen,vcpu\"; id = <0>; hard-affinity = \"{list}\"; }};"
+                );
+                let text = DOMAINS.replacen("cpus = <2>;", &vcpu, 1);
+                let changed = changed(&blob, |tree| add(tree, "/chosen", &text));
+                let modules = Partial(source::compile(PARTIAL));
+                let parsed = Manifest::parse(&Tree::new(&changed).expect("a tree"), &host, &modules);
+                match (parsed, found) {
+                    (Ok(manifest), Ok(found)) => {
+                        let affinity = manifest.domains[0].vcpus[0].expect("an affinity");
+                        let mut found: Vec<_> = found.into_iter().flatten().collect();
+                        found.sort_unstable();
+                        assert_eq!(
+                            affinity.iter().map(|pcpu| pcpu.0).collect::<Vec<_>>(),
+                            found,
+                            "{name}: {list}"
+                        );
+                    }
+                    (Err(error), Err(())) => assert_eq!(
+                        error.to_string(),
+                        "/chosen/big/vcpu0: hard-affinity: names no CPU that runs: 2",
+                        "{name}"
+                    ),
+                    (parsed, _) => panic!("{name}: {list}: {parsed:?}"),
+                }
+            }
         }
     }
 }
@@ -322,7 +372,12 @@ const PARTIAL: &str = r#"/ {
 
 /// Reads the manifest on the machine of `blob` and builds its domains.
 fn build(blob: &[u8], partial: &str) -> Result<(Host, Manifest, Built, FakeMachine), String> {
-    let blob = changed(blob, |tree| add(tree, "/chosen", DOMAINS));
+    build_all(blob, DOMAINS, partial)
+}
+
+/// As [`build`], with other domains.
+fn build_all(blob: &[u8], domains: &str, partial: &str) -> Result<(Host, Manifest, Built, FakeMachine), String> {
+    let blob = changed(blob, |tree| add(tree, "/chosen", domains));
     let mut host = host(&blob);
     let machine = FakeMachine::new();
     host.memory
@@ -434,6 +489,47 @@ fn a_guest_that_is_not_direct_mapped_gets_no_pcie_window_where_its_grant_window_
             "/passthrough/mmc@ee100000: xen,reg: is at 0x38000000..0x40000000, where the grant window is",
             "{name}"
         );
+    }
+}
+
+#[test]
+fn domains_are_assembled_within_a_cluster_and_nothing_traps_for_the_others_sake() {
+    let ids = |midr: u64, ctr: u64| RawIdRegisters {
+        midr,
+        ctr,
+        dczid: 4,
+        ..RawIdRegisters::NONE
+    };
+    let (a57, a53) = (ids(0x411f_d071, 0x8444_c004), ids(0x410f_d034, 0x8444_8004));
+    let pcpus = [a57, a57, a57, a57, a53, a53, a53, a53];
+    let across = DOMAINS.replacen(
+        "cpus = <2>;",
+        "cpus = <2>; vcpu0 { compatible = \"xen,vcpu\"; id = <0>; hard-affinity = \"0\"; };
+         vcpu1 { compatible = \"xen,vcpu\"; id = <1>; hard-affinity = \"4-7\"; };",
+        1,
+    );
+    for (name, blob) in trees() {
+        for (domains, homes, cache) in [(DOMAINS, [0, 1, 2, 3], false), (&across, [0, 4, 1, 2], true)] {
+            let (host, manifest, built, machine) = build_all(&blob, domains, PARTIAL).expect(&name);
+            let facts = MachineFacts {
+                frequency: 8_333_333,
+                hpfar: Hpfar::Architectural,
+                ids: pcpus.to_vec(),
+                virtual_timer: host.timer.virtual_.id,
+                gic_system_registers: false,
+                wall_clock: None,
+                colour: Colour::Never,
+            };
+            let hypervisor = Hypervisor::assemble(machine, facts, &manifest, built).expect(&name);
+            let vcpus = hypervisor.domains().flat_map(|domain| &domain.vcpus);
+            let found: Vec<u8> = vcpus.map(|vcpu| vcpu.pcpu.0).collect();
+            assert_eq!(found, homes, "{name}");
+            let expected = IdTraps {
+                cache,
+                zero_block: false,
+            };
+            assert_eq!(hypervisor.id_traps(), expected, "{name}");
+        }
     }
 }
 

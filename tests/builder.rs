@@ -3,7 +3,7 @@
 use portunus::domain::builder::{self, BuildError, Built, BuiltDomain, CpuLimits, Placement};
 use portunus::domain::image::ImageError;
 use portunus::fakes::{FakeMachine, Operation, translation_order};
-use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa};
+use portunus::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa, PcpuId};
 use portunus::manifest::devices::{DeviceConfig, DeviceKind, MemoryAccess, OnFailure, Source};
 use portunus::manifest::domain::{DomainConfig, GrantLimits, UnmappedAccess};
 use portunus::manifest::host::{Gic, GicV2, GicV3, HostCpu, Timer, is_repeated};
@@ -46,7 +46,10 @@ fn host(gic: Gic, memory: &[PaRange]) -> Host {
     Host {
         memory: memory.to_vec(),
         reserved: vec![FIRMWARE, HYPERVISOR],
-        cpus: vec![HostCpu { mpidr: 0 }],
+        cpus: vec![HostCpu {
+            mpidr: 0,
+            pcpu: Some(PcpuId(0)),
+        }],
         psci: None,
         gic,
         timer,

@@ -6,7 +6,7 @@ mod machines;
 mod source;
 
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
-use portunus::ids::IntId;
+use portunus::ids::{IntId, PcpuId};
 use portunus::manifest::host::{Conduit, Gic, Host, HostCpu, Psci};
 use portunus::manifest::tree::{Interrupt, Tree, Trigger};
 use portunus::manifest::{ManifestError, PaRange};
@@ -14,6 +14,12 @@ use portunus::manifest::{ManifestError, PaRange};
 fn host(source: &str) -> Result<Host, ManifestError> {
     let blob = machines::machine(source, "");
     Host::parse(&Tree::new(&blob)?)
+}
+
+/// CPUs with these affinities that are numbered as they come.
+fn cpus(mpidrs: &[u64]) -> Vec<HostCpu> {
+    let numbered = (0..).map(|number| Some(PcpuId(number))).zip(mpidrs);
+    numbered.map(|(pcpu, mpidr)| HostCpu { mpidr: *mpidr, pcpu }).collect()
 }
 
 fn level(id: u32, trigger: Trigger) -> Interrupt {
@@ -25,7 +31,7 @@ fn reads_qemu_virt_with_gicv3() {
     let host = host(VIRT).unwrap();
     assert_eq!(host.memory, [PaRange::new(0x4000_0000, 0x8000_0000)]);
     assert_eq!(host.reserved, []);
-    assert_eq!(host.cpus, [0, 1, 2, 3].map(|mpidr| HostCpu { mpidr }));
+    assert_eq!(host.cpus, cpus(&[0, 1, 2, 3]));
     assert_eq!(
         host.psci,
         Some(Psci {
@@ -86,7 +92,7 @@ fn reads_a_board_through_nested_buses() {
     );
     assert_eq!(host.memory_end().0, 0x5_4000_0000);
     assert_eq!(host.reserved, [PaRange::new(0x7e00_0000, 0x80_0000)]);
-    assert_eq!(host.cpus, [0, 0x100].map(|mpidr| HostCpu { mpidr }));
+    assert_eq!(host.cpus, cpus(&[0, 0x100]));
     assert_eq!(
         host.psci,
         Some(Psci {

@@ -12,6 +12,7 @@ use crate::abi::evtchn::VIRQ_CONSOLE;
 use crate::console::{Colour, Console, TooManyPorts};
 use crate::domain::builder::{Built, BuiltDomain};
 use crate::domain::devices::{Device, Devices, TooManyWindows, Window};
+use crate::domain::homes;
 use crate::domain::life::Life;
 use crate::domain::plan::{OwnDevice, Plan};
 use crate::domain::vcpu::Vcpu;
@@ -25,7 +26,7 @@ use crate::hypervisor::run::Pcpu;
 use crate::hypervisor::stop::GuestGate;
 use crate::hypervisor::wall_clock::NANOSECONDS;
 use crate::hypervisor::{Hypervisor, tables};
-use crate::ids::{EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SIZE, Pa, PcpuId, Ticks, VcpuId};
+use crate::ids::{EventPort, IntId, Ipa, MAX_DOMAINS, PAGE_SIZE, Pa, Ticks, VcpuId};
 use crate::ioreq::shadow::Shadow;
 use crate::ioreq::{DeviceRange, OnFailure, Policy as DevicePolicy, Range, ServerLimits, Servers, ShadowSlot, Shadows};
 use crate::machine::Machine;
@@ -43,7 +44,7 @@ use crate::sorting::sort_by_key;
 use crate::stage2::{PageUse, Stage2, Stage2Error};
 use crate::sync::Mutex;
 use crate::trap::syndrome::Hpfar;
-use crate::trap::system_register::identification::{IdError, IdOptions, IdRegisters, RawIdRegisters};
+use crate::trap::system_register::identification::{IdError, IdOptions, IdRegisters, IdTraps, RawIdRegisters};
 use crate::vgic::{Config, Frame, Version, Vgic, VgicError};
 
 /// What only the running machine knows.
@@ -169,6 +170,7 @@ impl<M: Machine> Hypervisor<M> {
             tables: tables::Tables::default(),
             gate: GuestGate::default(),
             ids,
+            hardware: facts.ids,
             hpfar: facts.hpfar,
             slice,
             virtual_timer: facts.virtual_timer,
@@ -193,9 +195,28 @@ impl<M: Machine> Hypervisor<M> {
         Ok(hypervisor)
     }
 
-    /// The ID registers of all guests: `arch` traps what hardware would show differently.
+    /// The ID registers of all guests.
     pub fn ids(&self) -> &IdRegisters {
         &self.ids
+    }
+
+    /// What `arch` traps because some domain would see hardware's registers change: none, as long as each domain is among
+    /// pCPUs that show the same.
+    pub fn id_traps(&self) -> IdTraps {
+        let mut traps = IdTraps::default();
+        for domain in self.domains() {
+            let mut pcpus = domain
+                .vcpus
+                .iter()
+                .filter_map(|vcpu| self.hardware.get(usize::from(vcpu.pcpu.0)));
+            let Some(first) = pcpus.next() else { continue };
+            for pcpu in pcpus {
+                let differences = first.differences(pcpu);
+                traps.cache |= differences.cache;
+                traps.zero_block |= differences.zero_block;
+            }
+        }
+        traps
     }
 
     fn connect_static_channels(&self, manifest: &Manifest) -> Result<(), AssemblyError> {
@@ -240,17 +261,19 @@ fn assemble_domain<M: Machine>(
     let mut pool = built.pool;
     let shared_info = pool.allocate(machine)?;
     let grants = GrantTable::new(machine, &mut pool, config.grants.frames)?;
-    let vcpus = (0..).zip(&config.vcpus).map(|(index, allowed)| {
+    let midrs: Vec<u64> = facts.ids.iter().map(|pcpu| pcpu.midr).collect();
+    let loads: Vec<usize> = queues.iter().map(RunQueue::len).collect();
+    // The manifest's reader has seen that every affinity names a pCPU that exists.
+    let homes = homes::choose(&config.vcpus, &midrs, &loads).unwrap_or_default();
+    let vcpus = (0..).zip(homes).filter_map(|(index, pcpu)| {
         let id = VcpuId {
             domain: config.id,
             index,
         };
-        let allowed = |pcpu: PcpuId| allowed.is_none_or(|set| set.contains(pcpu));
-        let (pcpu, queue) = least_loaded(queues, allowed)?;
-        Some(Vcpu::new(id, pcpu, queue.add(id, config.share)))
+        let slot = queues.get_mut(usize::from(pcpu.0))?.add(id, config.share);
+        Some(Vcpu::new(id, pcpu, slot))
     });
-    // The manifest's reader has seen that every affinity names a pCPU that exists.
-    let vcpus: Vec<Vcpu> = vcpus.collect::<Option<_>>().unwrap_or_default();
+    let vcpus: Vec<Vcpu> = vcpus.collect();
     let frequency = facts.frequency;
     let devices: Result<Vec<DeviceRange>, AssemblyError> = config
         .devices
@@ -372,15 +395,6 @@ fn pv_console<M: Machine>(
         page,
         port: port.ok_or(AssemblyError::Channel(HypercallError::NoSpace))?,
     }))
-}
-
-/// The allowed pCPU with the fewest vCPUs; among equals the lowest.
-fn least_loaded(queues: &mut [RunQueue], allowed: impl Fn(PcpuId) -> bool) -> Option<(PcpuId, &mut RunQueue)> {
-    (0..)
-        .map(PcpuId)
-        .zip(queues)
-        .filter(|(pcpu, _)| allowed(*pcpu))
-        .min_by_key(|(_, queue)| queue.len())
 }
 
 fn ticks(milliseconds: u32, frequency: u64) -> Option<Ticks> {

@@ -11,6 +11,7 @@ use crate::trace::{Denial, Kind};
 use crate::trap::exception::{GuestException, Injected, inject};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{Exception, Syndrome, SystemRegisterAccess, SystemRegisterDirection, WaitInstruction};
+use crate::trap::system_register::identification::RawIdRegisters;
 use crate::trap::system_register::{self, SystemRegisterContext, SystemRegisterOutcome};
 
 impl<M: Machine> Hypervisor<M> {
@@ -103,6 +104,10 @@ impl<M: Machine> Hypervisor<M> {
     ) {
         let context = SystemRegisterContext {
             ids: &self.ids,
+            pcpu: self
+                .hardware
+                .get(usize::from(vcpu.pcpu.0))
+                .unwrap_or(&RawIdRegisters::NONE),
             gic_system_registers: domain.gic_system_registers,
             mode: state.frame.mode(),
             now: self.machine.now(),

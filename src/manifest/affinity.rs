@@ -47,28 +47,34 @@ pub(crate) fn parse(domain: Node<'_, '_>, vcpus: u8, host: &Host) -> Result<Vec<
         }
         seen.push(id);
         if let Some(list) = node.string("hard-affinity")? {
-            *slot = Some(set(node, list, host.cpus.len().min(MAX_PCPUS))?);
+            *slot = Some(set(node, list, host)?);
         }
     }
     Ok(affinities)
 }
 
-/// Reads `0-3,5`.
-fn set(node: Node<'_, '_>, list: &str, pcpus: usize) -> Result<PcpuSet, ManifestError> {
+/// Reads `0-3,5`: places in the machine's `/cpus`. Of CPUs that did not start, one at least must be left.
+fn set(node: Node<'_, '_>, list: &str, host: &Host) -> Result<PcpuSet, ManifestError> {
+    let cpus = host.cpus.get(..MAX_PCPUS).unwrap_or(&host.cpus);
     let unknown = || node.error("hard-affinity", Reason::UnknownText(list.to_string()));
     let mut set = 0;
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let first: u64 = first.trim().parse().map_err(|_| unknown())?;
         let last: u64 = last.trim().parse().map_err(|_| unknown())?;
-        let limit = (pcpus as u64).saturating_sub(1);
+        let limit = (cpus.len() as u64).saturating_sub(1);
         if last > limit {
             return Err(node.error("hard-affinity", Reason::AboveLimit { found: last, limit }));
         }
         if first > last {
             return Err(unknown());
         }
-        set |= (first..=last).fold(0, |set, pcpu| set | 1 << pcpu);
+        let named = cpus.get(first as usize..=last as usize).unwrap_or_default();
+        let running = named.iter().filter_map(|cpu| cpu.pcpu);
+        set |= running.fold(0, |set, pcpu| set | 1 << pcpu.0);
+    }
+    if set == 0 {
+        return Err(node.error("hard-affinity", Reason::NoCpu(list.to_string())));
     }
     Ok(PcpuSet(set))
 }

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use crate::ids::IntId;
+use crate::ids::{IntId, PcpuId};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Conduit, Gic, Host, HostCpu, Uart, joined};
 use crate::manifest::range::PaRange;
@@ -119,9 +119,20 @@ impl Discovery {
     }
 }
 
-/// The CPUs that the boot CPU starts, in this order; `boot` is its own affinity.
-pub fn others(cpus: &[HostCpu], boot: u64) -> impl Iterator<Item = HostCpu> {
-    cpus.iter().copied().filter(move |cpu| cpu.mpidr != boot)
+/// Starts the other CPUs in the order of the tree and notes which number each runs under: 0 for the one that booted, whose
+/// affinity is `boot`, wherever in the tree it is; then without gaps. `start` starts the CPU of an MPIDR_EL1 as a pCPU.
+pub fn start_others(cpus: &mut [HostCpu], boot: u64, mut start: impl FnMut(u64, PcpuId) -> bool) {
+    let mut next = 1;
+    for cpu in cpus {
+        cpu.pcpu = if cpu.mpidr == boot {
+            Some(PcpuId(0))
+        } else {
+            let pcpu = PcpuId(next);
+            let runs = start(cpu.mpidr, pcpu);
+            next += u8::from(runs);
+            runs.then_some(pcpu)
+        };
+    }
 }
 
 /// Appends the parts of `bank` that firmware does not keep.

@@ -99,6 +99,9 @@ pub enum Reason {
     /// A phandle that no node has.
     #[error("refers to phandle {0:#x}, which no node has")]
     Phandle(u32),
+    /// A list of CPUs of which none was started.
+    #[error("names no CPU that runs: {0}")]
+    NoCpu(String),
     /// Something that Portunus does not have and must not ignore.
     #[error("is not supported: {0}")]
     Unsupported(&'static str),

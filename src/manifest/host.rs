@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ids::{PAGE_SIZE, Pa};
+use crate::ids::{MAX_PCPUS, PAGE_SIZE, Pa, PcpuId};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
@@ -51,6 +51,8 @@ pub struct Host {
 pub struct HostCpu {
     /// Its affinity as in MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in 23:0.
     pub mpidr: u64,
+    /// The number that it runs under; `None`: it does not run. Until the CPUs are started, its place in the tree.
+    pub pcpu: Option<PcpuId>,
 }
 
 /// How firmware is called.
@@ -284,7 +286,7 @@ fn reserved(tree: &Tree<'_>) -> Result<Vec<PaRange>, ManifestError> {
 fn cpus(root: Node<'_, '_>) -> Result<Vec<HostCpu>, ManifestError> {
     let node = root.child("cpus").ok_or_else(|| root.error("cpus", Reason::Missing))?;
     let cells = node.address_cells();
-    let mut cpus = Vec::new();
+    let mut cpus: Vec<HostCpu> = Vec::new();
     for cpu in node
         .children()
         .filter(|node| node.strings("device_type").any(|kind| kind == "cpu"))
@@ -294,7 +296,8 @@ fn cpus(root: Node<'_, '_>) -> Result<Vec<HostCpu>, ManifestError> {
         }
         let rows = cpu.rows("reg", [cells])?;
         let [mpidr] = *rows.first().ok_or_else(|| cpu.error("reg", Reason::Missing))?;
-        cpus.push(HostCpu { mpidr });
+        let pcpu = (cpus.len() < MAX_PCPUS).then_some(PcpuId(cpus.len() as u8));
+        cpus.push(HostCpu { mpidr, pcpu });
     }
     if cpus.is_empty() {
         return Err(node.error("cpu", Reason::Missing));

@@ -18,7 +18,7 @@
 pub mod identification;
 pub mod physical_timer;
 
-use self::identification::IdRegisters;
+use self::identification::{IdRegisters, RawIdRegisters};
 use self::physical_timer::PhysicalTimer;
 use super::registers::GuestMode;
 use super::syndrome::{SystemRegister, SystemRegisterAccess, SystemRegisterDirection};
@@ -39,6 +39,8 @@ pub struct EmulatedRegisters {
 pub struct SystemRegisterContext<'a> {
     /// The ID registers of the machine's guests.
     pub ids: &'a IdRegisters,
+    /// Those of the pCPU that the vCPU is pinned to.
+    pub pcpu: &'a RawIdRegisters,
     /// The domain has a GICv3.
     pub gic_system_registers: bool,
     /// Where the access came from.
@@ -93,8 +95,8 @@ pub fn access(
     match (op0, op1, crn, crm, op2) {
         // ID registers, readable at EL0 by FEAT_IDST's trap-and-emulate only, which goes to EL1.
         (3, 0, 0, 1..=7, _) => read_only(direction, context.ids.read_space(crm, op2)),
-        (3, 0, 0, 0, 0) => read_only(direction, context.ids.midr()),
-        (3, 0, 0, 0, 6) => read_only(direction, context.ids.revidr()),
+        (3, 0, 0, 0, 0) => read_only(direction, context.pcpu.midr),
+        (3, 0, 0, 0, 6) => read_only(direction, context.pcpu.revidr),
         // AIDR_EL1, CLIDR_EL1, CCSIDR_EL1, CSSELR_EL1, CTR_EL0.
         (3, 1, 0, 0, 7) => read_only(direction, 0),
         (3, 1, 0, 0, 1) => read_only(direction, context.ids.clidr()),

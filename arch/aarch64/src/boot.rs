@@ -75,7 +75,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     unsafe { gic::init(&mut host.gic) };
     set_interrupts(discovery.interrupts);
     smp::set_up(pcpu);
-    smp::start_others(&host.cpus, read_sysreg!("mpidr_el1"));
+    smp::start_others(&mut host.cpus, read_sysreg!("mpidr_el1"));
     let id_registers: Vec<RawIdRegisters> = pcpu::online()
         .filter_map(|pcpu| pcpu.id_registers.get())
         .copied()
@@ -116,6 +116,7 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
             for domain in hypervisor.domains() {
                 trace::set_name(domain.id, &domain.name);
             }
+            controls::trap_unlike(hypervisor.id_traps());
             run::install(hypervisor);
         }
         Err(error) => stop(format_args!("{error}")),

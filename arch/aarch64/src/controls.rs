@@ -2,7 +2,8 @@
 
 use crate::features::Features;
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use portunus::trap::system_register::identification::IdTraps;
 
 /// HCR_EL2 bits that do not depend on features (Arm ARM, D24.2.52).
 const HCR: u64 = {
@@ -25,6 +26,10 @@ const HCR: u64 = {
     // its own), TPC/TPU, TDZ, TGE, HCD, E2H, NV.
     vm | swio | ptw | fmo | imo | amo | fb | bsu | twi | tid3 | tsc | tidcp | tacr | tsw | rw
 };
+/// Cache ID registers trap, CTR_EL0 too.
+const HCR_TID2: u64 = 1 << 17;
+/// DC ZVA traps, and DCZID_EL0 says that it is prohibited.
+const HCR_TDZ: u64 = 1 << 28;
 /// LORegion registers trap.
 const HCR_TLOR: u64 = 1 << 35;
 /// Error record registers trap.
@@ -44,16 +49,35 @@ const CPTR_TAM: u64 = 1 << 30;
 /// Whether stage-2 descriptors are written for [`HCR_FWB`].
 static FORCES_WRITE_BACK: AtomicBool = AtomicBool::new(false);
 
+/// Bits of HCR_EL2 for [`trap_unlike`].
+static UNLIKE: AtomicU64 = AtomicU64::new(0);
+
 /// Every pCPU has FEAT_S2FWB, and stage-2 descriptors are written for it from now on. Before any guest runs.
 pub(crate) fn force_write_back() {
     FORCES_WRITE_BACK.store(true, Ordering::Release);
 }
 
+/// Some domain runs on unlike pCPUs: what they show differently traps from now on. Before any guest runs.
+pub(crate) fn trap_unlike(registers: IdTraps) {
+    let mut bits = 0;
+    if registers.cache {
+        bits |= HCR_TID2;
+    }
+    if registers.zero_block {
+        bits |= HCR_TDZ;
+    }
+    UNLIKE.store(bits, Ordering::Release);
+}
+
 /// What the executing pCPU does before its first guest, when it is known what all of them have.
 pub(crate) fn prepare_guests() {
+    let mut more = UNLIKE.load(Ordering::Acquire);
     if FORCES_WRITE_BACK.load(Ordering::Acquire) {
+        more |= HCR_FWB;
+    }
+    if more != 0 {
         // No guest ran: no translation was made under the old value.
-        write_sysreg!("hcr_el2", read_sysreg!("hcr_el2") | HCR_FWB);
+        write_sysreg!("hcr_el2", read_sysreg!("hcr_el2") | more);
         isb();
     }
 }

@@ -45,19 +45,19 @@ static RENEWED: AtomicBool = AtomicBool::new(false);
 static ADOPTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts every CPU that the device tree lists, as far as Portunus uses them. One that does not start is left out, with
-/// a line that says so; the numbers of the others are without gaps.
-pub(crate) fn start_others(cpus: &[HostCpu], boot_mpidr: u64) {
-    let mut next = 1;
-    for cpu in discovery::others(cpus, boot_mpidr & AFFINITY) {
-        if usize::from(next) >= MAX_PCPUS {
-            log::warn!("CPU {:#x} is not used: {MAX_PCPUS} are the limit", cpu.mpidr);
-            continue;
+/// a line that says so.
+pub(crate) fn start_others(cpus: &mut [HostCpu], boot_mpidr: u64) {
+    discovery::start_others(cpus, boot_mpidr & AFFINITY, |mpidr, pcpu| {
+        if usize::from(pcpu.0) >= MAX_PCPUS {
+            log::warn!("CPU {mpidr:#x} is not used: {MAX_PCPUS} are the limit");
+            return false;
         }
-        match start(PcpuId(next), cpu.mpidr) {
-            Ok(()) => next += 1,
-            Err(reason) => log::warn!("CPU {:#x} does not start: {reason}", cpu.mpidr),
+        let result = start(pcpu, mpidr);
+        if let Err(reason) = result {
+            log::warn!("CPU {mpidr:#x} does not start: {reason}");
         }
-    }
+        result.is_ok()
+    });
 }
 
 fn start(id: PcpuId, mpidr: u64) -> Result<(), &'static str> {

@@ -5,6 +5,9 @@
 //! below and by nothing else: a feature that the table does not name reads as absent, however new it is. Hidden on
 //! purpose: SVE, SME, MTE, PMU, AMU, SPE, TRBE, BRBE, RAS, MPAM, nested virtualisation, EL3, LORegions, 52-bit
 //! addresses, and every feature that works only if EL2 switches state or sets HCRX_EL2 for it.
+//!
+//! MIDR_EL1 and REVIDR_EL1 are no part of this: they are those of the pCPU that the vCPU is pinned to, whose errata its
+//! kernel works around.
 
 use thiserror::Error;
 
@@ -25,6 +28,26 @@ pub struct RawIdRegisters {
     pub clidr: u64,
     /// DCZID_EL0, as EL2 reads it with HCR_EL2.TDZ = 0.
     pub dczid: u64,
+}
+
+impl RawIdRegisters {
+    /// Those of no pCPU.
+    pub const NONE: Self = Self {
+        space: [[0; 8]; 7],
+        midr: 0,
+        revidr: 0,
+        ctr: 0,
+        clidr: 0,
+        dczid: 0,
+    };
+
+    /// What a guest that runs on both would see change.
+    pub const fn differences(&self, other: &Self) -> IdTraps {
+        IdTraps {
+            cache: self.ctr != other.ctr || self.clidr != other.clidr,
+            zero_block: self.dczid != other.dczid,
+        }
+    }
 }
 
 /// What guests are to see of the machine around the CPUs.
@@ -176,9 +199,6 @@ pub struct IdRegisters {
     space: [[u64; 8]; 7],
     ctr: u64,
     clidr: u64,
-    midr: u64,
-    revidr: u64,
-    traps: IdTraps,
 }
 
 /// Which reads must trap because hardware would show something else.
@@ -222,18 +242,10 @@ impl IdRegisters {
         let ctr = rest
             .iter()
             .fold(first.ctr, |ctr, raw| strictest_cache_type(ctr, raw.ctr));
-        let cache_differs = |raw: &RawIdRegisters| raw.ctr != first.ctr || raw.clidr != first.clidr;
-        let zero_differs = |raw: &RawIdRegisters| raw.dczid != first.dczid;
         Ok(Self {
             space,
             ctr: ctr & !CTR_TMINLINE,
             clidr: first.clidr & !CLIDR_TAGS,
-            midr: first.midr,
-            revidr: first.revidr,
-            traps: IdTraps {
-                cache: rest.iter().any(cache_differs),
-                zero_block: rest.iter().any(zero_differs),
-            },
         })
     }
 
@@ -253,18 +265,6 @@ impl IdRegisters {
     /// CLIDR_EL1 of the pCPU that booted.
     pub const fn clidr(&self) -> u64 {
         self.clidr
-    }
-    /// MIDR_EL1 of the pCPU that booted.
-    pub const fn midr(&self) -> u64 {
-        self.midr
-    }
-    /// REVIDR_EL1 of the pCPU that booted.
-    pub const fn revidr(&self) -> u64 {
-        self.revidr
-    }
-    /// Which reads must trap.
-    pub const fn traps(&self) -> IdTraps {
-        self.traps
     }
     /// Guests have pointer authentication: HCR_EL2.API and APK are set, and its keys are switched.
     pub fn pointer_authentication(&self) -> bool {
