@@ -29,6 +29,8 @@ pub mod domain;
 #[cfg(feature = "hypervisor")]
 pub mod entropy;
 #[cfg(feature = "hypervisor")]
+pub mod errata;
+#[cfg(feature = "hypervisor")]
 pub mod evtchn;
 #[cfg(feature = "fakes")]
 pub mod fakes;

@@ -5,4 +5,6 @@ fn main() {
     let script = format!("{manifest}/../../linker/image.ld");
     println!("cargo:rerun-if-changed={script}");
     println!("cargo:rustc-link-arg-bins=-T{script}");
+    // docs/errata.md
+    println!("cargo:rustc-link-arg-bins=--fix-cortex-a53-843419");
 }

@@ -7,7 +7,8 @@ use crate::mmio::Registers;
 use crate::sysreg::{field, hint, read_sysreg};
 use crate::traps::INTERRUPTS;
 use crate::{
-    console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer, trace,
+    cache, console, controls, domains, gic, heap, identity, layout, mmu, pcpu, physical, pl031, power, run, smp, timer,
+    trace,
 };
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -25,6 +26,7 @@ use portunus::manifest::range::PaRange;
 use portunus::manifest::rtc::Rtc;
 use portunus::manifest::tree::Tree;
 use portunus::rtc::Reading;
+use portunus::trap::syndrome::Hpfar;
 use portunus::trap::system_register::identification::RawIdRegisters;
 
 /// The longest device tree that the boot protocol allows.
@@ -81,7 +83,12 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
         .copied()
         .collect();
     physical::init(id_registers.iter().all(has_atomics));
+    let mitigations = identity::mitigations(&id_registers);
+    cache::init(&id_registers, mitigations.clean_and_invalidate);
     banner(&host);
+    if mitigations.guests_can_hang {
+        log::warn!("a guest without a workaround for Cortex-A57 erratum 832075 can hang the CPUs that it runs on");
+    }
     host.reserve(domains::own(blob));
     let plan = match domains::build(blob, &host, &id_registers) {
         Ok(plan) => plan,
@@ -98,7 +105,11 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     }
     let facts = MachineFacts {
         frequency: host.timer.frequency.map_or_else(timer::frequency, u64::from),
-        hpfar: identity::hpfar(&id_registers),
+        hpfar: if mitigations.distrust_hpfar {
+            Hpfar::WalksOnly
+        } else {
+            Hpfar::Architectural
+        },
         ids: id_registers,
         virtual_timer: host.timer.virtual_.id,
         gic_system_registers: matches!(host.gic, Gic::V3(_)),

@@ -4,6 +4,10 @@
 //! Loaders differ in what they leave in EL2's registers (U-Boot leaves HCR_EL2 = 0x20 and its own vectors), so every
 //! register that matters is written before anything depends on it. Until stage 1 is on, memory is Device memory:
 //! no exclusive accesses, and what was written is invalidated from the caches before they are used.
+//!
+//! Of a cold machine nothing is assumed but what that protocol says: the Image's file is clean to the point of coherency.
+//! Lines of the rest of it are invalidated before it is written, all of it after; TLBs and instruction caches are invalidated
+//! before they are used; a secondary pCPU uses no memory but the Image's code and its mailbox, which was cleaned for it.
 
 use crate::{boot, early, layout, mmu, vectors};
 use core::arch::{global_asm, naked_asm};
@@ -64,7 +68,24 @@ unsafe extern "C" fn entry() -> ! {
         "add    x5, x5, x0",
         "str    x5, [x0, x3]",
         "b      2b",
+        // What is no part of the file may be dirty in a cache of whoever had that memory before: written back later it would
+        // be over what is written here past the caches.
         "3: adrp x0, bss_start",
+        "add    x0, x0, :lo12:bss_start",
+        "adrp   x1, stacks_start",
+        "add    x1, x1, #{stride}, lsl #12",
+        "mrs    x2, ctr_el0",
+        "ubfx   x2, x2, #16, #4",
+        "mov    x3, #4",
+        "lsl    x2, x3, x2",
+        "sub    x3, x2, #1",
+        "bic    x0, x0, x3",
+        "8: dc  ivac, x0",
+        "add    x0, x0, x2",
+        "cmp    x0, x1",
+        "b.lo   8b",
+        "dsb    sy",
+        "adrp   x0, bss_start",
         "add    x0, x0, :lo12:bss_start",
         "adrp   x1, bss_end",
         "add    x1, x1, :lo12:bss_end",

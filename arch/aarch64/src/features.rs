@@ -2,6 +2,7 @@
 //! all counts where a vCPU's state is concerned.
 
 use crate::sysreg::{field, read_sysreg};
+use portunus::errata::mitigations;
 
 /// Optional parts of the architecture that this pCPU implements.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -32,6 +33,8 @@ pub(crate) struct Features {
     pub(crate) pmu: bool,
     /// FEAT_SPE.
     pub(crate) spe: bool,
+    /// Its errata need stage-1 walks closed while a vCPU is replaced.
+    pub(crate) close_walks: bool,
 }
 
 impl Features {
@@ -50,6 +53,7 @@ impl Features {
         trf: false,
         pmu: false,
         spe: false,
+        close_walks: false,
     };
 
     /// What the executing pCPU's ID registers say (Arm ARM, D23.2).
@@ -84,6 +88,7 @@ impl Features {
             trf: field(dfr0, 40) != 0,
             pmu: pmu != 0 && pmu != 0xf,
             spe: field(dfr0, 32) != 0,
+            close_walks: mitigations(read_sysreg!("midr_el1")).close_walks,
         }
     }
 }

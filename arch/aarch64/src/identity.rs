@@ -1,7 +1,7 @@
 //! The ID registers of the executing pCPU, for the core, which combines those of all.
 
 use crate::sysreg::read_sysreg;
-use portunus::trap::syndrome::Hpfar;
+use portunus::errata::{self, Mitigations};
 use portunus::trap::system_register::identification::RawIdRegisters;
 
 macro_rules! row {
@@ -19,23 +19,10 @@ macro_rules! row {
     };
 }
 
-/// Implementer, architecture and part number of MIDR_EL1 for a Cortex-A57.
-const CORTEX_A57: u64 = 0x410f_d070;
-/// Those fields.
-const MODEL: u64 = 0xff0f_fff0;
-/// The first Cortex-A57 without erratum 834220: r1p3, as variant and revision.
-const CORTEX_A57_FIXED: (u64, u64) = (1, 3);
-
-/// How far HPFAR_EL2 can be believed on the worst of the pCPUs.
-pub(crate) fn hpfar(pcpus: &[RawIdRegisters]) -> Hpfar {
-    let is_affected = |pcpu: &RawIdRegisters| {
-        pcpu.midr & MODEL == CORTEX_A57 && (pcpu.midr >> 20 & 0xf, pcpu.midr & 0xf) < CORTEX_A57_FIXED
-    };
-    if pcpus.iter().any(is_affected) {
-        Hpfar::WalksOnly
-    } else {
-        Hpfar::Architectural
-    }
+/// What the errata of all pCPUs together need.
+pub(crate) fn mitigations(pcpus: &[RawIdRegisters]) -> Mitigations {
+    let each = pcpus.iter().map(|pcpu| errata::mitigations(pcpu.midr));
+    each.fold(Mitigations::default(), Mitigations::or)
 }
 
 /// Reads them. What the architecture has not allocated reads as zero.

@@ -2,7 +2,7 @@
 
 use crate::mmio::Registers;
 use crate::sysreg::{dsb_ish, dsb_ishst, dsb_sy, isb, read_sysreg, write_sysreg};
-use crate::{cache, console, gic, pcpu, physical, timer, trace};
+use crate::{cache, console, gic, pcpu, physical, switch, timer, trace};
 use portunus::ids::{IntId, Ipa, Pa, PcpuId, Ticks, VcpuId, Vmid};
 use portunus::machine::Machine;
 use portunus::memory::{Contended, PhysicalMemory};
@@ -83,14 +83,18 @@ impl PhysicalMemory for Arm64 {
 fn with_vmid(vmid: Vmid, root: Pa, invalidate: impl FnOnce()) {
     let wanted = u64::from(vmid.0) << 48 | root.0;
     let loaded = read_sysreg!("vttbr_el2");
-    if loaded != wanted {
-        write_sysreg!("vttbr_el2", wanted);
-        isb();
+    if loaded == wanted {
+        return invalidate();
     }
+    // EL1's registers are the loaded vCPU's and not of `vmid`'s domain: see `switch::close_walks`.
+    let closed = switch::must_close_walks().then(switch::close_walks);
+    write_sysreg!("vttbr_el2", wanted);
+    isb();
     invalidate();
-    if loaded != wanted {
-        write_sysreg!("vttbr_el2", loaded);
-        isb();
+    write_sysreg!("vttbr_el2", loaded);
+    isb();
+    if let Some(closed) = closed {
+        closed.open();
     }
 }
 

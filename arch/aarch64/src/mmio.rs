@@ -1,4 +1,6 @@
 //! Device registers by address.
+//!
+//! Loads are load-acquires: on a Cortex-A57 with erratum 832075 others could hang the CPU.
 
 use portunus::registers::DeviceRegisters;
 
@@ -26,7 +28,7 @@ impl Registers {
         let value: u32;
         // SAFETY: `new`'s promise. One load of a general register, which a hypervisor above can emulate too.
         unsafe {
-            core::arch::asm!("ldr {:w}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+            core::arch::asm!("ldar {:w}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
         }
         value
     }
@@ -45,7 +47,7 @@ impl Registers {
         let value: u64;
         // SAFETY: as `read`.
         unsafe {
-            core::arch::asm!("ldr {}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
+            core::arch::asm!("ldar {}, [{}]", out(reg) value, in(reg) self.0 + offset, options(nostack, preserves_flags));
         }
         value
     }
@@ -82,7 +84,7 @@ macro_rules! access {
 }
 
 impl DeviceRegisters for Registers {
-    access!(read_u8, write_u8, u8, "ldrb", "strb");
-    access!(read_u16, write_u16, u16, "ldrh", "strh");
-    access!(read_u32, write_u32, u32, "ldr", "str");
+    access!(read_u8, write_u8, u8, "ldarb", "strb");
+    access!(read_u16, write_u16, u16, "ldarh", "strh");
+    access!(read_u32, write_u32, u32, "ldar", "str");
 }

@@ -7,7 +7,7 @@
 
 use crate::entry::{SCTLR_EARLY, SCTLR_OFF, SCTLR_ON};
 use crate::layout;
-use crate::sysreg::{dsb_ish, field, isb, read_sysreg};
+use crate::sysreg::{dsb_ish, isb};
 use aarch64_paging::MapError;
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
@@ -55,11 +55,6 @@ struct Map {
 }
 
 static MAP: Mutex<Option<Map>> = Mutex::new(None);
-
-/// TCR_EL2 of this pCPU: as many physical address bits as it has, 48 at most.
-fn tcr() -> u64 {
-    TCR | field(read_sysreg!("id_aa64mmfr0_el1"), 0).min(5) << 16
-}
 
 /// Builds the real tables and goes over to them. `ram` are the banks, `devices` the registers that EL2 uses.
 ///
@@ -161,20 +156,43 @@ fn region(range: Range<usize>) -> MemoryRegion {
 ///
 /// # Safety
 /// As [`load_tables`].
+#[unsafe(naked)]
 pub(crate) unsafe extern "C" fn switch_to_early(root: usize) {
-    dsb_ish();
-    // SAFETY: the caller's promise.
-    unsafe { load_tables(root as u64, tcr(), MAIR, SCTLR_EARLY) }
+    naked_asm!("ldr    x3, ={sctlr}", "b      {prepare}", sctlr = const SCTLR_EARLY, prepare = sym prepare)
 }
 
 /// Makes the real tables, at `root`, this pCPU's stage 1, with write xor execute.
 ///
 /// # Safety
 /// As [`load_tables`].
+#[unsafe(naked)]
 pub(crate) unsafe extern "C" fn switch_to_final(root: usize) {
-    dsb_ish();
-    // SAFETY: the caller's promise.
-    unsafe { load_tables(root as u64, tcr(), MAIR, SCTLR_ON) }
+    naked_asm!("ldr    x3, ={sctlr}", "b      {prepare}", sctlr = const SCTLR_ON, prepare = sym prepare)
+}
+
+/// [`load_tables`] with what is the same for all: MAIR_EL2, and TCR_EL2 with as many physical address bits as this pCPU has, 48
+/// at most. Needs no stack: a secondary pCPU has none until its stage 1 is on.
+///
+/// # Safety
+/// As [`load_tables`].
+#[unsafe(naked)]
+unsafe extern "C" fn prepare(root: u64, _tcr: u64, _mair: u64, sctlr: u64) {
+    naked_asm!(
+        "dsb    ish",
+        "mrs    x1, id_aa64mmfr0_el1",
+        "and    x1, x1, #0xf",
+        "mov    x2, #5",
+        "cmp    x1, x2",
+        "csel   x1, x1, x2, lo",
+        "lsl    x1, x1, #16",
+        "ldr    x2, ={tcr}",
+        "orr    x1, x1, x2",
+        "ldr    x2, ={mair}",
+        "b      {load_tables}",
+        tcr = const TCR,
+        mair = const MAIR,
+        load_tables = sym load_tables,
+    )
 }
 
 /// Changes stage 1 with the MMU off in between, so that entries of different sizes for one address never meet; the code

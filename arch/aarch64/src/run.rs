@@ -248,7 +248,7 @@ fn switch_to(local: &mut Local, vcpu: VcpuId, news: News, pcpu: &'static Pcpu) -
     if local.loaded == next {
         return true;
     }
-    let ras = local.features.ras;
+    let features = local.features;
     let mut timer_is_active = false;
     if let Some(context) = local.loaded() {
         let Links {
@@ -257,7 +257,7 @@ fn switch_to(local: &mut Local, vcpu: VcpuId, news: News, pcpu: &'static Pcpu) -
             located,
         } = context.links;
         timer_is_active = hypervisor.leave(located, &mut El2Cpu::with(gic), &mut context.state);
-        context.save(ras);
+        context.save(features.ras);
         gic.save_virtual(&mut context.virtual_state);
     }
     // The incoming timer must not fire before its interrupt's state is this vCPU's.
@@ -277,7 +277,7 @@ fn switch_to(local: &mut Local, vcpu: VcpuId, news: News, pcpu: &'static Pcpu) -
             let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
             gic.set_active(pcpu.id(), virtual_timer, has_timer);
         }
-        context.load(&mut keys_open, ras);
+        context.load(&mut keys_open, features);
     }
     local.keys_open = keys_open;
     fp::on_switch(local, next);

@@ -5,7 +5,7 @@
 
 use crate::features::Features;
 use crate::sysreg::{AFFINITY, wfi};
-use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run, timer};
+use crate::{cache, controls, entry, gic, identity, layout, mmu, pcpu, power, run, switch, timer};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use portunus::ids::{MAX_PCPUS, PcpuId};
@@ -108,6 +108,7 @@ pub(crate) extern "C" fn secondary(id: u64) -> ! {
 pub(crate) fn set_up(pcpu: &'static pcpu::Pcpu) {
     let features = Features::read();
     controls::init(features);
+    switch::prepare(features);
     // SAFETY: this pCPU runs no guest yet: there is no handler.
     unsafe { pcpu.local() }.features = features;
     pcpu.id_registers.call_once(identity::read);

@@ -5,7 +5,8 @@
 //!
 //! Order: nothing between saving one vCPU and loading the next uses EL1's translation regime; one ISB after the last
 //! write makes it whole before an AT or a TLBI, and the ERET covers the guest. TCR_EL1 and VTTBR_EL2 are compared before
-//! they are written: under emulation a write flushes translations, the same value or not.
+//! they are written: under emulation a write flushes translations, the same value or not. CPUs whose errata let a speculative
+//! AT mix two vCPUs have EL1's walks closed in between.
 
 use crate::cpu::El2Cpu;
 use crate::features::Features;
@@ -15,6 +16,7 @@ use crate::keys::{self, Keys};
 use crate::machine::Arm64;
 use crate::sysreg::{isb, load_sysregs, read_sysreg, store_sysregs, write_sysreg};
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
 use portunus::hypervisor::{Hypervisor, Located, VcpuConstants, VcpuState};
 
 /// HCR_EL2.VSE: a virtual SError is pending.
@@ -80,9 +82,17 @@ macro_rules! el1_registers {
             /// They are a guest's own, and no guest runs before all of them are.
             #[inline]
             fn load(&self) {
+                self.load_tcr();
+                self.load_others();
+            }
+            #[inline]
+            fn load_tcr(&self) {
                 if read_sysreg!("tcr_el1") != self.tcr {
                     write_sysreg!("tcr_el1", self.tcr);
                 }
+            }
+            #[inline]
+            fn load_others(&self) {
                 load_sysregs!((&raw const *self).cast(), $($offset $first_name $second_name)*);
             }
         }
@@ -168,6 +178,58 @@ impl El1State {
     }
 }
 
+/// Some pCPU has [`Features::close_walks`].
+static MUST_CLOSE_WALKS: AtomicBool = AtomicBool::new(false);
+
+/// A pCPU with these features is there.
+pub(crate) fn prepare(features: Features) {
+    if features.close_walks {
+        MUST_CLOSE_WALKS.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether VTTBR_EL2 is changed only between [`close_walks`] and [`ClosedWalks::open`] or the next vCPU's registers.
+#[inline]
+pub(crate) fn must_close_walks() -> bool {
+    MUST_CLOSE_WALKS.load(Ordering::Relaxed)
+}
+
+/// What was there before walks were closed.
+#[derive(Copy, Clone, Debug)]
+#[must_use]
+pub(crate) struct ClosedWalks {
+    tcr: u64,
+    sctlr: u64,
+}
+
+impl ClosedWalks {
+    /// Puts back what was there, with VTTBR_EL2 as it was.
+    pub(crate) fn open(self) {
+        write_sysreg!("sctlr_el1", self.sctlr);
+        isb();
+        write_sysreg!("tcr_el1", self.tcr);
+        isb();
+    }
+}
+
+/// Lets no stage-1 walk of EL1's translation regime begin, nor stage 2 alone translate: whatever is speculated until the next
+/// vCPU's TCR_EL1 is there finds nothing that a TLB could keep (Cortex-A57 erratum 1319537 and its kin).
+#[cold]
+#[inline(never)]
+pub(crate) fn close_walks() -> ClosedWalks {
+    /// TCR_EL1.EPD0 and EPD1.
+    const EPD: u64 = 1 << 7 | 1 << 23;
+    let closed = ClosedWalks {
+        tcr: read_sysreg!("tcr_el1"),
+        sctlr: read_sysreg!("sctlr_el1"),
+    };
+    write_sysreg!("tcr_el1", closed.tcr | EPD);
+    isb();
+    write_sysreg!("sctlr_el1", closed.sctlr | 1);
+    isb();
+    closed
+}
+
 /// Makes the loaded vCPU's registers what they are before its first instruction. The caller's ISB or ERET follows.
 pub(crate) fn reset(features: Features) {
     El1State::at_reset().load();
@@ -203,7 +265,11 @@ impl VcpuContext {
 
     /// Puts them into the hardware. The caller's ISB or ERET follows.
     #[inline]
-    pub(crate) fn load(&mut self, keys_open: &mut bool, ras: bool) {
+    pub(crate) fn load(&mut self, keys_open: &mut bool, features: Features) {
+        if features.close_walks {
+            // This vCPU's registers take the place of what was there.
+            let _ = close_walks();
+        }
         let vttbr = self.constants.vttbr;
         if read_sysreg!("vttbr_el2") != vttbr {
             let vtcr = self.constants.vtcr | VTCR_RES1;
@@ -214,9 +280,17 @@ impl VcpuContext {
         }
         write_sysreg!("vmpidr_el2", self.constants.vmpidr);
         write_sysreg!("cntvoff_el2", self.state.virtual_offset);
-        self.el1.load();
+        if features.close_walks {
+            isb();
+            self.el1.load_others();
+            // Walks begin again when everything that they depend on is this vCPU's.
+            isb();
+            self.el1.load_tcr();
+        } else {
+            self.el1.load();
+        }
         self.keys.load(keys_open);
-        self.system_error.load(ras);
+        self.system_error.load(features.ras);
         isb();
     }
 }
