@@ -31,7 +31,9 @@ pub(super) fn domains<'t, 'a>(tree: &'t Tree<'a>) -> impl Iterator<Item = Node<'
 
 /// The script's text. `sizes` are those of the Image and of the machine's device tree.
 pub(super) fn text(bundle: &Bundle, tree: &Tree<'_>, sizes: [u64; 2]) -> Result<String> {
-    let mut text = HEAD.replace("${title}", &bundle.title);
+    // U-Boot's shell takes an apostrophe for the beginning of a string, even within another one and in a comment.
+    let title = bundle.title.replace(|character: char| !is_plain(character), " ");
+    let mut text = HEAD.replace("${title}", &title);
     let places = &bundle.places;
     load(&mut text, IMAGE, places.image, sizes[0]);
     for module in &bundle.modules {
@@ -82,6 +84,11 @@ setenv portunus_failed
 
 # The files.
 ";
+
+/// Whether a character means nothing but itself in U-Boot's shell.
+fn is_plain(character: char) -> bool {
+    character.is_ascii_alphanumeric() || " ,.:/_-()".contains(character)
+}
 
 /// A command that is left out once something has failed. (`exit` does not leave a script in every version of U-Boot.)
 fn step(text: &mut String, command: &str, reason: &str) {

@@ -51,7 +51,7 @@ fn tree() -> Vec<u8> {
 
 fn bundle() -> Bundle {
     Bundle {
-        title: "demo".into(),
+        title: "another domain's \"demo\" $x; y".into(),
         image: "/i/Image".into(),
         tree: "/i/manifest.dtb".into(),
         modules: vec![Loaded {
@@ -210,6 +210,11 @@ fn each_file_is_loaded_to_its_place_and_its_length_is_checked() {
             " || test \"${{filesize}}\" = \"{size}\" || setenv portunus_failed \"{file} has "
         )));
     }
+    assert!(!text.contains('\''), "an apostrophe, of the title's or of a message's");
+    assert!(
+        text.contains("echo \"portunus: another domain s  demo   x  y, from ${devtype} "),
+        "{text}"
+    );
     assert!(text.contains("\nelse\n  booti 0x40200000 - 0x48000000\n"));
 }
 
