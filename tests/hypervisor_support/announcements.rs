@@ -132,6 +132,21 @@ fn every_way_out_of_the_map_is_announced() {
 }
 
 #[test]
+fn where_no_page_can_be_there_is_none_to_take_out() {
+    let sim = sim("");
+    for gpfn in [WINDOW, 1 << 28, 1 << 40, 1 << 52, u64::MAX] {
+        let request = memory::RemoveFromPhysmap {
+            domid: DomainId::SELF.0,
+            gpfn,
+            ..Default::default()
+        };
+        sim.put(GUEST, SCRATCH, &request);
+        let result = sim.hypercall(G0, hypercall::MEMORY_OP, &[memory::REMOVE_FROM_PHYSMAP, SCRATCH]);
+        assert_eq!(result, Some(-2), "frame {gpfn:#x}");
+    }
+}
+
+#[test]
 fn only_servers_of_domains_that_map_the_page_are_told_and_only_when_they_get_requests() {
     let sim = sim("");
     let server = sim.serve(B0);
