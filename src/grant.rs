@@ -13,9 +13,13 @@
 //!
 //! When a domain ends, its table is closed and begins another *life*; pins of an earlier life are only counted.
 
+mod brief;
+mod entry;
 pub mod frames;
 mod maptrack;
 mod table;
 
+pub use brief::{Borrowed, Offer};
+pub use entry::Access;
 pub use maptrack::{HANDLES_PER_FRAME, Handle, Mapped, Maptrack, Record};
-pub use table::{Access, Borrowed, GrantTable, Life, MAX_PINS, STEP};
+pub use table::{GrantTable, Life, MAX_PINS, STEP};

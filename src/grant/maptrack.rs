@@ -1,10 +1,12 @@
 //! What one domain has mapped of others' grants: a record for each handle, 16 bytes in frames of the domain's pool.
 //!
 //! In use, the first word is the frame, the granter's number above it and flags below, and the second the reference and
-//! the life of the granter's table. Free, the first word is 0 and the second the next free handle.
+//! the life of the granter's table. Free, the first word is where the next free record is, and the second its handle plus 1;
+//! nothing follows the last one.
 
+use super::entry::Access;
 use super::frames::FrameList;
-use super::table::{Access, Life};
+use super::table::Life;
 use crate::ids::{DomainId, PAGE_SIZE, Pa};
 use crate::memory::PhysicalMemory;
 use crate::memory::pool::{Pool, PoolError};
@@ -54,6 +56,8 @@ pub struct Maptrack {
     limit: u32,
     /// The first free handle that was in use before, plus 1; 0: there is none.
     free: u32,
+    /// Where its record is.
+    free_at: Pa,
     /// Handles from here on never were in use.
     fresh: u32,
     in_use: u32,
@@ -67,6 +71,7 @@ impl Maptrack {
             count: 0,
             limit,
             free: 0,
+            free_at: Pa(0),
             fresh: 0,
             in_use: 0,
         }
@@ -85,7 +90,8 @@ impl Maptrack {
     pub fn add(&mut self, memory: &impl PhysicalMemory, pool: &mut Pool, mapped: &Mapped) -> Result<Handle, PoolError> {
         let (handle, at) = match self.free.checked_sub(1) {
             Some(handle) => {
-                let at = self.find(memory, handle).ok_or(PoolError::Exhausted)?;
+                let at = self.free_at;
+                self.free_at = Pa(memory.load_u64(at));
                 self.free = memory.load_u64(Pa(at.0 + 8)) as u32;
                 (handle, at)
             }
@@ -170,8 +176,10 @@ impl Maptrack {
     #[inline(always)]
     pub fn free_record(&mut self, memory: &impl PhysicalMemory, Record { at, handle }: Record) {
         memory.store_u64(Pa(at.0 + 8), self.free.into());
-        memory.store_u64(at, 0);
+        // It is aligned, and so says that the record is not in use.
+        memory.store_u64(at, self.free_at.0);
         self.free = handle.0 + 1;
+        self.free_at = at;
         self.in_use = self.in_use.saturating_sub(1);
     }
 

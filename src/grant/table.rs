@@ -5,12 +5,13 @@
 //! the first pin of a kind, and sets and clears its *reading* and *writing* bits, by exchanges of its 64 bits in bounded
 //! number.
 
+use super::entry::{Access, announce};
 use super::frames::FrameList;
 use crate::abi::grant::{ENTRIES_PER_FRAME, GrantEntry, GrantStatus};
 use crate::ids::{DomainId, MAX_DOMAINS, PAGE_SIZE, Pa};
 use crate::ioreq::DomainSet;
 use crate::memory::PhysicalMemory;
-use crate::memory::atomic::{ATTEMPTS, SharedWords};
+use crate::memory::atomic::SharedWords;
 use crate::memory::pool::{Pool, PoolError};
 
 /// Pins of one kind that an entry can have, as in Xen.
@@ -24,25 +25,6 @@ const RECORD: u64 = 16;
 const RECORDS_PER_FRAME: u64 = PAGE_SIZE / RECORD;
 /// Frames of the table that one step adds or takes away.
 pub const STEP: u32 = 16;
-
-/// What a pin is for.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Access {
-    /// Reading.
-    Read,
-    /// Reading and writing.
-    Write,
-}
-
-impl Access {
-    /// The bits that the entry has while it is pinned for that.
-    const fn bits(self) -> u16 {
-        match self {
-            Self::Read => GrantEntry::READING,
-            Self::Write => GrantEntry::READING | GrantEntry::WRITING,
-        }
-    }
-}
 
 /// Which life of a table a pin was made in.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -63,51 +45,40 @@ pub struct GrantTable {
     behind: DomainSet,
 }
 
-/// A use of an entry that is over before the table is let go: nobody needs to remember it.
-#[derive(Debug)]
-#[must_use]
-pub struct Borrowed {
-    /// The frame.
-    pub frame: Pa,
-    entry: Pa,
-    /// What the entry says of this use alone.
-    bits: u16,
-}
-
 /// Where an entry and its pin record are.
-#[derive(Copy, Clone)]
-struct Place {
-    entry: Pa,
-    record: Pa,
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Place {
+    pub(super) entry: Pa,
+    pub(super) record: Pa,
 }
 
 /// The second word of a pin record.
-#[derive(Copy, Clone, Default)]
-struct Counts(u64);
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Counts(pub(super) u64);
 
 impl Counts {
-    const fn new(user: DomainId) -> Self {
+    pub(super) const fn new(user: DomainId) -> Self {
         Self((user.0 as u64) << 32)
     }
-    const fn readers(self) -> u16 {
+    pub(super) const fn readers(self) -> u16 {
         self.0 as u16
     }
-    const fn writers(self) -> u16 {
+    pub(super) const fn writers(self) -> u16 {
         (self.0 >> 16) as u16
     }
-    const fn user(self) -> DomainId {
+    pub(super) const fn user(self) -> DomainId {
         DomainId((self.0 >> 32) as u16)
     }
-    const fn is_free(self) -> bool {
+    pub(super) const fn is_free(self) -> bool {
         self.0 as u32 == 0
     }
-    const fn of(self, access: Access) -> u16 {
+    pub(super) const fn of(self, access: Access) -> u16 {
         match access {
             Access::Read => self.readers(),
             Access::Write => self.writers(),
         }
     }
-    const fn one(access: Access) -> u64 {
+    pub(super) const fn one(access: Access) -> u64 {
         match access {
             Access::Read => 1,
             Access::Write => 1 << 16,
@@ -218,7 +189,7 @@ impl GrantTable {
     }
 
     #[inline(always)]
-    fn find(&self, memory: &impl PhysicalMemory, reference: u32) -> Option<Place> {
+    pub(super) fn find(&self, memory: &impl PhysicalMemory, reference: u32) -> Option<Place> {
         let frame = reference / ENTRIES_PER_FRAME;
         if frame >= self.count {
             return None;
@@ -237,7 +208,6 @@ impl GrantTable {
     ///
     /// # Errors
     /// [`GrantStatus::BadReference`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not grant that.
-    #[inline(always)]
     pub fn pin<M: PhysicalMemory>(
         &mut self,
         words: &SharedWords<'_, M>,
@@ -271,66 +241,6 @@ impl GrantTable {
         }
         memory.store_u64(second, counts.0 + Counts::one(access));
         Ok(Pa(memory.load_u64(place.record)))
-    }
-
-    /// As [`Self::pin`], for as long as the table is locked: [`Self::end_borrowed`] under the same lock.
-    ///
-    /// # Errors
-    /// As [`Self::pin`].
-    #[inline(always)]
-    pub fn borrow<M: PhysicalMemory>(
-        &self,
-        words: &SharedWords<'_, M>,
-        reference: u32,
-        user: DomainId,
-        access: Access,
-        frame_of: impl FnOnce(u32) -> Option<Pa>,
-    ) -> Result<Borrowed, GrantStatus> {
-        let memory = words.memory;
-        let Place { entry, record } = self.find(memory, reference).ok_or(GrantStatus::BadReference)?;
-        if !self.open {
-            return Err(GrantStatus::GeneralError);
-        }
-        let counts = Counts(memory.load_u64(Pa(record.0 + 8)));
-        if counts.is_free() {
-            let granted = announce(words, entry, user, access)?;
-            let bits = access.bits();
-            let Some(frame) = frame_of(granted.frame) else {
-                let _ = words.clear_bits(entry, bits.into());
-                return Err(GrantStatus::GeneralError);
-            };
-            return Ok(Borrowed { frame, entry, bits });
-        }
-        let frame = Pa(memory.load_u64(record));
-        let bits = self.borrow_pinned(words, entry, counts, (user, access))?;
-        Ok(Borrowed { frame, entry, bits })
-    }
-
-    #[inline(never)]
-    fn borrow_pinned<M: PhysicalMemory>(
-        &self,
-        words: &SharedWords<'_, M>,
-        entry: Pa,
-        counts: Counts,
-        (user, access): (DomainId, Access),
-    ) -> Result<u16, GrantStatus> {
-        if counts.user() != user || counts.of(access) >= MAX_PINS {
-            return Err(GrantStatus::GeneralError);
-        }
-        if access == Access::Read || counts.writers() != 0 {
-            return Ok(0);
-        }
-        announce(words, entry, user, access)?;
-        Ok(GrantEntry::WRITING)
-    }
-
-    /// The use is over.
-    #[inline(always)]
-    pub fn end_borrowed<M: PhysicalMemory>(&self, words: &SharedWords<'_, M>, borrowed: Borrowed) {
-        if borrowed.bits != 0 {
-            // As where a pin is given back.
-            let _ = words.clear_bits(borrowed.entry, borrowed.bits.into());
-        }
     }
 
     /// Gives a pin of this life back, after the last access by it. Whoever gives back what it has not changes nothing.
@@ -474,35 +384,4 @@ impl GrantTable {
         self.open = true;
         self.behind = DomainSet::default();
     }
-}
-
-/// Sets what `access` means in an entry that grants it to `user`; the entry as it was.
-#[inline(always)]
-fn announce<M: PhysicalMemory>(
-    words: &SharedWords<'_, M>,
-    at: Pa,
-    user: DomainId,
-    access: Access,
-) -> Result<GrantEntry, GrantStatus> {
-    let memory = words.memory;
-    let mut word = memory.load_u64(at);
-    for _ in 0..ATTEMPTS {
-        let entry = GrantEntry {
-            flags: word as u16,
-            domid: (word >> 16) as u16,
-            frame: (word >> 32) as u32,
-        };
-        let is_grant = entry.flags & (GrantEntry::TYPE_MASK | GrantEntry::UNSUPPORTED) == GrantEntry::PERMIT_ACCESS;
-        let allows = access == Access::Read || entry.flags & GrantEntry::READ_ONLY == 0;
-        if !is_grant || !allows || entry.domid != user.0 {
-            return Err(GrantStatus::GeneralError);
-        }
-        match memory.try_compare_exchange_u64(at, word, word | u64::from(access.bits())) {
-            Ok(previous) if previous == word => return Ok(entry),
-            Ok(previous) => word = previous,
-            Err(_) => word = memory.load_u64(at),
-        }
-    }
-    // Whoever keeps changing what it grants does not grant.
-    Err(GrantStatus::GeneralError)
 }

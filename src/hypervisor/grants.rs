@@ -64,7 +64,7 @@ struct NewMapping {
 }
 
 /// The RAM of a domain behind a frame number that its guest wrote into an entry.
-#[inline]
+#[inline(always)]
 fn ram_at(machine: &impl PhysicalMemory, map: &Stage2, gfn: u32) -> Option<Pa> {
     map.ram_page(machine, Ipa::from_frame(gfn.into())?)
 }

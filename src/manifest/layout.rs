@@ -4,23 +4,25 @@
 //! devices where the machine has them, so its virtual windows go into holes of the machine's map: an address that a device
 //! or a driver gets wrong hits nothing.
 
+mod devices;
+mod extended;
+mod interrupts;
 mod taken;
 
-use alloc::format;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use crate::ids::{IntId, PAGE_SIZE};
-use crate::manifest::devices;
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE};
-use crate::manifest::range::{IpaRange, PaRange};
+use crate::manifest::range::IpaRange;
 use crate::manifest::rtc;
 use crate::manifest::tree::Node;
 use crate::sorting::sort_by_key;
 
+use devices::{place_devices, place_windows};
+use extended::extended_regions;
+use interrupts::{Interrupts, allocate_interrupts, spis};
 use taken::{HOLE_ALIGNMENT, LAST_HOLE, Taken};
 
 /// Who has the addresses of shared memory.
@@ -343,250 +345,4 @@ fn virtual_gic(domain: &DomainConfig, host: &Host) -> Result<VirtualGic, Reason>
             }
         }
     })
-}
-
-/// Gives every device its range, and the interrupt that the manifest asks for.
-fn place_devices(
-    domain: &mut DomainConfig,
-    node: Node<'_, '_>,
-    layout: &Layout,
-    taken: &mut Taken,
-    interrupts: &mut Interrupts,
-) -> Result<(), ManifestError> {
-    let nodes: Vec<Node<'_, '_>> = match node.children().find(|child| child.name() == "portunus,devices") {
-        Some(parent) => parent.children().collect(),
-        None => return Ok(()),
-    };
-    // Given places first, so that the others can go around them.
-    let mut slots: Vec<(IpaRange, String)> = Vec::new();
-    for (device, node) in domain.devices.iter_mut().zip(&nodes) {
-        let window = devices::window(*node)?;
-        let unit = if device.accel { PAGE_SIZE } else { VIRTIO_STRIDE };
-        if let Some(range) = window.range {
-            check_given(range, unit).map_err(|reason| node.error("reg", reason))?;
-            let others = taken
-                .0
-                .iter()
-                .find(|(other, owner)| other.overlaps(range.pages()) && owner != "the virtio window");
-            let occupied = |owner: &str| {
-                node.error(
-                    "reg",
-                    Reason::Occupied {
-                        range,
-                        owner: owner.to_string(),
-                    },
-                )
-            };
-            if let Some((_, owner)) = others {
-                return Err(occupied(owner));
-            }
-            if let Some((_, owner)) = slots.iter().find(|(other, _)| other.overlaps(range)) {
-                return Err(occupied(owner));
-            }
-            device.range = range;
-            slots.push((range, device.name.clone()));
-        }
-        if let Some(interrupt) = window.interrupt {
-            interrupts
-                .claim(interrupt, &device.name)
-                .map_err(|reason| node.error("interrupts", reason))?;
-            device.interrupt.id = interrupt;
-        }
-    }
-    let mut next = layout.virtio.start.0;
-    for (device, node) in domain.devices.iter_mut().zip(&nodes) {
-        if !device.range.is_empty() {
-            continue;
-        }
-        let unit = if device.accel { PAGE_SIZE } else { VIRTIO_STRIDE };
-        let range = free_slot(next, unit, layout.virtio, &slots).ok_or_else(|| node.error("", Reason::NoRoom(unit)))?;
-        next = range.end();
-        device.range = range;
-        slots.push((range, device.name.clone()));
-    }
-    for (range, name) in slots {
-        taken.add(range, &name);
-    }
-    Ok(())
-}
-
-/// Puts the windows of devices at the end of the lowest bank with room for each, so that kernels find low memory for what
-/// they place themselves, and 32-bit addresses reach all of it.
-fn place_windows(domain: &mut DomainConfig, layout: &Layout) -> Result<(), ManifestError> {
-    let mut rooms = layout.memory.clone();
-    for device in &mut domain.devices {
-        let Some(window) = &mut device.window else { continue };
-        let error = |reason| ManifestError::new(&device.path, devices::WINDOW_SIZE, reason);
-        if rooms.is_empty() {
-            let why = "a window of a direct-mapped domain without xen,static-mem";
-            return Err(error(Reason::Unsupported(why)));
-        }
-        let size = window.size;
-        let place = rooms.iter_mut().find_map(|room| {
-            let start = room.end().checked_sub(size)? & !(devices::MIB - 1);
-            // Something is left below it.
-            let left = start.checked_sub(room.start.0).filter(|left| *left != 0)?;
-            room.size = left;
-            Some(start)
-        });
-        *window = IpaRange::new(place.ok_or_else(|| error(Reason::NoRoom(size)))?, size);
-    }
-    Ok(())
-}
-
-fn check_given(range: IpaRange, unit: u64) -> Result<(), Reason> {
-    if range.is_empty() {
-        return Err(Reason::Zero);
-    }
-    if !range.fits() {
-        return Err(Reason::Overflow(PaRange::new(range.start.0, range.size)));
-    }
-    if !range.is_aligned(unit) {
-        return Err(Reason::Misaligned {
-            value: range.start.0 | range.size,
-            alignment: unit,
-        });
-    }
-    if range.size > VIRTIO.size {
-        return Err(Reason::AboveLimit {
-            found: range.size,
-            limit: VIRTIO.size,
-        });
-    }
-    if range.end() > LAST_HOLE {
-        return Err(Reason::AboveLimit {
-            found: range.end(),
-            limit: LAST_HOLE,
-        });
-    }
-    Ok(())
-}
-
-/// The next free `unit` bytes of `window` from `from`.
-fn free_slot(from: u64, unit: u64, window: IpaRange, slots: &[(IpaRange, String)]) -> Option<IpaRange> {
-    let mut start = from.checked_next_multiple_of(unit)?;
-    loop {
-        let range = IpaRange::new(start, unit);
-        if !window.contains(range) {
-            return None;
-        }
-        match slots.iter().find(|(other, _)| other.overlaps(range)) {
-            Some((other, _)) => start = other.end().checked_next_multiple_of(unit)?,
-            None => return Some(range),
-        }
-    }
-}
-
-/// Which SPIs of a domain are in use, and by what.
-#[derive(Debug)]
-struct Interrupts(Vec<(u32, String)>);
-
-impl Interrupts {
-    fn new(domain: &DomainConfig) -> Self {
-        let owned = domain
-            .passthrough
-            .interrupts()
-            .map(|interrupt| (interrupt.id.0, "a passed-through device".to_string()));
-        Self(owned.collect())
-    }
-    fn claim(&mut self, interrupt: IntId, owner: &str) -> Result<(), Reason> {
-        if let Some((_, other)) = self.0.iter().find(|(number, _)| *number == interrupt.0) {
-            return Err(Reason::InterruptTaken {
-                interrupt: interrupt.0,
-                owner: other.clone(),
-            });
-        }
-        self.0.push((interrupt.0, owner.to_string()));
-        Ok(())
-    }
-    /// The lowest free SPI from `first`.
-    fn allocate(&mut self, first: u32, owner: &str) -> Result<IntId, Reason> {
-        self.allocate_in(first..IntId::SPI_LIMIT, owner)
-    }
-    /// The lowest free SPI of `range`.
-    fn allocate_in(&mut self, mut range: Range<u32>, owner: &str) -> Result<IntId, Reason> {
-        let free = range.find(|number| self.0.iter().all(|(other, _)| other != number));
-        let number = free.ok_or(Reason::NoRoom(1))?;
-        self.0.push((number, owner.to_string()));
-        Ok(IntId(number))
-    }
-}
-
-fn allocate_interrupts(domain: &mut DomainConfig, interrupts: &mut Interrupts) -> Result<(), ManifestError> {
-    for device in domain
-        .devices
-        .iter_mut()
-        .filter(|device| device.interrupt.id == IntId::SPURIOUS)
-    {
-        let number = interrupts.allocate(FIRST_DEVICE_INTERRUPT, &device.name);
-        device.interrupt.id = number.map_err(|reason| ManifestError::new(&device.path, "interrupts", reason))?;
-    }
-    Ok(())
-}
-
-/// As many SPIs as the domain uses or asks for, in the steps in which a GIC counts.
-fn spis(domain: &DomainConfig, node: Node<'_, '_>, interrupts: &Interrupts) -> Result<u32, ManifestError> {
-    let highest = interrupts.0.iter().max_by_key(|(number, _)| *number);
-    let needed = highest.map_or(1, |(number, _)| number.saturating_sub(IntId::FIRST_SPI - 1));
-    if domain.spis != 0 && needed > domain.spis {
-        let owner = highest.map_or_else(String::new, |(number, owner)| format!("INTID {number} of {owner}"));
-        return Err(node.error(
-            "nr_spis",
-            Reason::TooFew {
-                found: domain.spis,
-                needed,
-                owner,
-            },
-        ));
-    }
-    let wanted = needed.max(domain.spis).next_multiple_of(SPI_STEP);
-    Ok(wanted.min(IntId::SPI_LIMIT - IntId::FIRST_SPI))
-}
-
-/// Room for others' memory: for an ordinary domain the unused part of its RAM windows, for a direct-mapped one a hole above
-/// all of the machine's RAM.
-fn extended_regions(domain: &DomainConfig, layout: &Layout, host: &Host, taken: &Taken) -> Vec<IpaRange> {
-    if domain.direct_map {
-        let from = host.memory_end().0;
-        let hole = EXTENDED_SIZES
-            .iter()
-            .find_map(|size| taken.hole(from, *size, EXTENDED_ALIGNMENT));
-        return hole.into_iter().collect();
-    }
-    let mut regions = Vec::new();
-    let after = |start: u64| {
-        let bank = layout.memory.iter().find(|bank| bank.start.0 == start);
-        bank.map_or(start, |bank| bank.end())
-            .next_multiple_of(EXTENDED_ALIGNMENT)
-    };
-    let low = after(RAM0.start.0);
-    if low < RAM0.end() {
-        regions.push(IpaRange::new(low, RAM0.end() - low));
-    }
-    regions.push(IpaRange::new(after(RAM1), EXTENDED_SIZE));
-    for shared in &domain.shared_memory {
-        regions = regions
-            .into_iter()
-            .flat_map(|region| without(region, shared.guest))
-            .collect();
-    }
-    // A passed-through device or a device with an address of its own may sit there.
-    regions.retain(|region| taken.owner(*region).is_none());
-    regions
-}
-
-/// What is left of an extended region below and above `hole`.
-fn without(region: IpaRange, hole: IpaRange) -> impl Iterator<Item = IpaRange> {
-    let parts = if region.overlaps(hole) {
-        let below = hole.start.0 & !(EXTENDED_ALIGNMENT - 1);
-        let above = hole.end().checked_next_multiple_of(EXTENDED_ALIGNMENT);
-        let above = above.unwrap_or(region.end()).max(region.start.0);
-        [
-            IpaRange::new(region.start.0, below.saturating_sub(region.start.0)),
-            IpaRange::new(above, region.end().saturating_sub(above)),
-        ]
-    } else {
-        [region, IpaRange::default()]
-    };
-    parts.into_iter().filter(|part| !part.is_empty())
 }

@@ -171,6 +171,7 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`], [`ReferenceError::WrongOwner`], [`ReferenceError::Saturated`],
     /// [`ReferenceError::Parked`].
+    #[inline(always)]
     pub fn get(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(), ReferenceError> {
         self.take(memory, pa, owner).map(drop)
     }
@@ -233,18 +234,20 @@ impl FrameReferences {
     }
 
     /// Takes a reference; where its counter is, and whether the frame is RAM.
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(Pa, bool), ReferenceError> {
         let (owned, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         if owned.owner != owner {
             return Err(ReferenceError::WrongOwner(pa, owned.owner));
         }
         let word = memory.load_u32(counter);
-        if word & (PARKED | LEAVING) != 0 {
-            return Err(ReferenceError::Parked(pa));
-        }
-        if word == COUNT {
-            return Err(ReferenceError::Saturated(pa));
+        // Both marks are above the count.
+        if word >= COUNT {
+            return Err(if word == COUNT {
+                ReferenceError::Saturated(pa)
+            } else {
+                ReferenceError::Parked(pa)
+            });
         }
         memory.store_u32(counter, word + 1);
         if let Some(held) = self.held.get_mut(usize::from(owner.0)) {
@@ -401,13 +404,16 @@ impl FrameReferences {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, pa: Pa) -> Option<(Owned, Pa)> {
-        if let Some(owned) = self.owned.get(self.recent.get())
-            && let Some(counter) = owned.counter(pa)
-        {
-            return Some((*owned, counter));
+        match self.owned.get(self.recent.get()) {
+            Some(owned) if let Some(counter) = owned.counter(pa) => Some((*owned, counter)),
+            _ => self.find_other(pa),
         }
+    }
+
+    #[inline(never)]
+    fn find_other(&self, pa: Pa) -> Option<(Owned, Pa)> {
         let after = self.owned.partition_point(|owned| owned.range.start <= pa);
         let index = after.checked_sub(1)?;
         let owned = self.owned.get(index)?;

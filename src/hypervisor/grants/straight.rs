@@ -10,7 +10,7 @@ use crate::abi::grant::{
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::DomainMemory;
-use crate::grant::{Access, Handle, Mapped};
+use crate::grant::{Access, Handle, Mapped, Maptrack};
 use crate::hypervisor::quick::Quick;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
@@ -84,20 +84,10 @@ impl<M: Machine> Hypervisor<M> {
         let vacant = own.stage2.vacancy(machine, ipa)?;
         let other = granter.memory.try_lock()?;
         let mut table = granter.grants.try_lock()?;
-        let others = self.others();
-        let words = SharedWords {
-            memory: machine,
-            others: &others,
-        };
-        let map = &other.stage2;
-        let frame = table
-            .pin(&words, reference, domain.id, access, |gfn| ram_at(machine, map, gfn))
-            .ok()?;
+        let offer = table.offer(machine, reference, domain.id, access)?;
+        let frame = ram_at(machine, &other.stage2, offer.gfn)?;
         // The granter may have given the page up, or it has as many references as can be counted.
-        if self.references.lock().get(machine, frame, granter.id).is_err() {
-            table.unpin(&words, reference, access);
-            return None;
-        }
+        self.references.lock().get(machine, frame, granter.id).ok()?;
         let mapped = Mapped {
             granter: granter.id,
             reference,
@@ -108,9 +98,10 @@ impl<M: Machine> Hypervisor<M> {
         let DomainMemory {
             stage2, pool, maptrack, ..
         } = &mut *own;
-        let Ok(handle) = maptrack.add(machine, pool, &mapped) else {
-            let _ = self.references.lock().put(machine, frame);
-            table.unpin(&words, reference, access);
+        let added = maptrack.add(machine, pool, &mapped);
+        let accepted = added.is_ok() && table.accept(machine, &offer, frame);
+        let Some(handle) = added.ok().filter(|_| accepted) else {
+            self.undo_map(maptrack, frame, added.ok());
             return None;
         };
         table.hold(domain.id);
@@ -120,6 +111,16 @@ impl<M: Machine> Hypervisor<M> {
         machine.store_u64(word(entry, 2), u64::from(handle.0) << 32 | third & 0xffff);
         machine.store_u64(word(entry, 3), bus_address(domain, frame, ipa));
         Some(())
+    }
+
+    /// Nothing was mapped.
+    #[cold]
+    #[inline(never)]
+    fn undo_map(&self, maptrack: &mut Maptrack, frame: Pa, handle: Option<Handle>) {
+        let _ = self.references.lock().put(&self.machine, frame);
+        if let Some(handle) = handle {
+            maptrack.free(&self.machine, handle);
+        }
     }
 
     /// Unmaps a page that is where the caller says.
