@@ -154,7 +154,7 @@ impl FrameReferences {
 
     /// The domain that owns the frame of `pa`.
     pub fn owner(&self, pa: Pa) -> Option<DomainId> {
-        self.find(pa).map(|(owned, _)| owned.owner)
+        self.find(pa).map(|found| found.owner)
     }
 
     /// How many references other domains hold to the frame of `pa`.
@@ -162,7 +162,7 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`].
     pub fn count(&self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
-        let (_, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let Found { counter, .. } = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         Ok(count(memory.load_u32(counter)))
     }
 
@@ -216,9 +216,9 @@ impl FrameReferences {
         pa: Pa,
         mapper: DomainId,
     ) -> Option<Result<u32, ReferenceError>> {
-        let (owned, counter) = self.find(pa).filter(|(owned, _)| owned.ram)?;
-        let left = self.give_back(memory, pa, owned.owner, counter);
-        let (by, of) = (usize::from(mapper.0), usize::from(owned.owner.0));
+        let Found { counter, owner, .. } = self.find(pa).filter(|found| found.ram)?;
+        let left = self.give_back(memory, pa, owner, counter);
+        let (by, of) = (usize::from(mapper.0), usize::from(owner.0));
         if left.is_ok()
             && let Some(mapped) = self.mapped.get_mut(by).and_then(|row| row.get_mut(of))
         {
@@ -236,10 +236,11 @@ impl FrameReferences {
     /// Takes a reference; where its counter is, and whether the frame is RAM.
     #[inline(always)]
     fn take(&mut self, memory: &impl PhysicalMemory, pa: Pa, owner: DomainId) -> Result<(Pa, bool), ReferenceError> {
-        let (owned, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
-        if owned.owner != owner {
-            return Err(ReferenceError::WrongOwner(pa, owned.owner));
+        let found = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        if found.owner != owner {
+            return Err(ReferenceError::WrongOwner(pa, found.owner));
         }
+        let counter = found.counter;
         let word = memory.load_u32(counter);
         // Both marks are above the count.
         if word >= COUNT {
@@ -251,9 +252,10 @@ impl FrameReferences {
         }
         memory.store_u32(counter, word + 1);
         if let Some(held) = self.held.get_mut(usize::from(owner.0)) {
-            *held = held.saturating_add(1);
+            // Each frame has less than 2^30.
+            *held = held.wrapping_add(1);
         }
-        Ok((counter, owned.ram))
+        Ok((counter, found.ram))
     }
 
     /// How many references others hold to the frames of `owner`, together.
@@ -271,7 +273,7 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`], [`ReferenceError::Unreferenced`].
     pub fn put(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<u32, ReferenceError> {
-        let (Owned { owner, .. }, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let Found { counter, owner, .. } = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         self.give_back(memory, pa, owner, counter)
     }
 
@@ -311,7 +313,7 @@ impl FrameReferences {
     /// # Errors
     /// [`ReferenceError::NotOwned`]; [`ReferenceError::Parked`]: it is already.
     pub fn park(&mut self, memory: &impl PhysicalMemory, pa: Pa) -> Result<DomainSet, ReferenceError> {
-        let (Owned { owner, .. }, counter) = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
+        let Found { counter, owner, .. } = self.find(pa).ok_or(ReferenceError::NotOwned(pa))?;
         let mut mappers = DomainSet::default();
         match memory.load_u32(counter) {
             0 => self.enlist(memory, owner, counter),
@@ -405,32 +407,42 @@ impl FrameReferences {
     }
 
     #[inline(always)]
-    fn find(&self, pa: Pa) -> Option<(Owned, Pa)> {
-        match self.owned.get(self.recent.get()) {
-            Some(owned) if let Some(counter) = owned.counter(pa) => Some((*owned, counter)),
-            _ => self.find_other(pa),
+    fn find(&self, pa: Pa) -> Option<Found> {
+        let recent = self.owned.get(self.recent.get());
+        match recent.and_then(|owned| owned.found(pa)) {
+            Some(found) => Some(found),
+            None => self.find_other(pa),
         }
     }
 
     #[inline(never)]
-    fn find_other(&self, pa: Pa) -> Option<(Owned, Pa)> {
+    fn find_other(&self, pa: Pa) -> Option<Found> {
         let after = self.owned.partition_point(|owned| owned.range.start <= pa);
         let index = after.checked_sub(1)?;
-        let owned = self.owned.get(index)?;
-        let counter = owned.counter(pa)?;
+        let found = self.owned.get(index)?.found(pa)?;
         self.recent.set(index);
-        Some((*owned, counter))
+        Some(found)
     }
 }
 
+/// The counter of a frame, and whose frame that is.
+#[derive(Copy, Clone)]
+struct Found {
+    counter: Pa,
+    owner: DomainId,
+    ram: bool,
+}
+
 impl Owned {
-    /// Where the counter of the frame of `pa` is, if it is one of these.
-    #[inline]
-    fn counter(&self, pa: Pa) -> Option<Pa> {
-        let offset =
-            pa.0.checked_sub(self.range.start.0)
-                .filter(|offset| *offset < self.range.size)?;
-        Some(Pa(self.counters.0 + (offset >> PAGE_SHIFT) * COUNTER))
+    /// What there is of the frame of `pa`, if it is one of these.
+    #[inline(always)]
+    fn found(&self, pa: Pa) -> Option<Found> {
+        let offset = pa.0.wrapping_sub(self.range.start.0);
+        (offset < self.range.size).then(|| Found {
+            counter: Pa(self.counters.0 + (offset >> PAGE_SHIFT) * COUNTER),
+            owner: self.owner,
+            ram: self.ram,
+        })
     }
 
     fn counter_bytes(&self) -> u64 {

@@ -40,7 +40,7 @@ impl<M: Machine> Hypervisor<M> {
 
     #[inline(never)]
     fn quick_map<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
-        finish(self.map_one(at, cpu, state), state)
+        finish(self.map_as_asked(at, cpu, state), state)
     }
 
     #[inline(never)]
@@ -63,33 +63,46 @@ impl<M: Machine> Hypervisor<M> {
         self.try_argument(at.domain, cpu, state, pointer)
     }
 
+    /// The two kinds of map are apart, so that each knows its own bits.
+    #[inline(always)]
+    fn map_as_asked<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
+        let entry = self.only_entry(at, cpu, state, MAP_WORDS)?;
+        let (flags, reference) = halves(self.machine.load_u64(word(entry, 1)));
+        match flags {
+            MAP_HOST => self.map_one(at, state, entry, (reference, Access::Write)),
+            flags if flags == MAP_HOST | MAP_READ_ONLY => self.map_one(at, state, entry, (reference, Access::Read)),
+            _ => None,
+        }
+    }
+
     /// Maps a page of another domain where nothing is.
     #[inline(always)]
-    fn map_one<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
+    fn map_one(
+        &self,
+        at: Located<'_>,
+        state: &mut VcpuState,
+        entry: Pa,
+        (reference, access): (u32, Access),
+    ) -> Option<()> {
         let domain = at.domain;
         let machine = &self.machine;
-        let entry = self.only_entry(at, cpu, state, MAP_WORDS)?;
         let ipa = Ipa(machine.load_u64(entry)).page();
-        let (flags, reference) = halves(machine.load_u64(word(entry, 1)));
         let third = machine.load_u64(word(entry, 2));
-        let access = match flags {
-            MAP_HOST => Access::Write,
-            flags if flags == MAP_HOST | MAP_READ_ONLY => Access::Read,
-            _ => return None,
-        };
-        let granter = self
-            .domain(DomainId(third as u16))
-            .filter(|other| other.id != domain.id)?;
+        let (user, owner) = (domain.id, DomainId(third as u16));
+        if owner == user {
+            return None;
+        }
+        let granter = self.domain(owner)?;
         let mut own = domain.memory.try_lock()?;
         let vacant = own.stage2.vacancy(machine, ipa)?;
         let other = granter.memory.try_lock()?;
         let mut table = granter.grants.try_lock()?;
-        let offer = table.offer(machine, reference, domain.id, access)?;
+        let offer = table.offer(machine, reference, user, access)?;
         let frame = ram_at(machine, &other.stage2, offer.gfn)?;
         // The granter may have given the page up, or it has as many references as can be counted.
-        self.references.lock().get(machine, frame, granter.id).ok()?;
+        self.references.lock().get(machine, frame, owner).ok()?;
         let mapped = Mapped {
-            granter: granter.id,
+            granter: owner,
             reference,
             life: table.life(),
             frame,
@@ -104,7 +117,7 @@ impl<M: Machine> Hypervisor<M> {
             self.undo_map(maptrack, frame, added.ok());
             return None;
         };
-        table.hold(domain.id);
+        table.hold(user);
         let changed = stage2.fill(machine, vacant, frame, granted(access));
         state.argument.outlives(changed);
         drop((table, other, own));
