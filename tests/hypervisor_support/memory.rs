@@ -225,7 +225,7 @@ fn a_page_that_does_not_exist_is_refused_and_changes_nothing() {
     ] {
         let invalid = refused(HypercallError::Invalid);
         assert_eq!(sim.map_shared_info(G0, gfn), invalid, "{gfn:#x}");
-        assert_eq!(sim.remove(G0, gfn), invalid, "{gfn:#x}");
+        assert_eq!(sim.remove(G0, gfn), refused(HypercallError::NoEntry), "{gfn:#x}");
         assert_eq!(sim.reservation(G0, memory::DECREASE_RESERVATION, &[gfn]), 0, "{gfn:#x}");
         assert_eq!(sim.reservation(G0, memory::POPULATE_PHYSMAP, &[gfn]), 0, "{gfn:#x}");
         assert_eq!(sim.acquire(B0, id, gfn, 1), invalid, "{gfn:#x}");
