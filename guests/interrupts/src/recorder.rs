@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use guest_runtime::exceptions::{self, ExceptionFrame};
 use guest_runtime::gic::{Acknowledged, Gic};
-use guest_runtime::{smp, timer};
+use guest_runtime::{let_others_run, smp, timer};
 use spin::Once;
 
 /// vCPUs.
@@ -107,12 +107,6 @@ pub(crate) fn order(vcpu: usize) -> Vec<u32> {
     taken.map(|intid| intid.load(Ordering::SeqCst)).collect()
 }
 
-/// Lets the other vCPU go on where one thread emulates both.
-pub(crate) fn relax() {
-    // SAFETY: a hint.
-    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
-}
-
 /// Waits until `condition` holds; `false`: it does not for five seconds.
 pub(crate) fn wait_until(condition: impl Fn() -> bool) -> bool {
     let deadline = timer::now() + timer::ticks(5_000_000);
@@ -120,7 +114,7 @@ pub(crate) fn wait_until(condition: impl Fn() -> bool) -> bool {
         if timer::now() > deadline {
             return false;
         }
-        relax();
+        let_others_run();
     }
     true
 }
@@ -129,7 +123,7 @@ pub(crate) fn wait_until(condition: impl Fn() -> bool) -> bool {
 pub(crate) fn settle() {
     let deadline = timer::now() + timer::ticks(2_000);
     while timer::now() < deadline {
-        relax();
+        let_others_run();
     }
 }
 

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use guest_runtime::{exceptions, smp, wait_for_interrupt};
 
-use crate::recorder::{self, gic, relax, wait_until};
+use crate::recorder::{self, gic, wait_until};
 
 /// The number of the other vCPU.
 pub(crate) const OTHER: usize = 1;
@@ -37,7 +37,7 @@ extern "C" fn work(_: u64) -> ! {
             work();
             WORK.store(0, Ordering::SeqCst);
         }
-        relax();
+        guest_runtime::let_others_run();
     }
 }
 

@@ -45,6 +45,13 @@ pub fn let_others_run() {
     }
 }
 
+/// Lets another vCPU run that this one waits for, on this CPU or on another one.
+pub fn give_way() {
+    // It answers nothing that matters: without such a hypervisor there is nobody else on this CPU.
+    let _ = hypercall::yield_now();
+    let_others_run();
+}
+
 /// Sleeps until an interrupt is pending, masked at the CPU or not.
 pub fn wait_for_interrupt() {
     // SAFETY: these instructions only wait; memory is not touched.

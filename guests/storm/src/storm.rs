@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use guest_runtime::random::Random;
 use guest_runtime::window::Window;
-use guest_runtime::{device_tree, hypercall, println, psci, timer};
+use guest_runtime::{device_tree, give_way, hypercall, let_others_run, println, psci, timer};
 use portunus::abi::control::{Action, Domain};
 use portunus::abi::sched::ShutdownReason;
 
@@ -107,9 +107,7 @@ impl Storm {
         loop {
             match hypercall::control::domain(domain as u16 + 1).map(|report| report.state) {
                 Ok(Domain::STATE_STOPPED) => return true,
-                Ok(Domain::STATE_STOPPING) => {
-                    let _ = hypercall::yield_now();
-                }
+                Ok(Domain::STATE_STOPPING) => give_way(),
                 _ => return false,
             }
         }
@@ -123,8 +121,7 @@ impl Storm {
             if timer::now() - start > timer::ticks(PATIENCE) {
                 self.fail(format_args!("{what} {number} was waited for in vain"));
             }
-            // It may be on this CPU.
-            let _ = hypercall::yield_now();
+            give_way();
         }
     }
 
@@ -148,7 +145,7 @@ impl Storm {
             if timer::now() - start > timer::ticks(PATIENCE) {
                 return false;
             }
-            let _ = hypercall::yield_now();
+            give_way();
         }
         true
     }
@@ -192,6 +189,8 @@ impl Storm {
                     return;
                 }
             }
+            // Where CPUs take turns, steps do.
+            let_others_run();
             self.notice_deaths();
             match self.random.below(100) {
                 0..18 => self.grant(),

@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use guest_mortal::{ALIVE, Death, LIFE, REBIRTH_AFTER, REBORN};
 use guest_runtime::attempt::{self, Fault};
-use guest_runtime::{device_tree, hypercall, println, psci, smp, timer};
+use guest_runtime::{device_tree, println, psci, smp, timer};
 
 guest_runtime::entry!(main);
 
@@ -242,8 +242,7 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 fn barrier() {
     let turn = ARRIVED.fetch_add(1, Ordering::AcqRel) / WORKERS + 1;
     while ARRIVED.load(Ordering::Acquire) < turn * WORKERS {
-        // They may be on this pCPU.
-        let _ = hypercall::yield_now();
+        guest_runtime::give_way();
     }
 }
 

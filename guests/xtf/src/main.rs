@@ -25,7 +25,7 @@ mod world;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use guest_runtime::hypercall::{self, memory};
+use guest_runtime::hypercall::memory;
 use guest_runtime::{attempt, device_tree, println, psci, timer};
 
 use suite::Suite;
@@ -41,8 +41,7 @@ fn wait_until_served() {
     const PATIENCE: u64 = 60_000_000;
     let deadline = timer::now() + timer::ticks(PATIENCE);
     while SERVED.load(Ordering::Acquire) == 0 && timer::now() < deadline {
-        // Nothing can fail in a yield.
-        let _ = hypercall::yield_now();
+        guest_runtime::give_way();
     }
 }
 
