@@ -1,4 +1,5 @@
-//! What this backend says when somebody types at its console: `c` prints counters, `t` tries what it may not do.
+//! What this backend says when somebody types at its console: `c` prints counters, `t` tries what it may not do. After `d` it is
+//! deaf to what it is told of its guests' maps, until `h`.
 
 use guest_runtime::hypercall::memory::{map_foreign, remove};
 use guest_runtime::{console, println};
@@ -14,10 +15,18 @@ const PAGE: u64 = 4096;
 const RAM: u64 = 0x4000_0000;
 
 /// Answers what was typed. `spare` is the address of a page of the window that nothing else uses, if there is room.
-pub(crate) fn answer(configs: &[ServedConfig], devices: &[Device], shim: &XenShim, spare: Option<u64>) {
+pub(crate) fn answer(configs: &[ServedConfig], devices: &[Device], shim: &mut XenShim, spare: Option<u64>) {
     while let Some(byte) = console::read_byte() {
         match byte {
             b'c' => count(configs, devices, shim),
+            b'd' => {
+                shim.ignore_changes();
+                println!("backend: does not hear that pages are gone");
+            }
+            b'h' => {
+                shim.hear_changes();
+                println!("backend: hears again");
+            }
             b't' => spare
                 .iter()
                 .for_each(|spare| configs.iter().for_each(|config| try_mapping(config, *spare))),
@@ -41,6 +50,7 @@ fn count(configs: &[ServedConfig], devices: &[Device], shim: &XenShim) {
             shim.device_memory(served.memory)
         );
     }
+    println!("backend: told {} times that pages left a guest's map", shim.changes());
 }
 
 /// Maps pages that the manifest does not open: each is to be refused.

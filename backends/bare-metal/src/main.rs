@@ -8,7 +8,8 @@
 //!
 //! A device's requests reach what the manifest opens of their guest: all of its memory, a window, or what it grants.
 //!
-//! What is typed at its console it answers: `c` with counters, `t` by trying what the manifest does not open.
+//! What is typed at its console it answers: `c` with counters, `t` by trying what the manifest does not open. After `d`
+//! it does not hear that pages left a guest's map, and keeps what it has mapped, until `h`.
 //!
 //! A device that the manifest accelerates has a state page, and the backend goes on from what a predecessor left there. Its
 //! guest is shown its registers, rings doorbells and acknowledges interrupts without waiting, as far as the hypervisor can.
@@ -128,7 +129,7 @@ fn main() -> ! {
             } else if Some(acknowledged.intid) == alarm {
                 timer::stop();
             } else if typed.is_some_and(|typed| typed.intid == acknowledged.intid) {
-                asked::answer(&configs, &devices, &shim, spare.ok());
+                asked::answer(&configs, &devices, &mut shim, spare.ok());
             }
             gic.end(acknowledged);
         }

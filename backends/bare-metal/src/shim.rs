@@ -60,6 +60,10 @@ pub(crate) struct XenShim {
     /// Pages that can be shown.
     pages: Vec<ShownPage>,
     hearing: Hearing,
+    /// Slots that say that pages left a guest's map, which this backend does not hear yet; `None` if it hears at once.
+    unheard: Option<Vec<Slot>>,
+    /// How often a guest's map lost pages.
+    changes: u64,
 }
 
 impl XenShim {
@@ -74,7 +78,33 @@ impl XenShim {
             announced: Vec::new(),
             pages: Vec::new(),
             hearing: Hearing::new(deaf),
+            unheard: None,
+            changes: 0,
         }
+    }
+
+    /// How often it was told that pages left a guest's map.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// From now on it does not hear that pages left a guest's map, and keeps what it has mapped.
+    pub(crate) fn ignore_changes(&mut self) {
+        self.unheard.get_or_insert_default();
+    }
+
+    /// Hears what it did not, and from now on hears at once.
+    pub(crate) fn hear_changes(&mut self) {
+        for slot in self.unheard.take().into_iter().flatten() {
+            self.let_go(slot);
+        }
+    }
+
+    /// Pages left the map of a guest, one of whose vCPUs waits: nothing of its memory stays mapped.
+    fn let_go(&self, slot: Slot) {
+        let memories = self.memories.iter().filter(|owned| owned.guest == slot.guest);
+        memories.for_each(|owned| owned.memory.invalidate());
+        self.guests[slot.guest].answer(slot.vcpu, !0);
     }
 
     /// How many guests are connected.
@@ -212,11 +242,15 @@ impl Shim for XenShim {
                 }
                 return Some((access, slot));
             }
-            if request.kind == TYPE_INVALIDATE {
-                let memories = self.memories.iter().filter(|owned| owned.guest == slot.guest);
-                memories.for_each(|owned| owned.memory.invalidate());
+            if request.kind != TYPE_INVALIDATE {
+                server.answer(slot.vcpu, !0);
+                continue;
             }
-            server.answer(slot.vcpu, !0);
+            self.changes += 1;
+            match &mut self.unheard {
+                Some(unheard) => unheard.push(slot),
+                None => self.let_go(slot),
+            }
         }
         None
     }
