@@ -3,16 +3,16 @@
 //! Lock order, outermost first (ARCHITECTURE.md, "Lock order"): a domain's IOREQ servers, a domain's memory, a
 //! domain's event channels (two domains: the lower number first), a domain's vGIC, a run queue, the console.
 
+use portunus_lock::{TicketGuard, TicketLock, Wait};
 use spin::Once;
-use spin::relax::RelaxStrategy;
 
 /// A fair spin lock; held for a bounded, short time, never across a call that can block.
-pub type Mutex<T> = spin::mutex::TicketMutex<T, Pause>;
+pub type Mutex<T> = TicketLock<T, Pause>;
 
 static HINT: Once<fn()> = Once::new();
 
 /// What a locked [`Mutex`] gives.
-pub type MutexGuard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Pause>;
+pub type MutexGuard<'a, T> = TicketGuard<'a, T, Pause>;
 
 /// Has [`pause`] give the machine's own hint. The first call counts.
 ///
@@ -36,9 +36,9 @@ pub fn pause() {
 #[derive(Debug)]
 pub struct Pause;
 
-impl RelaxStrategy for Pause {
+impl Wait for Pause {
     #[cold]
-    fn relax() {
+    fn wait() {
         pause();
     }
 }

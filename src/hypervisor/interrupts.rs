@@ -185,10 +185,10 @@ impl<M: Machine> Hypervisor<M> {
         live: bool,
         (register, value): (SgiRegister, u64),
     ) -> bool {
-        live && domain
-            .vgic
-            .try_lock()
-            .is_some_and(|mut vgic| vgic.send_sgi_again(vcpu.id.index, register, value, cpu.virtual_interface()))
+        if live && let Some(mut vgic) = domain.vgic.try_lock() {
+            return vgic.send_sgi_again(vcpu.id.index, register, value, cpu.virtual_interface());
+        }
+        false
     }
 
     /// The loaded vCPU wrote an SGI register of the CPU interface. Whether others were told.
