@@ -1,21 +1,11 @@
 //! The range table against a naive model: an array with one owner for each address.
 
+use portunus::fakes::Random;
 use portunus::ids::ServerId;
 use portunus::ioreq::Range;
 use portunus::ioreq::ranges::{RangeError, RangeTable};
 
 const SPACE: u64 = 96;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-}
 
 fn range(start: u64, end: u64) -> Range {
     Range::new(start, end).unwrap()
@@ -34,7 +24,7 @@ fn runs(model: &[Option<u16>]) -> usize {
 fn random_operations_agree_with_an_array_of_owners() {
     for seed in 1..40 {
         let capacity = 12;
-        let mut random = Random(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed));
+        let mut random = Random::new(seed);
         let mut table = RangeTable::with_capacity(capacity);
         let mut model = vec![None; SPACE as usize];
         for _ in 0..600 {

@@ -9,23 +9,9 @@ mod source;
 
 use domains::{DOMAINS, PARTIAL, Partial};
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
+use portunus::fakes::Random;
 use portunus::manifest::{DomainConfig, GuestTree, Host, Manifest, ManifestError, Report, Tree};
 use portunus::policy::Policy;
-
-/// Marsaglia's xorshift: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
 
 /// Numbers that have broken parsers before.
 const INTERESTING: [u32; 14] = [
@@ -171,7 +157,7 @@ fn no_mutation_of_a_valid_tree_panics() {
         .map(|machine| machines::machine(machine, DOMAINS))
         .collect::<Vec<_>>();
     let partial = source::compile(PARTIAL);
-    let mut random = Random(0x005e_ed0f_9042);
+    let mut random = Random::new(0x005e_ed0f_9042);
     let (mut accepted, mut refused) = (0, 0);
     for round in 0..2_000 {
         let mut blob = blobs[round % blobs.len()].clone();
@@ -204,7 +190,7 @@ fn no_mutation_of_a_valid_tree_panics() {
 
 #[test]
 fn noise_with_a_header_does_not_panic() {
-    let mut random = Random(0xdead_beef);
+    let mut random = Random::new(0xdead_beef);
     let header = machines::machine(VIRT, "")[..40].to_vec();
     for _ in 0..2_000 {
         let length = 40 + random.below(400);

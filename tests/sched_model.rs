@@ -4,22 +4,11 @@
 mod model;
 
 use model::Model;
+use portunus::fakes::Random;
 use portunus::ids::{DomainId, Ticks, VcpuId};
 use portunus::sched::{Pick, RunQueue, Slot, Wait};
 
 const SLICE: u64 = 1_000;
-
-/// A generator that is the same each time (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    }
-}
 
 /// The queue, the model, and how often a short way was taken.
 struct Pair {
@@ -146,21 +135,21 @@ impl Pair {
         }
     }
 
-    fn deadline(&self, dice: &mut Dice) -> Option<Ticks> {
-        match dice.roll(4) {
-            0 => Some(Ticks(self.now.0 + dice.roll(4 * SLICE))),
-            1 => Some(Ticks(self.now.0.saturating_sub(5) + dice.roll(10))),
+    fn deadline(&self, random: &mut Random) -> Option<Ticks> {
+        match random.below(4) {
+            0 => Some(Ticks(self.now.0 + random.below(4 * SLICE))),
+            1 => Some(Ticks(self.now.0.saturating_sub(5) + random.below(10))),
             _ => None,
         }
     }
 
-    fn step(&mut self, dice: &mut Dice, rare: bool) {
-        self.now.0 += [0, 0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][dice.roll(8) as usize];
-        let slot = self.slots[dice.roll(self.slots.len() as u64) as usize];
-        let what = [Wait::Event, Wait::Event, Wait::Request, Wait::Power][dice.roll(4) as usize];
+    fn step(&mut self, random: &mut Random, rare: bool) {
+        self.now.0 += [0, 0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][random.below(8) as usize];
+        let slot = self.slots[random.below(self.slots.len() as u64) as usize];
+        let what = [Wait::Event, Wait::Event, Wait::Request, Wait::Power][random.below(4) as usize];
         let now = self.now;
         let current = self.current();
-        match (dice.roll(if rare { 16 } else { 12 }), current) {
+        match (random.below(if rare { 16 } else { 12 }), current) {
             (0, _) => self.wake(slot, what),
             (1, _) => {
                 let decides = self.model.wake(slot, Wait::Event, now);
@@ -178,13 +167,13 @@ impl Pair {
                 }
             }
             (2, Some(current)) => {
-                let deadline = self.deadline(dice);
+                let deadline = self.deadline(random);
                 self.queue.block(current, what, deadline, now);
                 self.model.block(current, what, deadline, now);
                 self.pick();
             }
             (11, Some(current)) => {
-                let deadline = self.deadline(dice);
+                let deadline = self.deadline(random);
                 self.model.block(current, what, deadline, now);
                 match self.queue.wait(current, what, deadline, now) {
                     Some(pick) => {
@@ -200,12 +189,12 @@ impl Pair {
                 }
             }
             (3..=6, Some(current)) => {
-                let deadline = self.deadline(dice);
+                let deadline = self.deadline(random);
                 self.call(current, slot, deadline);
             }
             (7, Some(current)) => self.answer(current, slot),
             (8 | 9, Some(current)) => self.answer(current, self.asked),
-            (10, Some(current)) if dice.roll(4) == 0 => {
+            (10, Some(current)) if random.below(4) == 0 => {
                 self.queue.yield_now(current, now);
                 self.model.yield_now(current, now);
                 self.pick();
@@ -221,7 +210,7 @@ impl Pair {
                 self.pick();
             }
             (14, Some(current)) => {
-                let deadline = self.deadline(dice);
+                let deadline = self.deadline(random);
                 self.queue.set_deadline(current, deadline);
                 self.model.set_deadline(current, deadline);
             }
@@ -250,7 +239,7 @@ fn every_history_gives_the_same_picks_and_charges_as_looking_at_all_vcpus() {
         &[100; 16],
     ]) {
         for rare in [false, true] {
-            let mut dice = Dice(seed * 0x9e37_79b9 + u64::from(rare));
+            let mut random = Random::new(seed * 0x9e37_79b9 + u64::from(rare));
             for _ in 0..40 {
                 let mut pair = Pair::new(shares);
                 for slot in pair.slots.clone() {
@@ -258,7 +247,7 @@ fn every_history_gives_the_same_picks_and_charges_as_looking_at_all_vcpus() {
                 }
                 pair.pick();
                 for _ in 0..400 {
-                    pair.step(&mut dice, rare);
+                    pair.step(&mut random, rare);
                 }
                 short += pair.short;
                 long += pair.long;

@@ -1,22 +1,11 @@
 //! A wait in place against a wait by which the pCPU becomes idle: for everybody else the same happens.
 
+use portunus::fakes::Random;
 use portunus::ids::{DomainId, Ticks, VcpuId};
 use portunus::sched::{RunQueue, Slot, Wait};
 
 const SLICE: u64 = 1_000;
 const ROUNDS: u64 = 40_000;
-
-/// A generator that is the same each time (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    }
-}
 
 /// A queue with these vCPUs, all of them waiting for an event.
 fn queue(shares: &[u32]) -> (RunQueue, Vec<Slot>) {
@@ -160,14 +149,18 @@ impl Pair {
 #[test]
 fn a_vcpu_that_rests_alone_is_to_all_others_one_that_waits() {
     for shares in [&[100][..], &[100, 100], &[300, 20, 100]] {
-        let mut dice = Dice(0x1234_5678 + shares.len() as u64);
+        let mut random = Random::new(0x1234_5678 + shares.len() as u64);
         let mut pair = Pair::new(shares);
         for round in 0..ROUNDS {
-            pair.now.0 += 1 + dice.roll(SLICE / 2);
-            let slot = pair.slots[dice.roll(shares.len() as u64) as usize];
-            let what = if dice.roll(3) == 0 { Wait::Request } else { Wait::Event };
-            let deadline = (dice.roll(2) == 0).then(|| Ticks(pair.now.0 + 1 + dice.roll(4 * SLICE)));
-            match dice.roll(16) {
+            pair.now.0 += 1 + random.below(SLICE / 2);
+            let slot = pair.slots[random.below(shares.len() as u64) as usize];
+            let what = if random.below(3) == 0 {
+                Wait::Request
+            } else {
+                Wait::Event
+            };
+            let deadline = (random.below(2) == 0).then(|| Ticks(pair.now.0 + 1 + random.below(4 * SLICE)));
+            match random.below(16) {
                 0..6 => match pair.current() {
                     Some(current) => pair.wait(current, what, deadline),
                     None => pair.fire(),

@@ -1,22 +1,11 @@
 //! Requests and answers that are only taken down against the same ones decided one by one.
 
+use portunus::fakes::Random;
 use portunus::ids::{DomainId, Ticks, VcpuId};
 use portunus::sched::{RunQueue, Slot, Turns, Wait};
 
 const SLICE: u64 = 1_000;
 const NEVER: Ticks = Ticks(u64::MAX);
-
-/// A generator that is the same each time (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    }
-}
 
 /// Two queues with the same history, of which one need not decide everything.
 struct Two {
@@ -116,14 +105,14 @@ impl Two {
         found.is_some()
     }
 
-    fn step(&mut self, dice: &mut Dice) {
-        let slot = self.slots[dice.roll(self.slots.len() as u64) as usize];
-        let what = [Wait::Event, Wait::Event, Wait::Request, Wait::Power][dice.roll(4) as usize];
+    fn step(&mut self, random: &mut Random) {
+        let slot = self.slots[random.below(self.slots.len() as u64) as usize];
+        let what = [Wait::Event, Wait::Event, Wait::Request, Wait::Power][random.below(4) as usize];
         let now = self.now;
-        match dice.roll(12) {
+        match random.below(12) {
             0 | 1 => self.wake(slot, what),
             2 => {
-                let deadline = (dice.roll(2) == 0).then(|| Ticks(now.0 + dice.roll(3 * SLICE)));
+                let deadline = (random.below(2) == 0).then(|| Ticks(now.0 + random.below(3 * SLICE)));
                 if let Some(current) = self.queue.running() {
                     self.turns.settled().block(current, what, deadline, now);
                     self.queue.block(current, what, deadline, now);
@@ -148,7 +137,7 @@ impl Two {
                 self.pick();
             }
             7 => {
-                let deadline = (dice.roll(2) == 0).then(|| Ticks(now.0 + dice.roll(3 * SLICE)));
+                let deadline = (random.below(2) == 0).then(|| Ticks(now.0 + random.below(3 * SLICE)));
                 self.turns.settled().set_deadline(slot, deadline);
                 self.queue.set_deadline(slot, deadline);
             }
@@ -162,31 +151,31 @@ impl Two {
     }
 
     /// Some requests of whoever runs to one of the others, and their answers.
-    fn talk(&mut self, dice: &mut Dice) {
+    fn talk(&mut self, random: &mut Random) {
         let Some(from) = self.queue.running() else { return };
-        let to = self.slots[dice.roll(self.slots.len() as u64) as usize];
-        for _ in 0..dice.roll(60) {
-            let limit = if dice.roll(3) == 0 {
-                Ticks(self.now.0 + dice.roll(2 * SLICE))
+        let to = self.slots[random.below(self.slots.len() as u64) as usize];
+        for _ in 0..random.below(60) {
+            let limit = if random.below(3) == 0 {
+                Ticks(self.now.0 + random.below(2 * SLICE))
             } else {
                 NEVER
             };
-            let deadline = match dice.roll(20) {
-                0 => Some(Ticks(self.now.0 + dice.roll(SLICE))),
+            let deadline = match random.below(20) {
+                0 => Some(Ticks(self.now.0 + random.below(SLICE))),
                 1 => None,
                 _ => Some(Ticks(self.now.0 + 5_000 * SLICE)),
             };
-            self.now.0 += 1 + dice.roll(40);
+            self.now.0 += 1 + random.below(40);
             if from == to || !self.call(from, to, deadline) {
                 return;
             }
-            self.now.0 += 1 + dice.roll(40);
-            if dice.roll(40) == 0 {
-                self.step(dice);
+            self.now.0 += 1 + random.below(40);
+            if random.below(40) == 0 {
+                self.step(random);
             }
             // Somebody else, or of somebody else.
-            let other = self.slots[dice.roll(self.slots.len() as u64) as usize];
-            if dice.roll(40) == 0 && other != from {
+            let other = self.slots[random.below(self.slots.len() as u64) as usize];
+            if random.below(40) == 0 && other != from {
                 self.answer(to, other, limit);
             }
             if !self.answer(to, from, limit) {
@@ -197,12 +186,12 @@ impl Two {
 }
 
 /// Some events of whoever runs to one that waits, which waits again.
-fn volleys(two: &mut Two, dice: &mut Dice, taken_down: &mut u32) {
+fn volleys(two: &mut Two, random: &mut Random, taken_down: &mut u32) {
     let Some(from) = two.queue.running() else { return };
-    let to = two.slots[dice.roll(two.slots.len() as u64) as usize];
+    let to = two.slots[random.below(two.slots.len() as u64) as usize];
     two.lent = false;
-    for _ in 0..dice.roll(60) {
-        two.now.0 += 1 + dice.roll(40);
+    for _ in 0..random.below(60) {
+        two.now.0 += 1 + random.below(40);
         let now = two.now;
         if two.turns.send(from, to, now) {
             two.queue.preempt(to, now).expect("a usual event");
@@ -214,20 +203,20 @@ fn volleys(two: &mut Two, dice: &mut Dice, taken_down: &mut u32) {
                 return;
             }
         }
-        two.now.0 += 1 + dice.roll(20);
-        if dice.roll(60) == 0 {
+        two.now.0 += 1 + random.below(20);
+        if random.below(60) == 0 {
             two.check();
         }
         let now = two.now;
-        let deadline = (dice.roll(20) == 0).then(|| Ticks(now.0 + dice.roll(3 * SLICE)));
+        let deadline = (random.below(20) == 0).then(|| Ticks(now.0 + random.below(3 * SLICE)));
         let known = deadline.is_none().then(|| two.turns.wait_again(to, now)).flatten();
         if let Some((next, vcpu)) = known {
             let expected = two.queue.wait(to, Wait::Event, None, now).expect("a usual wait");
             assert_eq!((next, Some(vcpu)), (from, expected.run));
             *taken_down += 1;
         } else {
-            let limit = if dice.roll(3) == 0 {
-                Ticks(now.0 + dice.roll(2 * SLICE))
+            let limit = if random.below(3) == 0 {
+                Ticks(now.0 + random.below(2 * SLICE))
             } else {
                 NEVER
             };
@@ -242,7 +231,7 @@ fn volleys(two: &mut Two, dice: &mut Dice, taken_down: &mut u32) {
                 return;
             }
         }
-        if dice.roll(60) == 0 {
+        if random.below(60) == 0 {
             two.check();
         }
     }
@@ -252,7 +241,7 @@ fn volleys(two: &mut Two, dice: &mut Dice, taken_down: &mut u32) {
 fn events_that_are_taken_down_change_what_those_that_are_decided_do() {
     let mut taken_down = 0;
     for (seed, shares) in (1..).zip(SHARES) {
-        let mut dice = Dice(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed * 0x9e37_79b9);
         for _ in 0..60 {
             let mut two = Two::new(shares);
             for slot in two.slots.clone() {
@@ -260,11 +249,11 @@ fn events_that_are_taken_down_change_what_those_that_are_decided_do() {
             }
             two.pick();
             for _ in 0..120 {
-                two.now.0 += [0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][dice.roll(7) as usize];
-                two.step(&mut dice);
-                volleys(&mut two, &mut dice, &mut taken_down);
-                two.talk(&mut dice);
-                if dice.roll(2) == 0 {
+                two.now.0 += [0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][random.below(7) as usize];
+                two.step(&mut random);
+                volleys(&mut two, &mut random, &mut taken_down);
+                two.talk(&mut random);
+                if random.below(2) == 0 {
                     two.check();
                 }
             }
@@ -287,7 +276,7 @@ const SHARES: [&[u32]; 6] = [
 fn requests_that_are_taken_down_change_what_those_that_are_decided_do() {
     let mut taken_down = 0;
     for (seed, shares) in (1..).zip(SHARES) {
-        let mut dice = Dice(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed * 0x9e37_79b9);
         for _ in 0..60 {
             let mut two = Two::new(shares);
             for slot in two.slots.clone() {
@@ -295,10 +284,10 @@ fn requests_that_are_taken_down_change_what_those_that_are_decided_do() {
             }
             two.pick();
             for _ in 0..120 {
-                two.now.0 += [0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][dice.roll(7) as usize];
-                two.step(&mut dice);
-                two.talk(&mut dice);
-                if dice.roll(2) == 0 {
+                two.now.0 += [0, 1, 7, 90, SLICE / 2, SLICE, 3 * SLICE][random.below(7) as usize];
+                two.step(&mut random);
+                two.talk(&mut random);
+                if random.below(2) == 0 {
                     two.check();
                 }
             }

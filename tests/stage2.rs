@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portunus::fakes::translation_order::{self, OrderError};
-use portunus::fakes::{FakeMachine, Operation};
+use portunus::fakes::{FakeMachine, Operation, Random};
 use portunus::ids::{Ipa, PAGE_SIZE, Pa, Vmid};
 use portunus::manifest::PaRange;
 use portunus::memory::pool::{Pool, PoolError};
@@ -551,18 +551,6 @@ fn mapping_and_unmapping_the_same_window_uses_no_more_of_the_pool() {
     assert_eq!(bench.ordered(), Ok(()));
 }
 
-/// A small generator (xorshift64*), so that a failure can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
-    }
-}
-
 #[test]
 fn random_operations_agree_with_a_map_of_pages() {
     let uses = [
@@ -574,7 +562,7 @@ fn random_operations_agree_with_a_map_of_pages() {
     // Two windows of 4 MiB at the end of one gigabyte, so that every level takes part.
     let base = GIB - 2 * MIB2;
     for seed in 1..=40 {
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed);
         let mut bench = bench_of(64, 1 << 40, 40);
         let mut model: BTreeMap<u64, (u64, PageUse)> = BTreeMap::new();
         for _ in 0..200 {

@@ -1,6 +1,7 @@
 //! The load/store decoder: golden encodings from an assembler, an independent mask table on random words, and plans.
 
 use portunus::cpu::El1Register;
+use portunus::fakes::Random;
 use portunus::ids::Ipa;
 use portunus::trap::access::{AccessPlan, AccessWidth, Base, Extension, Transfer, Writeback};
 use portunus::trap::instruction::{
@@ -262,22 +263,10 @@ fn naive_decode(table: &[(u32, u32, Operation, AccessWidth, Form)], word: u32) -
     })
 }
 
-/// xorshift64*: the same words in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-}
-
 #[test]
 fn random_words_decode_exactly_as_a_naive_mask_table() {
     let table = naive_table();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let mut accepted = 0;
     for round in 0..600_000 {
         let mut word = (random.next() >> 32) as u32;
@@ -505,7 +494,7 @@ fn aarch32_code_is_not_decoded() {
 
 #[test]
 fn addresses_wrap_and_never_panic() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for _ in 0..50_000 {
         let mut frame = frame();
         for x in &mut frame.x {

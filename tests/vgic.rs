@@ -532,3 +532,29 @@ fn an_end_matches_the_priority_of_the_acknowledge() {
         assert!(!guest.active(0, SPI));
     }
 }
+
+#[test]
+fn what_comes_again_during_its_handler_has_the_priority_that_was_written_meanwhile() {
+    for version in BOTH {
+        let mut guest = Guest::new(version, 1, 4);
+        let urgent = IntId(SPI.0 + 16);
+        for (interrupt, priority) in [(SPI, 0x10), (urgent, 0x40)] {
+            guest.enable(0, interrupt);
+            guest.set_edge(0, interrupt, true);
+            guest.set_priority(0, interrupt, priority);
+        }
+        guest.inject(|vgic| vgic.pulse_spi(SPI));
+        assert_eq!(guest.acknowledge(0), Some(SPI));
+        guest.inject(|vgic| vgic.pulse_spi(SPI));
+        guest.set_priority(0, SPI, 0x80);
+        guest.vgic.unload(0, &mut guest.interfaces[0]);
+        guest.flush(0);
+        guest.inject(|vgic| vgic.pulse_spi(urgent));
+        guest.end(0, SPI);
+        assert_eq!(guest.acknowledge(0), Some(urgent));
+        guest.end(0, urgent);
+        assert_eq!(guest.acknowledge(0), Some(SPI));
+        guest.end(0, SPI);
+        assert_eq!(guest.acknowledge(0), None);
+    }
+}

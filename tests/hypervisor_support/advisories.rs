@@ -3,10 +3,10 @@
 use portunus::abi::HypercallError::{self, Invalid, NoSpace};
 use portunus::abi::shared_info::SharedInfo;
 use portunus::abi::{evtchn, hypercall, memory};
+use portunus::fakes::Random;
 use portunus::ids::{DomainId, EventPort, VcpuId};
 
 use crate::guest::{refused, vcpu};
-use crate::random::Random;
 use crate::restarts::account;
 use crate::sim::Sim;
 use crate::world::{BACKEND, EMPTY_GFN, GUEST, Options, RAM, RAM_PAGES, SCRATCH};
@@ -185,7 +185,7 @@ fn an_event_is_heard_once_by_the_vcpu_that_its_port_names_whatever_it_named_befo
         while sim.take_interrupt(vcpu).is_some() {}
     }
     clear(SPARE << 12);
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     for round in 0..500 {
         let mut named = 0;
         for _ in 0..=random.below(8) {

@@ -3,7 +3,7 @@
 
 use portunus::abi::grant::{self, GrantCopy, GrantEntry, GrantStatus, UnmapGrantRef};
 use portunus::abi::{HypercallError, hypercall, memory};
-use portunus::fakes::Interference;
+use portunus::fakes::{Interference, Random};
 use portunus::ids::DomainId;
 use portunus::stage2::PageUse;
 
@@ -545,24 +545,11 @@ fn a_table_that_is_told_of_shows_nothing_of_the_hypervisors_memory() {
     assert_eq!(sim.entry_flags(BACKEND, 9), WRITE);
 }
 
-/// A pseudo-random sequence.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 #[test]
 fn whatever_two_domains_map_copy_revoke_and_unmap_the_model_agrees() {
     let sim = granting(&Options::default());
     sim.forget_log();
-    let mut random = Random(42);
+    let mut random = Random::new(42);
     // What is mapped: handle, reference, place, for writing, frame.
     let mut live: Vec<(u32, u32, u64, bool, u64)> = Vec::new();
     for step in 0..6_000 {

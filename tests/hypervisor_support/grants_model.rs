@@ -8,13 +8,13 @@ use std::rc::Rc;
 use portunus::abi::control;
 use portunus::abi::grant::{self, CopyEnd, GrantCopy, GrantStatus};
 use portunus::domain::life::Phase;
+use portunus::fakes::Random;
 use portunus::ids::{DomainId, VcpuId};
 use portunus::stage2::PageUse;
 
 use crate::grants::{
     B0, G0, GENERAL, HOST_READ, OKAY, READ, READING, S0, SELF, SPARE, WINDOW, WRITE, WRITING, granting,
 };
-use crate::random::Random;
 use crate::restarts::{Account, SYSTEM_RESET, accounts, is_new, lives, phase, references};
 use crate::sim::{Moment, Sim};
 use crate::world::{MS, Options, SCRATCH};
@@ -87,7 +87,7 @@ impl World {
             sim,
             parties: Default::default(),
             handles: Vec::new(),
-            random: Random(seed),
+            random: Random::new(seed),
             step: 0,
             began_meanwhile: Rc::default(),
             interruptions: 0,
@@ -99,7 +99,7 @@ impl World {
     }
 
     fn reference(&mut self) -> u32 {
-        FIRST + self.random.below(ENTRIES.into()) as u32
+        FIRST + self.random.below(u32::from(ENTRIES))
     }
 
     fn entry(&self, granter: usize, reference: u32) -> Entry {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use portunus::abi::sched::ShutdownReason;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::evtchn::Channel;
-use portunus::fakes::translation_order;
+use portunus::fakes::{Random, translation_order};
 use portunus::hypervisor::Syndrome;
 use portunus::hypervisor::lifecycle::RestartCause;
 use portunus::ids::{DomainId, EventPort, IntId, Ipa, Pa, VcpuId};
@@ -15,7 +15,7 @@ use portunus::stage2::PageUse;
 use zerocopy::IntoBytes;
 
 use crate::guest::vcpu;
-use crate::random::Random;
+use crate::random::Odd;
 use crate::restarts::{Account, account};
 use crate::sim::Sim;
 use crate::world::{ALWAYS_UP, BACKEND, DISK, EMPTY_GFN, GUEST, MS, Options, PCPUS, RAM, RAM_PAGES, SCRATCH, STRANGER};
@@ -31,7 +31,7 @@ pub(crate) struct Storm {
 
 impl Storm {
     fn new(seed: u64, keep_log: bool) -> Self {
-        let mut random = Random(seed | 1);
+        let mut random = Random::new(seed | 1);
         let disk = random.pick(&[
             "timeout-ms = <20>; attach-timeout-ms = <30>;",
             "timeout-ms = <50>; attach-timeout-ms = <30>; on-failure = \"ones\";",
@@ -160,7 +160,7 @@ impl Storm {
             }
             2 => {
                 let interrupt = IntId(32 + self.random.below(988) as u32);
-                let _ = self.sim.interrupt(self.random.below(PCPUS.into()) as u8, interrupt);
+                let _ = self.sim.interrupt(self.random.below(PCPUS), interrupt);
             }
             _ => {
                 let ticks = self.random.pick(&[1, 10, MS / 2, MS, 3 * MS]);

@@ -5,6 +5,7 @@ use portunus::ids::{DomainId, VcpuId};
 use zerocopy::IntoBytes;
 
 use crate::hostile::Storm;
+use crate::random::Odd;
 use crate::world::{BACKEND, DISK, EMPTY_GFN, GUEST, SCRATCH};
 
 impl Storm {

@@ -1,33 +1,26 @@
 //! Numbers at random that are often interesting: a seed gives the same ones every time.
 
+use portunus::fakes::Random;
 use portunus::ids::DomainId;
 
 use crate::world::{
     BACKEND, DISK, DISTRIBUTOR, EMPTY_GFN, GUEST, RAM, RAM_PAGES, REDISTRIBUTOR, SCRATCH, STRANGER, UART,
 };
 
-/// Marsaglia's xorshift64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 11) % limit
-    }
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-    pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
+/// What domains may be told to do at random.
+pub(crate) trait Odd {
     /// A guest frame: RAM, the window, or far away.
-    pub(crate) fn gfn(&mut self) -> u64 {
+    fn gfn(&mut self) -> u64;
+    /// An address of a device, of RAM, or any.
+    fn address(&mut self) -> u64;
+    /// A domain's number, of which some mean nobody.
+    fn domain(&mut self) -> u16;
+    /// An argument of a call.
+    fn number(&mut self) -> u64;
+}
+
+impl Odd for Random {
+    fn gfn(&mut self) -> u64 {
         let odd = [
             0,
             1 << 20,
@@ -46,7 +39,7 @@ impl Random {
         }
     }
 
-    pub(crate) fn address(&mut self) -> u64 {
+    fn address(&mut self) -> u64 {
         let devices = [
             DISK,
             DISK + 0x1ff,
@@ -67,7 +60,7 @@ impl Random {
         }
     }
 
-    pub(crate) fn domain(&mut self) -> u16 {
+    fn domain(&mut self) -> u16 {
         self.pick(&[
             GUEST.0,
             GUEST.0,
@@ -80,7 +73,7 @@ impl Random {
         ])
     }
 
-    pub(crate) fn number(&mut self) -> u64 {
+    fn number(&mut self) -> u64 {
         match self.below(6) {
             0 => self.next(),
             1 => self.next() >> self.below(64),

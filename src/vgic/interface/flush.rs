@@ -276,10 +276,11 @@ impl Vgic {
         let irq = &mut self.irqs[slot];
         let (state, taken, comes_again) = if irq.active {
             let deliverable = irq.deliverable() && groups.has(irq.group1);
-            // Level-sensitive, by source, or in hardware: the second one waits for the first one's end.
+            // Level-sensitive, by source, in hardware, or with another priority: the second one waits for the first one's end.
             let both = deliverable
                 && irq.edge
                 && irq.target == vcpu
+                && irq.priority == irq.active_priority
                 && irq.group1 == irq.active_group1
                 && !by_source
                 && !irq.physical_active
