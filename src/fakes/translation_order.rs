@@ -4,7 +4,7 @@
 //! translations were dropped everywhere (Arm ARM, "Using break-before-make when updating translation table entries");
 //! a frame may be given up only after that too.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::machine::Operation;
 use crate::ids::{PAGE_SIZE, Pa};
@@ -58,20 +58,60 @@ struct Descriptor {
 /// Bits that may change in a live descriptor: S2AP, XN and the bits that hardware ignores.
 const HARMLESS: u64 = 0b11 << 6 | 0b11 << 53 | 0b1111 << 55;
 
-/// Checks every 8-byte store into `tables` (start, bytes). The tables are all invalid (zero) when the log starts, or
-/// were last seen in `log` from the start; frames that the log zeroes start again.
+/// A frame since it was zeroed so many times.
+type FrameLife = (u64, u32);
+
+/// Counts the lives of frames while a log is read.
+#[derive(Default)]
+struct Lives(BTreeMap<u64, u32>);
+
+impl Lives {
+    fn zero(&mut self, at: Pa, length: u64) {
+        for frame in at.0 / PAGE_SIZE..(at.0 + length).div_ceil(PAGE_SIZE) {
+            *self.0.entry(frame).or_default() += 1;
+        }
+    }
+    fn of(&self, at: Pa) -> FrameLife {
+        let frame = at.0 / PAGE_SIZE;
+        (frame, self.0.get(&frame).copied().unwrap_or_default())
+    }
+}
+
+/// Frames that are no tables, which the hypervisor writes descriptor by descriptor: pages of requests, grants, events.
+fn no_tables(log: &[Operation]) -> BTreeSet<FrameLife> {
+    let (mut lives, mut frames) = (Lives::default(), BTreeSet::new());
+    for operation in log {
+        match operation {
+            Operation::Zero { at, length } => lives.zero(*at, *length),
+            Operation::Write { at, .. } | Operation::Exchanged { at, .. } => {
+                frames.insert(lives.of(*at));
+            }
+            Operation::Store { at, width, .. } if *width != 8 => {
+                frames.insert(lives.of(*at));
+            }
+            _ => {}
+        }
+    }
+    frames
+}
+
+/// Checks every 8-byte store into `tables` (start, bytes) that goes to a frame to which nothing else is written. The tables
+/// are all invalid (zero) when the log starts, or were last seen in `log` from the start; frames that the log zeroes
+/// start again.
 ///
 /// # Errors
 /// The first rule broken.
 pub fn check(log: &[Operation], tables: (Pa, u64)) -> Result<(), OrderError> {
     let mut descriptors: BTreeMap<u64, Descriptor> = BTreeMap::new();
     let inside = |at: &Pa| at.0 >= tables.0.0 && at.0 - tables.0.0 < tables.1;
+    let (mut lives, no_tables) = (Lives::default(), no_tables(log));
     for operation in log {
         match operation {
             Operation::Zero { at, length } if inside(at) => {
+                lives.zero(*at, *length);
                 descriptors.retain(|address, _| *address < at.0 || *address >= at.0 + length.max(&PAGE_SIZE));
             }
-            Operation::Store { at, width: 8, value } if inside(at) => {
+            Operation::Store { at, width: 8, value } if inside(at) && !no_tables.contains(&lives.of(*at)) => {
                 let descriptor = descriptors.entry(at.0).or_insert(Descriptor {
                     value: 0,
                     old: Old::None,

@@ -25,13 +25,30 @@ struct Traitor {
     mapped: u64,
 }
 
-/// Makes a server whose page is at `address`.
+/// How often a server is made anew that was lost before it was ready.
+const TRIES: usize = 100;
+
+/// Makes a server whose page is at `address`, the only one of the guest.
 fn connect(guest: u16, devices: &[Range<u64>], address: u64) -> Result<Server, ConnectError> {
-    let server = Server::connect_at(guest, address)?;
-    for device in devices {
-        server.claim(device)?;
+    let mut tries = 0;
+    loop {
+        // What random calls created, or was lost.
+        for id in 0..8 {
+            let _ = dm::destroy_ioreq_server(guest, id);
+        }
+        let server = Server::connect_at(guest, address).and_then(|server| {
+            for device in devices {
+                server.claim(device)?;
+            }
+            Ok(server)
+        });
+        tries += 1;
+        match server {
+            // The guest asks at once, and its devices' time limits are short: a host that is busy can be too slow.
+            Err(ConnectError::Hypercall(..)) if tries < TRIES => {}
+            server => return server,
+        }
     }
-    Ok(server)
 }
 
 /// Pages of the guest that are mapped at once.
@@ -88,10 +105,6 @@ impl Traitor {
     /// Begins anew: what it wrote into its page may have cost it its server.
     fn start_again(&mut self, attacker: &mut Attacker) {
         let _ = self.server.destroy();
-        // What random calls created.
-        for id in 0..8 {
-            let _ = dm::destroy_ioreq_server(self.guest, id);
-        }
         match connect(self.guest, &self.devices, self.server.address()) {
             Ok(server) => self.server = server,
             Err(error) => attacker.fail(format_args!("starting again: {error}")),
