@@ -99,7 +99,7 @@ impl World {
     }
 
     fn reference(&mut self) -> u32 {
-        FIRST + self.random.below(u32::from(ENTRIES))
+        FIRST + self.random.below(ENTRIES)
     }
 
     fn entry(&self, granter: usize, reference: u32) -> Entry {
