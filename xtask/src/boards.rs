@@ -30,11 +30,13 @@ const CHECK_FAT: Tool<'static> = Tool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Board {
     pub(crate) name: &'static str,
-    package: &'static str,
+    /// The package that is the hypervisor for it.
+    pub(crate) package: &'static str,
     tree: TreeSource,
-    places: Places,
+    /// Where U-Boot puts what is no module.
+    pub(crate) places: Places,
     /// The memory for modules.
-    modules: (u64, u64),
+    pub(crate) modules: (u64, u64),
 }
 
 /// Where a board's device tree comes from.
@@ -110,6 +112,10 @@ pub(crate) fn board(name: &str) -> Result<Board> {
 
 /// The card in a board's folder of images.
 pub(crate) const CARD: &str = "sdcard.img";
+/// What they are made of, in the same folder.
+const PARTS: &str = "parts";
+/// The machine's device tree with all domains, in the folder of images.
+pub(crate) const TREE: &str = "parts/manifest.dtb";
 const SREC: &str = "portunus.srec";
 const SUMS: &str = "SHA256SUMS";
 const SIZES: &str = "SIZES";
@@ -126,26 +132,46 @@ pub(crate) fn make(
     scenario: Option<&Path>,
     key: Option<&Path>,
 ) -> Result<PathBuf> {
-    let started = Instant::now();
     setup::require(&chain::TOOLS)?;
     let file = match scenario {
         Some(file) => file.to_owned(),
-        None => workspace.root.join("boards").join(board.name).join("image.toml"),
+        None => own_scenario(workspace, board),
     };
     let key = key.map(checked_key).transpose()?;
     let scenario = read_scenario(&file)?;
-    let choices = Choices::default();
-    stage::require_downloads(&scenario, &choices)?;
+    stage::require_downloads(&scenario, &Choices::default())?;
     let mut packages = stage::module_packages(&scenario);
     packages.insert(board.package);
     build::build(workspace, &packages)?;
-
     let folder = folder(workspace, board);
-    let parts = folder.join("parts");
+    make_built(workspace, board, &scenario, &folder, key)?;
+    Ok(folder)
+}
+
+/// What is on a board's card where nobody says otherwise.
+fn own_scenario(workspace: &Workspace, board: Board) -> PathBuf {
+    workspace.root.join("boards").join(board.name).join("image.toml")
+}
+
+/// What a board's card is started with where nobody says otherwise, made in `folder` of what is built.
+pub(crate) fn make_own(workspace: &Workspace, board: Board, folder: &Path) -> Result<()> {
+    let scenario = read_scenario(&own_scenario(workspace, board))?;
+    make_built(workspace, board, &scenario, folder, None)
+}
+
+fn make_built(
+    workspace: &Workspace,
+    board: Board,
+    scenario: &Scenario,
+    folder: &Path,
+    key: Option<PathBuf>,
+) -> Result<()> {
+    let started = Instant::now();
+    let parts = folder.join(PARTS);
     // What an earlier run left here is no part of this one.
-    let _ = fs::remove_dir_all(&folder);
+    let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(&parts).doing(format!("creating {}", parts.display()))?;
-    let bundle = bundle(workspace, board, &scenario, &choices, &parts, key)?;
+    let bundle = bundle(workspace, board, scenario, &Choices::default(), &parts, key)?;
     let mut files = bundle.make(&parts)?;
     files.sort_by_key(|(name, _)| name.clone());
     card::make(&files, &folder.join(CARD))?;
@@ -157,10 +183,10 @@ pub(crate) fn make(
         fs::copy(file, folder.join(name)).doing(format!("copying {name}"))?;
     }
     let seconds = started.elapsed().as_secs();
-    summarise(&folder, &files, &image)?;
-    verify(&folder, &bundle, &files, &image)?;
+    summarise(folder, &files, &image)?;
+    verify(folder, &bundle, &files, &image)?;
     println!("made and read back in {seconds} s; {}", bundle.title);
-    Ok(folder)
+    Ok(())
 }
 
 /// Files that are there beside the card that has them all.
@@ -219,6 +245,7 @@ fn bundle(
         modules,
         places,
         key,
+        script: None,
     })
 }
 

@@ -16,11 +16,14 @@ use crate::manifest::{self, Loaded};
 use crate::setup::Tool;
 
 pub(crate) mod card;
+mod compare;
 mod fit;
 mod script;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use compare::same_domains;
 
 /// Makes U-Boot's images.
 const MAKE_IMAGE: Tool<'static> = Tool {
@@ -71,6 +74,8 @@ pub(crate) struct Bundle {
     pub(crate) places: Places,
     /// A private key for the file with everything, in a folder that mkimage reads.
     pub(crate) key: Option<PathBuf>,
+    /// U-Boot's script, where it is not to be made of the device tree.
+    pub(crate) script: Option<String>,
 }
 
 /// A file for a card: its name there, and where it is here.
@@ -86,7 +91,11 @@ impl Bundle {
 
         let commands = folder.join("boot.cmd");
         let sizes = [size(&self.image)?, size(&machine)?];
-        fs::write(&commands, script::text(self, &tree, sizes)?).doing("writing boot.cmd")?;
+        let text = match &self.script {
+            Some(text) => script::filled(text, self)?,
+            None => script::text(self, &tree, sizes)?,
+        };
+        fs::write(&commands, text).doing("writing boot.cmd")?;
         let script = folder.join(SCRIPT);
         let mut command = MAKE_IMAGE.command();
         command.args(["-A", "arm64", "-O", "linux", "-T", "script", "-C", "none"]);

@@ -135,9 +135,10 @@ impl Launch<'_> {
         };
         let loader = tree.with_file_name("loader.bin");
         let device_tree = board.device_tree() + self.machine.tree_offset;
-        fs::write(&loader, board.loader(device_tree)).doing(format!("writing {}", loader.display()))?;
+        let image = board.image() + self.machine.image_offset;
+        fs::write(&loader, board::loader(image, device_tree)).doing(format!("writing {}", loader.display()))?;
         load_raw(command, &loader, board.memory(), ",cpu-num=0");
-        load_raw(command, &payload.kernel, board.image(), "");
+        load_raw(command, &payload.kernel, image, "");
         load_raw(command, tree, device_tree, "");
         Ok(())
     }

@@ -15,7 +15,7 @@ pub(crate) mod machine;
 pub(crate) mod series;
 
 use evidence::{Documented, Growth, Journal, RECORD_GROUPS, Stops};
-pub(crate) use machine::{Boot, Machine, MachineChoice, Matrix};
+pub(crate) use machine::{BoardCard, Boot, CardMachine, Machine, MachineChoice, Matrix};
 use series::{Copies, Series};
 
 /// One scenario, as `qemu/NAME.toml` describes it.
@@ -38,6 +38,10 @@ pub(crate) struct Scenario {
     /// Who puts the hypervisor and the modules into memory.
     #[serde(default)]
     pub(crate) boot: Boot,
+    /// Whose card U-Boot finds, where it is a board's.
+    pub(crate) card: Option<BoardCard>,
+    /// U-Boot's script in place of the one that is made of the manifest: a file beside the scenario file.
+    pub(crate) boot_script: Option<PathBuf>,
     /// The machines that `cargo xtask test` runs it on.
     #[serde(default)]
     pub(crate) matrix: Matrix,
@@ -373,6 +377,14 @@ impl Scenario {
         })?;
         let mut scenario = Self::parse(name, &text)?;
         scenario.folder = folder.into();
+        if let Some(card) = &scenario.card {
+            // What is on a board's card is described in the board's folder.
+            let board = folder.join("../boards").join(&card.board);
+            let image = Self::read(&board, "image")?;
+            scenario.modules = image.modules;
+            scenario.manifest = Some(image.manifest.unwrap_or_else(|| "image.dts".into()));
+            scenario.folder = board;
+        }
         Ok(scenario)
     }
 
@@ -385,7 +397,20 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<()> {
+        if self.boot != Boot::UBoot && (self.card.is_some() || self.boot_script.is_some()) {
+            return failed("a card and a script are found by boot = \"u-boot\" alone");
+        }
+        if self.card.is_some() && (!self.modules.is_empty() || self.manifest.is_some() || self.boot_script.is_some()) {
+            return failed("a board's card has modules, manifest and script of its own");
+        }
         for (name, module) in &self.modules {
+            // It is a file's name on a card, and part of a node's name.
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if name.is_empty() || name.len() > 23 || !name.bytes().all(plain) {
+                return failed(format!(
+                    "modules.{name:?}: a name has 1 to 23 letters, digits and any of -._"
+                ));
+            }
             let sources = [
                 module.build.is_some(),
                 module.kernel.is_some(),

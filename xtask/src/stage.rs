@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::build::program;
-use crate::chain::{self, Bundle, card};
+use crate::chain;
 use crate::comparison::Comparison;
 use crate::failure::{Doing, Failure, Result, failed};
 use crate::image::image_size;
@@ -23,7 +23,7 @@ use crate::setup::{self, Tool};
 use crate::trace::{self, MEMORY_FILE, TraceOptions};
 use crate::transcript::Transcript;
 use crate::workspace::Workspace;
-use crate::{distribution, evidence, gzip, initramfs, symbols};
+use crate::{boards, distribution, evidence, gzip, initramfs, symbols};
 
 /// What the user chose beside the machine.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,8 @@ pub(crate) struct Stage<'a> {
     /// The hypervisor with its symbols.
     hypervisor: PathBuf,
     trace: TraceOptions,
+    /// A board's images, where the machine starts from its card.
+    images: Option<PathBuf>,
     reference: Option<(Comparison, Box<Self>)>,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Report {
     pub(crate) time: Duration,
 }
 
+mod card;
+
 /// The packages that running `scenarios` takes, hypervisors included.
 pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) -> BTreeSet<&'a str> {
     let mut packages = BTreeSet::new();
@@ -115,6 +119,8 @@ pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) ->
         packages.extend(module_packages(scenario));
         let machines = scenario.machines().into_iter().flatten();
         packages.extend(machines.map(|machine| machine.board.package()));
+        let card = scenario.card.as_ref().and_then(|card| boards::board(&card.board).ok());
+        packages.extend(card.map(|board| board.package));
     }
     packages
 }
@@ -252,6 +258,7 @@ impl<'a> Stage<'a> {
             root: &workspace.root,
             hypervisor: program(workspace, machine.board.package()).elf,
             trace: choices.trace.clone(),
+            images: preparation.has_boards_card().then(|| preparation.images()),
             reference: Self::reference(workspace, scenario, machine, choices)?,
         })
     }
@@ -330,6 +337,11 @@ impl<'a> Stage<'a> {
                 &mut findings,
             );
             reason = reason.or(proved.err().map(|failure| failure.to_string()));
+        }
+        if let (None, Some(images)) = (&reason, &self.images) {
+            let compared = card::compare(images);
+            findings.extend(compared.as_ref().ok().cloned());
+            reason = compared.err().map(|failure| failure.to_string());
         }
         if reason.is_none() && !dialogue_replaced {
             let disks = self.scenario.disks.iter().zip(self.disks);
@@ -441,6 +453,7 @@ impl Preparation<'_> {
     fn hypervised(&self, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
         let multi_threaded = self.choices.multi_threaded;
         let card = self.card()?;
+        let places = self.places(machine)?;
         let all: Vec<MachineDisk> = card.iter().chain(disks).cloned().collect();
         let launch = Launch {
             machine,
@@ -448,11 +461,14 @@ impl Preparation<'_> {
             disks: &all,
             multi_threaded,
         };
+        if self.has_boards_card() {
+            return self.from_card(&launch);
+        }
         let mut values = self.scenario.parameters(self.choices.full);
         values.extend(self.choices.parameters.clone());
         values.insert("gic".into(), machine.gic.to_string());
         let files = self.modules(&values)?;
-        let modules = manifest::place(files, machine.board.first_module(), machine.memory_end())?;
+        let modules = manifest::place(files, places.modules.0, places.modules.1)?;
         values.extend(manifest::placeholders(&modules));
         self.scenario.add_copies(&mut values)?;
         let kernel = match &self.choices.xen {
@@ -466,35 +482,13 @@ impl Preparation<'_> {
             tree = manifest::for_xen(&tree, &xen.bootargs)?;
         }
         let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
-        let hypervisor = machine.board.memory()..machine.board.image() + image_size(&image);
+        let hypervisor = machine.board.memory()..places.rest.image + image_size(&image);
         manifest::check_reservations(&tree, &modules, hypervisor)?;
         if let Some(card) = card {
-            let bundle = Bundle {
-                title: format!("{} on {machine}", self.scenario.name),
-                image: kernel,
-                tree,
-                modules,
-                places: machine.board.places(),
-                key: None,
-            };
-            card::make(&bundle.make(self.folder)?, &card.file)?;
-            return launch.run(&Payload {
-                firmware: Some(distribution::u_boot()?),
-                gdb: self.choices.gdb,
-                memory: self.memory(),
-                ..Payload::default()
-            });
+            self.fill_card(&card, machine, kernel, tree, modules)?;
+            return self.from_card(&launch);
         }
         self.payload(&launch, kernel, tree, &modules)
-    }
-
-    /// The card that U-Boot finds, empty at first: the machine is described with it before anything can be on it.
-    fn card(&self) -> Result<Option<MachineDisk>> {
-        if self.scenario.boot == Boot::Emulator {
-            return Ok(None);
-        }
-        let file = self.write("card.disk", &[0; 512])?;
-        Ok(Some(MachineDisk { file, read_only: true }))
     }
 
     fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {
@@ -587,7 +581,8 @@ impl Preparation<'_> {
         // A user at the terminal speaks for the script; a scenario without one expects the same of every run.
         let dialogue = !script.is_empty();
         let silent = choices.interactive && dialogue;
-        let values = scenario.parameters(choices.full);
+        let mut values = scenario.parameters(choices.full);
+        values.insert("folder".into(), self.folder.display().to_string());
         let fill = |text: &String| substitute(text, &values);
         let mut expected = Vec::new();
         if !silent {

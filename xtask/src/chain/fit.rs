@@ -50,15 +50,16 @@ pub(super) fn source(bundle: &Bundle) -> String {
         let _ = write!(
             images,
             "        {name} {{
-            description = \"{description}\";
-            data = /incbin/(\"{}\");
+            description = {};
+            data = /incbin/({});
             type = \"{kind}\";
             arch = \"arm64\";
             compression = \"none\";
 {more}            hash-1 {{ algo = \"sha256\"; }};
         }};
 ",
-            file.display()
+            string(description),
+            string(&file.display().to_string())
         );
     };
     let load = |address: u64| format!("            load = {};\n", at(address));
@@ -89,7 +90,7 @@ pub(super) fn source(bundle: &Bundle) -> String {
     let loadables: Vec<String> = bundle
         .modules
         .iter()
-        .map(|module| format!("\"{}\"", module_image(&module.name)))
+        .map(|module| string(&module_image(&module.name)))
         .collect();
     let loadables = match loadables.join(", ") {
         none if none.is_empty() => String::new(),
@@ -100,18 +101,18 @@ pub(super) fn source(bundle: &Bundle) -> String {
         Some(key) => format!(
             "            signature-1 {{
                 algo = \"{SIGNATURE}\";
-                key-name-hint = \"{}\";
+                key-name-hint = {};
                 sign-images = \"kernel\", \"fdt\", \"loadables\";
             }};
 ",
-            key.file_stem().unwrap_or_default().to_string_lossy()
+            string(&key.file_stem().unwrap_or_default().to_string_lossy())
         ),
     };
     format!(
         "/dts-v1/;
 
 / {{
-    description = \"{}\";
+    description = {title};
     #address-cells = <2>;
 
     images {{
@@ -120,13 +121,26 @@ pub(super) fn source(bundle: &Bundle) -> String {
     configurations {{
         default = \"domains\";
         domains {{
-            description = \"{}\";
+            description = {title};
             kernel = \"portunus\";
             fdt = \"tree\";
 {loadables}{signature}        }};
     }};
 }};
 ",
-        bundle.title, bundle.title
+        title = string(&bundle.title)
     )
+}
+
+/// A string as device tree source has it: what would end it or begin an escape is escaped, and what cannot be seen is left out.
+fn string(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars().filter(|character| !character.is_control()) {
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
 }

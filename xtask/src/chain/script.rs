@@ -11,14 +11,15 @@ use portunus::manifest::tree::Node;
 
 use super::{Bundle, IMAGE, MACHINE_TREE};
 use crate::failure::{Doing, Result, failed};
+use crate::manifest::Loaded;
 
 /// What describing the domains may add to the device tree, in bytes.
 const ROOM: u64 = 0x1_0000;
 
 /// Properties that name a domain by phandle, or by name.
-const DOMAINS: [&str; 2] = ["portunus,backend", "portunus,control"];
+pub(super) const DOMAINS: [&str; 2] = ["portunus,backend", "portunus,control"];
 /// Properties that name a node of the machine by phandle, or by path.
-const NODES: [&str; 1] = ["portunus,source"];
+pub(super) const NODES: [&str; 1] = ["portunus,source"];
 
 /// The domains of `tree`.
 pub(super) fn domains<'t, 'a>(tree: &'t Tree<'a>) -> impl Iterator<Item = Node<'t, 'a>> {
@@ -69,6 +70,29 @@ false
 "
     );
     Ok(text)
+}
+
+/// A user's script with `%{NAME.address}` and `%{NAME.size}` replaced, in hexadecimal: of modules, and the addresses of the
+/// Image and of the machine's device tree.
+pub(super) fn filled(text: &str, bundle: &Bundle) -> Result<String> {
+    let mut filled = text
+        .replace("%{Image.address}", &format!("{:#x}", bundle.places.image))
+        .replace("%{machine.dtb.address}", &format!("{:#x}", bundle.places.device_tree));
+    for module in &bundle.modules {
+        let Loaded {
+            name, address, size, ..
+        } = module;
+        filled = filled
+            .replace(&format!("%{{{name}.address}}"), &format!("{address:#x}"))
+            .replace(&format!("%{{{name}.size}}"), &format!("{size:#x}"));
+    }
+    match filled.split_once("%{") {
+        None => Ok(filled),
+        Some((_, rest)) => failed(format!(
+            "the script names %{{{}, which is no module's address or size",
+            rest.lines().next().unwrap_or_default()
+        )),
+    }
 }
 
 const HEAD: &str = "\

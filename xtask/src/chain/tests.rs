@@ -5,7 +5,7 @@ use portunus::manifest::Tree;
 use portunus::manifest::tree::Node;
 
 use super::card;
-use super::{Bundle, CardFile, Places, fit, script};
+use super::{Bundle, CardFile, Places, fit, same_domains, script};
 use crate::manifest::Loaded;
 
 /// A device tree with two domains, as dtc makes it of this source:
@@ -66,6 +66,7 @@ fn bundle() -> Bundle {
             fit: 0x6800_0000,
         },
         key: None,
+        script: None,
     }
 }
 
@@ -256,6 +257,113 @@ fn the_file_with_everything_names_every_part_with_its_place_and_a_checksum() {
     let signed = fit::source(&bundle);
     assert!(signed.contains("key-name-hint = \"dev\"") && signed.contains("sign-images"));
     assert!(!signed.contains("loadables ="));
+}
+
+#[test]
+fn a_title_with_quotation_marks_and_backslashes_stays_one_string_of_the_source() {
+    let mut bundle = bundle();
+    bundle.title = "a \"demo\" of C:\\x\nand more".into();
+    bundle.image = "/i/the \"best\" Image".into();
+    let source = fit::source(&bundle);
+    assert_eq!(
+        source
+            .matches(r#"description = "a \"demo\" of C:\\xand more";"#)
+            .count(),
+        2,
+        "{source}"
+    );
+    assert!(
+        source.contains(r#"data = /incbin/("/i/the \"best\" Image");"#),
+        "{source}"
+    );
+    // As dtc reads it: an odd number of quotation marks in a line would open a string that swallows the rest.
+    for line in source.lines() {
+        let marks = line.replace("\\\\", "").replace("\\\"", "").matches('"').count();
+        assert_eq!(marks % 2, 0, "{line}");
+    }
+}
+
+#[test]
+fn a_script_of_ones_own_gets_the_places_of_the_files_and_a_misspelt_name_is_refused() {
+    let bundle = bundle();
+    let filled = script::filled(
+        "load %{guest.address} guest; reg <0x6 0x50000000 0x0 %{guest.size}>; booti %{Image.address} - %{machine.dtb.address} ${x}",
+        &bundle,
+    );
+    assert_eq!(
+        filled.unwrap(),
+        "load 0x650000000 guest; reg <0x6 0x50000000 0x0 0x1234>; booti 0x40200000 - 0x48000000 ${x}"
+    );
+    let error = script::filled("load %{gest.address} gest\nbooti", &bundle)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("%{gest.address} gest, which"), "{error}");
+}
+
+#[test]
+fn a_tree_has_the_domains_that_it_should_only_if_order_names_and_values_agree() {
+    use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    let wanted = tree();
+    let wanted = Tree::new(&wanted).unwrap();
+    assert!(
+        same_domains(&wanted, &wanted).is_err(),
+        "what U-Boot makes refers to domains by name, and this does by phandle"
+    );
+    /// What U-Boot makes of the source of `tree`, with one thing changed.
+    fn made(change: &str) -> Vec<u8> {
+        let node = DeviceTreeNode::new_unchecked;
+        let property = |name: &str, value: &[u8]| DeviceTreeProperty::new_unchecked(name, value.to_vec());
+        let mut guest = node("domU1");
+        guest.add_property(property("compatible", b"xen,domain\0"));
+        guest.add_property(property("#size-cells", &[0, 0, 0, 2]));
+        guest.add_property(property("vpl011", b""));
+        guest.add_property(property("memory", &[0, 0, 0, 0, 0, 1, 0, u8::from(change == "memory")]));
+        guest.add_property(property("portunus,odd", &[1, 2, 3]));
+        if change == "more" {
+            guest.add_property(property("direct-map", b""));
+        }
+        let mut kernel = node(if change == "name" { "kernal" } else { "kernel" });
+        kernel.add_property(property("compatible", b"multiboot,kernel\0multiboot,module\0"));
+        if change != "less" {
+            kernel.add_property(property("bootargs", b"console=ttyAMA0 quiet\0"));
+        }
+        guest.add_child(kernel);
+        let mut devices = node("portunus,devices");
+        for name in ["disk0", "disk1"] {
+            let mut device = node(name);
+            device.add_property(property("portunus,backend", b"dm\0"));
+            device.add_property(property("portunus,source", b"/virtio_mmio@a000000\0"));
+            devices.add_child(device);
+        }
+        guest.add_child(devices);
+        let mut backend = node("dm");
+        backend.add_property(property("compatible", b"xen,domain\0"));
+        backend.add_property(property("bootargs", b"a \"quoted\" $word\0"));
+        let mut chosen = node("chosen");
+        let mut domains = [guest, backend];
+        if change == "order" {
+            domains.reverse();
+        }
+        for domain in domains {
+            chosen.add_child(domain);
+        }
+        let mut tree = DeviceTree::new();
+        tree.root.add_child(chosen);
+        tree.to_dtb()
+    }
+    same_domains(&Tree::new(&made("nothing")).unwrap(), &wanted).unwrap();
+    for (change, complaint) in [
+        ("order", "/chosen has the nodes"),
+        ("name", "/chosen/domU1 has the nodes"),
+        ("more", "/chosen/domU1 has the properties"),
+        ("less", "/chosen/domU1/kernel has the properties"),
+        ("memory", "/chosen/domU1: memory has another value"),
+    ] {
+        let error = same_domains(&Tree::new(&made(change)).unwrap(), &wanted)
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(complaint), "{change}: {error}");
+    }
 }
 
 fn folder(name: &str) -> PathBuf {

@@ -76,22 +76,22 @@ impl Board {
     pub(crate) const fn first_module(self) -> u64 {
         self.memory() + 0x1000_0000
     }
+}
 
-    /// What the boot CPU executes at the start of memory where QEMU has no boot loader of its own that would do: x0 =
-    /// device tree, x1 to x3 = 0, and to the Image (Documentation/arch/arm64/booting.rst).
-    pub(crate) fn loader(self, device_tree: u64) -> Vec<u8> {
-        const CODE: [u32; 8] = [
-            0x5800_0100, // ldr x0, device tree
-            0x5800_0124, // ldr x4, Image
-            0xaa1f_03e1, // mov x1, xzr
-            0xaa1f_03e2, // mov x2, xzr
-            0xaa1f_03e3, // mov x3, xzr
-            0xd61f_0080, // br x4
-            0xd503_201f, // nop
-            0xd503_201f, // nop
-        ];
-        let code = CODE.iter().flat_map(|word| word.to_le_bytes());
-        let addresses = [device_tree, self.image()];
-        code.chain(addresses.into_iter().flat_map(u64::to_le_bytes)).collect()
-    }
+/// What the boot CPU executes at the start of memory where QEMU has no boot loader of its own that would do: x0 =
+/// device tree, x1 to x3 = 0, and to the Image (Documentation/arch/arm64/booting.rst).
+pub(super) fn loader(image: u64, device_tree: u64) -> Vec<u8> {
+    const CODE: [u32; 8] = [
+        0x5800_0100, // ldr x0, device tree
+        0x5800_0124, // ldr x4, Image
+        0xaa1f_03e1, // mov x1, xzr
+        0xaa1f_03e2, // mov x2, xzr
+        0xaa1f_03e3, // mov x3, xzr
+        0xd61f_0080, // br x4
+        0xd503_201f, // nop
+        0xd503_201f, // nop
+    ];
+    let code = CODE.iter().flat_map(|word| word.to_le_bytes());
+    let addresses = [device_tree, image];
+    code.chain(addresses.into_iter().flat_map(u64::to_le_bytes)).collect()
 }

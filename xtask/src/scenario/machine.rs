@@ -29,6 +29,8 @@ pub(crate) struct MachineChoice {
     pub(crate) virtualization: Option<bool>,
     /// How far behind its place the device tree lies, in bytes.
     pub(crate) tree_offset: Option<u64>,
+    /// How far behind its place the hypervisor lies, in bytes.
+    pub(crate) image_offset: Option<u64>,
 }
 
 /// Who puts what is started into the machine's memory.
@@ -40,6 +42,26 @@ pub(crate) enum Boot {
     Emulator,
     /// The distribution's U-Boot in the machine's firmware slot, from a card, which is the machine's first disk.
     UBoot,
+}
+
+/// The card of a board, as `cargo xtask image` makes it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct BoardCard {
+    /// The board's name.
+    pub(crate) board: String,
+    /// Whose hypervisor and device tree are on it.
+    pub(crate) machine: CardMachine,
+}
+
+/// Whose hypervisor and device tree are on a board's card.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CardMachine {
+    /// The board's: the card is what is written to the board's, byte for byte.
+    Board,
+    /// The emulated machine's: all else is as on the board's, the places in memory too.
+    Emulated,
 }
 
 /// A machine, complete.
@@ -63,6 +85,8 @@ pub(crate) struct Machine {
     pub(crate) virtualization: bool,
     /// How far behind its place the device tree lies, in bytes.
     pub(crate) tree_offset: u64,
+    /// How far behind its place the hypervisor lies, in bytes.
+    pub(crate) image_offset: u64,
 }
 
 impl MachineChoice {
@@ -78,6 +102,7 @@ impl MachineChoice {
             arguments: self.arguments.clone().or_else(|| other.arguments.clone()),
             virtualization: self.virtualization.or(other.virtualization),
             tree_offset: self.tree_offset.or(other.tree_offset),
+            image_offset: self.image_offset.or(other.image_offset),
         }
     }
 
@@ -98,9 +123,10 @@ impl MachineChoice {
             arguments: self.arguments.unwrap_or_default(),
             virtualization: self.virtualization.unwrap_or(true),
             tree_offset: self.tree_offset.unwrap_or(0),
+            image_offset: self.image_offset.unwrap_or(0),
         };
-        if board == Board::QemuVirt && machine.tree_offset != 0 {
-            return failed("on this machine QEMU places the device tree");
+        if board == Board::QemuVirt && (machine.tree_offset, machine.image_offset) != (0, 0) {
+            return failed("on this machine QEMU places the hypervisor and its device tree");
         }
         if board == Board::XlnxZcu102 && (machine.gic, machine.cpu.as_str(), machine.smp) != (gic, cpu, 4) {
             return failed("the ZCU102 has four Cortex-A53 and a GICv2");
