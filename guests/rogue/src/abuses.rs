@@ -229,6 +229,7 @@ impl Abuses<'_> {
             if timer::now() - start > timer::ticks(PATIENCE) {
                 fail(format_args!("{what} stays mapped"));
             }
+            guest_runtime::let_others_run();
         }
     }
 

@@ -148,6 +148,7 @@ impl Device {
             if timer::now() - start > timer::ticks(PATIENCE) {
                 fail(format_args!("{}: no end of a reset", self.kind()));
             }
+            guest_runtime::let_others_run();
         }
         for ring in 0..3 {
             for word in 0..PAGE / 8 {
@@ -231,6 +232,7 @@ impl Device {
             if timer::now() - start > timer::ticks(microseconds) {
                 return Outcome::Nothing;
             }
+            guest_runtime::let_others_run();
         }
     }
 
