@@ -462,7 +462,7 @@ impl Preparation<'_> {
             multi_threaded,
         };
         if self.has_boards_card() {
-            return self.from_card(&launch);
+            return self.start_from_card(&launch);
         }
         let mut values = self.scenario.parameters(self.choices.full);
         values.extend(self.choices.parameters.clone());
@@ -486,7 +486,7 @@ impl Preparation<'_> {
         manifest::check_reservations(&tree, &modules, hypervisor)?;
         if let Some(card) = card {
             self.fill_card(&card, machine, kernel, tree, modules)?;
-            return self.from_card(&launch);
+            return self.start_from_card(&launch);
         }
         self.payload(&launch, kernel, tree, &modules)
     }

@@ -144,8 +144,13 @@ fn every_scenario_of_the_repository_can_be_read_and_has_its_files() {
             .modules
             .values()
             .filter_map(|module| module.device_tree.clone());
-        for file in trees.chain([scenario.manifest_file()]) {
-            assert!(folder.join(&file).is_file(), "{name}: there is no {}", file.display());
+        let script = scenario.boot_script.clone();
+        for file in trees.chain([scenario.manifest_file()]).chain(script) {
+            assert!(
+                scenario.folder.join(&file).is_file(),
+                "{name}: there is no {}",
+                file.display()
+            );
         }
     }
 }

@@ -101,7 +101,7 @@ impl Preparation<'_> {
     }
 
     /// Starts the machine with U-Boot.
-    pub(super) fn from_card(&self, launch: &Launch<'_>) -> Result<Command> {
+    pub(super) fn start_from_card(&self, launch: &Launch<'_>) -> Result<Command> {
         launch.run(&Payload {
             firmware: Some(distribution::u_boot()?),
             gdb: self.choices.gdb,
