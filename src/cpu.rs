@@ -64,6 +64,8 @@ pub trait Cpu {
     fn reset(&mut self);
     /// Translates a virtual address of the loaded vCPU by its current stage 1 (AT S1E1R or AT S1E1W; PAR_EL1 is kept).
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault>;
+    /// Whether a physical interrupt waits for this pCPU (ISR_EL1): what is long and can go on later is to stop.
+    fn is_interrupted(&self) -> bool;
     /// Makes a virtual SError pending for the loaded vCPU (HCR_EL2.VSE; VSESR_EL2 with FEAT_RAS).
     fn pend_system_error(&mut self, syndrome: u32);
 }

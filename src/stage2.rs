@@ -109,6 +109,8 @@ pub struct Stage2 {
     root: Pa,
     vmid: Vmid,
     geometry: Geometry,
+    /// log2 of what a descriptor of the root covers.
+    root_shift: u32,
     /// Pages mapped that are another domain's.
     foreign: u64,
     changes: Changes,
@@ -131,6 +133,7 @@ impl Stage2 {
             root,
             vmid,
             geometry,
+            root_shift: span(geometry.start_level()).ilog2(),
             foreign: 0,
             changes: Changes::new(),
             recent: Cell::new(PageTable::NONE),

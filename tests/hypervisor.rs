@@ -16,6 +16,8 @@ mod counters;
 mod elsewhere;
 #[path = "hypervisor_support/grants.rs"]
 mod grants;
+#[path = "hypervisor_support/grants_batch.rs"]
+mod grants_batch;
 #[path = "hypervisor_support/grants_hostile.rs"]
 mod grants_hostile;
 #[path = "hypervisor_support/grants_life.rs"]

@@ -213,6 +213,8 @@ pub struct FakeCpu {
     registers: Vec<(El1Register, u64)>,
     translation: Translation,
     pending_system_error: Option<u32>,
+    /// A physical interrupt waits for it all the time.
+    pub is_interrupted: bool,
 }
 
 impl fmt::Debug for FakeCpu {
@@ -238,6 +240,7 @@ impl FakeCpu {
             registers: Vec::new(),
             translation: Box::new(|address, _| Ok(Ipa(address))),
             pending_system_error: None,
+            is_interrupted: false,
         }
     }
 
@@ -287,6 +290,9 @@ impl Cpu for FakeCpu {
         self.registers.retain(|(register, _)| constant.contains(register));
         self.interface.active_priorities.clear();
         self.pending_system_error = None;
+    }
+    fn is_interrupted(&self) -> bool {
+        self.is_interrupted
     }
     fn translate(&self, address: u64, access: Access) -> Result<Ipa, TranslationFault> {
         (self.translation)(address, access)

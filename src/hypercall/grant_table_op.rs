@@ -179,20 +179,13 @@ fn batch<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
     mut arguments: [u64; 5],
     handle: impl FnOnce(&mut H, &mut [T]),
 ) -> Result<Done, HypercallError> {
-    let mut entries = heapless::Vec::<T, BATCH>::new();
-    for index in 0..u64::from(count).min(BATCH as u64) {
-        let at = element(pointer, index, size_of::<T>());
-        match at.and_then(|at| read_for_update(host, at)) {
-            // There is room: the loop's condition says so.
-            Ok(entry) => drop(entries.push(entry)),
-            Err(error) if entries.is_empty() => return Err(error),
-            // Those before it are done; the call fails when it goes on with this one.
-            Err(_) => break,
-        }
-    }
+    let wanted = count.min(BATCH as u32) as usize;
+    let mut entries = read_entries::<H, T>(host, pointer, wanted)?;
     handle(host, &mut entries);
-    for (index, entry) in (0..).zip(&entries) {
-        write_value(host, element(pointer, index, size_of::<T>())?, entry)?;
+    if host.write(pointer, entries.as_bytes()).is_err() {
+        for (index, entry) in (0..).zip(&entries) {
+            write_value(host, element(pointer, index, size_of::<T>())?, entry)?;
+        }
     }
     let done = entries.len() as u32;
     if done >= count {
@@ -202,6 +195,33 @@ fn batch<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
     *next = element(pointer, done.into(), size_of::<T>())?;
     *left = u64::from(count - done);
     Ok(Done::Continue(arguments))
+}
+
+/// The first entries, which can be written back: at least one, and at most `wanted`.
+fn read_entries<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
+    host: &mut H,
+    pointer: u64,
+    wanted: usize,
+) -> Result<heapless::Vec<T, BATCH>, HypercallError> {
+    let mut entries = heapless::Vec::<T, BATCH>::new();
+    // There is room: no more are wanted.
+    let _ = entries.resize(wanted, T::new_zeroed());
+    let all = host.read(pointer, entries.as_mut_bytes());
+    if all.and_then(|()| host.write(pointer, entries.as_bytes())).is_ok() {
+        return Ok(entries);
+    }
+    entries.clear();
+    for index in 0..wanted as u64 {
+        let at = element(pointer, index, size_of::<T>());
+        match at.and_then(|at| read_for_update(host, at)) {
+            // There is room: no more are wanted.
+            Ok(entry) => drop(entries.push(entry)),
+            Err(error) if entries.is_empty() => return Err(error),
+            // Those before it are done; the call fails when it goes on with this one.
+            Err(_) => break,
+        }
+    }
+    Ok(entries)
 }
 
 fn unmap_and_replace<H: Host>(host: &mut H, entries: &mut [abi::UnmapAndReplace]) {

@@ -7,6 +7,7 @@
 //!
 //! A copy maps nothing: it pins, copies and unpins while it holds the granters' tables, so a domain that ends waits for it.
 
+mod batch;
 mod cache;
 mod copy;
 mod frames;
@@ -208,7 +209,7 @@ impl<M: Machine> Hypervisor<M> {
             entry.status = GrantStatus::Okay.code();
             let ipa = Ipa(entry.host_addr).page();
             let page = (mapped.frame, granted(mapped.access));
-            let taken = entry.host_addr != 0 && stage2.take_pages(machine, ipa, page, &mut pages);
+            let taken = entry.host_addr != 0 && stage2.take_pages(machine, ipa, page, &mut pages).is_some();
             if !taken && (entry.host_addr == 0 || !self.is_over(&mapped)) {
                 // Without an address nothing is asked for; with one it is not there.
                 maptrack.keep(machine, handle);

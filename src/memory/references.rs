@@ -409,19 +409,20 @@ impl FrameReferences {
     #[inline(always)]
     fn find(&self, pa: Pa) -> Option<Found> {
         let recent = self.owned.get(self.recent.get());
-        match recent.and_then(|owned| owned.found(pa)) {
-            Some(found) => Some(found),
-            None => self.find_other(pa),
-        }
+        let owned = match recent.filter(|owned| owned.has(pa)) {
+            Some(owned) => owned,
+            None => self.find_other(pa)?,
+        };
+        Some(owned.found(pa))
     }
 
     #[inline(never)]
-    fn find_other(&self, pa: Pa) -> Option<Found> {
+    fn find_other(&self, pa: Pa) -> Option<&Owned> {
         let after = self.owned.partition_point(|owned| owned.range.start <= pa);
         let index = after.checked_sub(1)?;
-        let found = self.owned.get(index)?.found(pa)?;
+        let owned = self.owned.get(index).filter(|owned| owned.has(pa))?;
         self.recent.set(index);
-        Some(found)
+        Some(owned)
     }
 }
 
@@ -434,15 +435,21 @@ struct Found {
 }
 
 impl Owned {
-    /// What there is of the frame of `pa`, if it is one of these.
+    /// Whether the frame of `pa` is one of these.
     #[inline(always)]
-    fn found(&self, pa: Pa) -> Option<Found> {
+    fn has(&self, pa: Pa) -> bool {
+        pa.0.wrapping_sub(self.range.start.0) < self.range.size
+    }
+
+    /// What there is of the frame of `pa`, which is one of these.
+    #[inline(always)]
+    fn found(&self, pa: Pa) -> Found {
         let offset = pa.0.wrapping_sub(self.range.start.0);
-        (offset < self.range.size).then(|| Found {
-            counter: Pa(self.counters.0 + (offset >> PAGE_SHIFT) * COUNTER),
+        Found {
+            counter: Pa(self.counters.0.wrapping_add((offset >> PAGE_SHIFT) * COUNTER)),
             owner: self.owner,
             ram: self.ram,
-        })
+        }
     }
 
     fn counter_bytes(&self) -> u64 {

@@ -3,7 +3,7 @@
 //! A page has a place of its own where a table of pages covers it. The table that was used last is remembered: a domain
 //! that maps and unmaps does so within a window, and tables stay until the domain ends.
 
-use super::descriptor::{Entry, decode, is, is_ram, is_valid, linked, output, span};
+use super::descriptor::{Entry, decode, is, is_ram, is_valid, linked, output};
 use super::tables::Broken;
 use super::{Changed, ENTRIES, PAGE_LEVEL, PageUse, Stage2};
 use crate::ids::{Ipa, PAGE_SHIFT, Pa};
@@ -51,7 +51,7 @@ impl Stage2 {
         if ipa.0 >= self.geometry.ipa_end() {
             return None;
         }
-        let mut shift = span(self.geometry.start_level()).ilog2();
+        let mut shift = self.root_shift;
         // Only the root is concatenated.
         let mut descriptor = memory.load_u64(Pa(self.root.0 + (ipa.0 >> shift) * 8));
         while shift > PAGE_SHIFT
@@ -124,7 +124,7 @@ impl Stage2 {
         Some(changed)
     }
 
-    /// As [`Self::take_page`], whether it was; but its translations are dropped by [`Self::drop_stale`], with those of others.
+    /// As [`Self::take_page`]; but its translations are dropped by [`Self::drop_stale`], with those of others.
     #[inline]
     pub fn take_pages(
         &mut self,
@@ -132,12 +132,10 @@ impl Stage2 {
         ipa: Ipa,
         page: (Pa, PageUse),
         Stale(broken): &mut Stale,
-    ) -> bool {
-        let taken = self.unlink(machine, ipa, page).is_some();
-        if taken {
-            broken.add(PAGE_LEVEL, ipa.page());
-        }
-        taken
+    ) -> Option<Changed> {
+        let changed = self.unlink(machine, ipa, page)?;
+        broken.add(PAGE_LEVEL, ipa.page());
+        Some(changed)
     }
 
     /// Drops the translations of all that was taken out.

@@ -62,6 +62,9 @@ impl Cpu for SimCpu {
     fn write_el1(&mut self, register: El1Register, value: u64) {
         self.fake.write_el1(register, value);
     }
+    fn is_interrupted(&self) -> bool {
+        self.fake.is_interrupted()
+    }
     fn reset(&mut self) {
         self.fake.reset();
     }

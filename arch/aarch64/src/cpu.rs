@@ -134,6 +134,11 @@ impl Cpu for El2Cpu {
         Ok(Ipa(par & PAR_ADDRESS | address & !PAR_ADDRESS & 0xfff))
     }
 
+    #[inline]
+    fn is_interrupted(&self) -> bool {
+        read_sysreg!("isr_el1") != 0
+    }
+
     fn reset(&mut self) {
         crate::switch::reset(crate::features::Features::read());
         self.interface.0.reset_virtual();

@@ -3,7 +3,8 @@
 //! It does nothing else, so that what the other side measures is the hypervisor's work as far as possible. A device with
 //! `portunus,accel` is served by kinds that spare a wait ([`posts`]). With the boot argument `ranges=N` it serves N ranges
 //! of a few bytes each instead of a whole device, with `doorbells=N` so many doorbells; from 8 on by all servers that there
-//! may be. With `grants=N` it grants a page to the guest, by N entries.
+//! may be. With `grants=N` it grants a page to the guest, by N entries and by as many
+//! more as a call handles at a time.
 #![no_std]
 #![no_main]
 
@@ -113,10 +114,13 @@ impl Served {
     }
 }
 
-/// Grants the guest that is served a page, by so many entries and one more.
+/// Entries that one execution of a call handles.
+const BATCH: u32 = 32;
+
+/// Grants the guest that is served a page, by so many entries and [`BATCH`] more.
 fn grant(served: &Served, count: u64) -> Option<Grants> {
     let guest = served.servers.first()?.domain;
-    let count = u32::try_from(count).ok()?.max(1);
+    let count = u32::try_from(count).ok()?.max(1) + BATCH;
     let page = Box::leak(Box::new(Page([0x5a; 4096])));
     let frame = &raw mut *page as u64 / 4096;
     let mut grants = Grants::init(FIRST + count).expect("there is a grant table");

@@ -48,12 +48,12 @@ fn call_all<T>(operation: u64, entries: &mut [T]) -> u64 {
     )
 }
 
-/// The same entry at so many pages: what the call took, and their handles.
+/// As many entries from this one on, each at a page of its own: what the call took, and their handles.
 fn map_all(granter: u16, reference: u32, address: u64) -> (u64, [u32; BATCH]) {
     let mut entries: [MapGrantRef; BATCH] = core::array::from_fn(|index| MapGrantRef {
         host_addr: address + index as u64 * PAGE,
         flags: grant::HOST_MAP,
-        reference,
+        reference: reference + index as u32,
         dom: granter,
         status: -1,
         ..Default::default()
@@ -76,7 +76,8 @@ fn unmap_all(handles: [u32; BATCH], address: u64) -> u64 {
 }
 
 fn copy_all(granter: u16, reference: u32, to: &Page, length: u16) -> u64 {
-    let mut entries = [copy_of(granter, reference, to, length); BATCH];
+    let mut entries: [GrantCopy; BATCH] =
+        core::array::from_fn(|index| copy_of(granter, reference + index as u32, to, length));
     let ticks = call_all(COPY, &mut entries);
     assert!(entries.iter().all(|entry| entry.status == 0), "copies");
     ticks

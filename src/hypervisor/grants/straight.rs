@@ -9,8 +9,9 @@ use crate::abi::grant::{
 };
 use crate::counters::Exit;
 use crate::cpu::Cpu;
-use crate::domain::DomainMemory;
+use crate::domain::{Domain, DomainMemory};
 use crate::grant::{Access, Handle, Mapped, Maptrack};
+use crate::hypervisor::buffers::KnownPage;
 use crate::hypervisor::quick::Quick;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
@@ -18,11 +19,21 @@ use crate::machine::Machine;
 use crate::memory::atomic::SharedWords;
 
 /// Words of the structures, and fields in them (`abi::grant`).
-const MAP_WORDS: u64 = 4;
-const UNMAP_WORDS: u64 = 3;
-const COPY_WORDS: u64 = 5;
+pub(super) const MAP_WORDS: u64 = 4;
+pub(super) const UNMAP_WORDS: u64 = 3;
+pub(super) const COPY_WORDS: u64 = 5;
 
-const fn word(at: Pa, index: u64) -> Pa {
+/// What a map is asked for.
+pub(super) struct MapAsked {
+    /// Where.
+    pub(super) address: u64,
+    pub(super) reference: u32,
+    pub(super) access: Access,
+    pub(super) owner: DomainId,
+}
+
+/// Where a word of the structure at `at` is.
+pub(super) const fn word(at: Pa, index: u64) -> Pa {
     Pa(at.0 + index * 8)
 }
 
@@ -30,6 +41,9 @@ impl<M: Machine> Hypervisor<M> {
     /// grant_table_op of the loaded vCPU.
     #[inline]
     pub fn on_grant_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
+        if state.frame.read(2) != 1 {
+            return self.quick_batch(at, cpu, state);
+        }
         match state.frame.read(0) {
             MAP_GRANT_REF => self.quick_map(at, cpu, state),
             UNMAP_GRANT_REF => self.quick_unmap(at, cpu, state),
@@ -56,8 +70,9 @@ impl<M: Machine> Hypervisor<M> {
     /// Where the one entry of `words` words is that a call has.
     #[inline(always)]
     fn only_entry<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState, words: u64) -> Option<Pa> {
-        let (pointer, count) = (state.frame.read(1), state.frame.read(2));
-        if count != 1 || !pointer.is_multiple_of(8) || pointer % PAGE_SIZE > PAGE_SIZE - words * 8 {
+        let pointer = state.frame.read(1);
+        // The three bits that are to be 0 come to the top, where they are more than any offset.
+        if (pointer % PAGE_SIZE).rotate_right(3) > PAGE_SIZE / 8 - words {
             return None;
         }
         self.try_argument(at.domain, cpu, state, pointer)
@@ -69,26 +84,41 @@ impl<M: Machine> Hypervisor<M> {
         let entry = self.only_entry(at, cpu, state, MAP_WORDS)?;
         let (flags, reference) = halves(self.machine.load_u64(word(entry, 1)));
         match flags {
-            MAP_HOST => self.map_one(at, state, entry, (reference, Access::Write)),
-            flags if flags == MAP_HOST | MAP_READ_ONLY => self.map_one(at, state, entry, (reference, Access::Read)),
+            MAP_HOST => self.map_only(at, state, entry, (reference, Access::Write)),
+            flags if flags == MAP_HOST | MAP_READ_ONLY => self.map_only(at, state, entry, (reference, Access::Read)),
             _ => None,
         }
     }
 
-    /// Maps a page of another domain where nothing is.
     #[inline(always)]
-    fn map_one(
+    fn map_only(
         &self,
         at: Located<'_>,
         state: &mut VcpuState,
         entry: Pa,
         (reference, access): (u32, Access),
     ) -> Option<()> {
-        let domain = at.domain;
         let machine = &self.machine;
-        let ipa = Ipa(machine.load_u64(entry)).page();
         let third = machine.load_u64(word(entry, 2));
-        let (user, owner) = (domain.id, DomainId(third as u16));
+        let asked = MapAsked {
+            address: machine.load_u64(entry),
+            reference,
+            access,
+            owner: DomainId(third as u16),
+        };
+        let (handle, bus_address) = self.map_one(at.domain, &mut state.argument, &asked)?;
+        machine.store_u64(word(entry, 2), mapped_word(third, handle));
+        machine.store_u64(word(entry, 3), bus_address);
+        Some(())
+    }
+
+    /// Maps a page of another domain where nothing is: its handle, and the address that devices have for it.
+    #[inline(always)]
+    pub(super) fn map_one(&self, domain: &Domain, argument: &mut KnownPage, ask: &MapAsked) -> Option<(Handle, u64)> {
+        let machine = &self.machine;
+        let ipa = Ipa(ask.address).page();
+        let (user, owner) = (domain.id, ask.owner);
+        let (reference, access) = (ask.reference, ask.access);
         if owner == user {
             return None;
         }
@@ -119,11 +149,8 @@ impl<M: Machine> Hypervisor<M> {
         };
         table.hold(user);
         let changed = stage2.fill(machine, vacant, frame, granted(access));
-        state.argument.outlives(changed);
-        drop((table, other, own));
-        machine.store_u64(word(entry, 2), u64::from(handle.0) << 32 | third & 0xffff);
-        machine.store_u64(word(entry, 3), bus_address(domain, frame, ipa));
-        Some(())
+        argument.outlives(changed);
+        Some((handle, bus_address(domain, frame, ipa)))
     }
 
     /// Nothing was mapped.
@@ -165,20 +192,28 @@ impl<M: Machine> Hypervisor<M> {
         let _ = self.references.lock().put(machine, mapped.frame);
         maptrack.free_record(machine, record);
         drop(own);
-        machine.store_u64(word(entry, 2), third & 0xffff_0000_ffff_ffff);
+        machine.store_u64(word(entry, 2), without_status(third));
         Some(())
     }
 
-    /// Copies between a page of the caller's and one that another domain grants.
     #[inline(always)]
     fn copy_one<C: Cpu>(&self, at: Located<'_>, cpu: &C, state: &mut VcpuState) -> Option<()> {
-        let domain = at.domain;
         let machine = &self.machine;
         let entry = self.only_entry(at, cpu, state, COPY_WORDS)?;
-        let last = machine.load_u64(word(entry, 4));
+        let asked = core::array::from_fn(|index| machine.load_u64(word(entry, index as u64)));
+        self.copy_between(at.domain, &asked)?;
+        machine.store_u64(word(entry, 4), without_status(asked[4]));
+        Some(())
+    }
+
+    /// Copies between a page of the caller's and one that another domain grants, as the words of an entry ask for.
+    #[inline(always)]
+    pub(super) fn copy_between(&self, domain: &Domain, asked: &[u64; COPY_WORDS as usize]) -> Option<()> {
+        let machine = &self.machine;
+        let [source, source_second, dest, dest_second, last] = *asked;
         let (length, flags) = (last & 0xffff, (last >> 16) as u16);
-        let source = End::load(machine, entry);
-        let dest = End::load(machine, word(entry, 2));
+        let source = End::of(source, source_second);
+        let dest = End::of(dest, dest_second);
         let (granted, own, access) = match flags {
             COPY_SOURCE_REFERENCE => (source, dest, Access::Read),
             COPY_DESTINATION_REFERENCE => (dest, source, Access::Write),
@@ -216,8 +251,6 @@ impl<M: Machine> Hypervisor<M> {
         };
         machine.copy(from, to, length);
         table.end_borrowed(&words, borrowed);
-        drop(table);
-        machine.store_u64(word(entry, 4), last & 0xffff_0000_ffff_ffff);
         Some(())
     }
 }
@@ -243,17 +276,28 @@ struct End {
 
 impl End {
     #[inline(always)]
-    fn load(machine: &impl Machine, at: Pa) -> Self {
-        let second = machine.load_u64(word(at, 1));
+    const fn of(frame: u64, second: u64) -> Self {
         Self {
-            frame: machine.load_u64(at),
+            frame,
             domain: DomainId(second as u16),
             offset: second >> 16 & 0xffff,
         }
     }
 }
 
+/// The third word of a map that was done: the handle, the status 0 and the granter as they were asked for.
+#[inline(always)]
+pub(super) const fn mapped_word(third: u64, handle: Handle) -> u64 {
+    (handle.0 as u64) << 32 | third & 0xffff
+}
+
+/// The third word of an unmap, or the fifth of a copy, that was done: status 0.
+#[inline(always)]
+pub(super) const fn without_status(word: u64) -> u64 {
+    word & 0xffff_0000_ffff_ffff
+}
+
 /// The lower and the upper half of a word.
-const fn halves(word: u64) -> (u32, u32) {
+pub(super) const fn halves(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
