@@ -81,9 +81,13 @@ const NO_TRUSTED_OS: u64 = 2;
 const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 
-const HYPERVISOR_CALL_COUNT: u32 = 0x8600_ff00;
-const HYPERVISOR_CALL_UID: u32 = 0x8600_ff01;
-const HYPERVISOR_CALL_REVISION: u32 = 0x8600_ff03;
+// Xen has them in the range of the standard hypervisor service; by the convention they belong to that of vendors. Both are answered.
+const HYPERVISOR_CALL_COUNT: u32 = 0x8500_ff00;
+const HYPERVISOR_CALL_UID: u32 = 0x8500_ff01;
+const HYPERVISOR_CALL_REVISION: u32 = 0x8500_ff03;
+const VENDOR_CALL_COUNT: u32 = 0x8600_ff00;
+const VENDOR_CALL_UID: u32 = 0x8600_ff01;
+const VENDOR_CALL_REVISION: u32 = 0x8600_ff03;
 /// a71812dc-c698-4369-9acf-79d18ddee667: Xen's, as Portunus answers Xen's hypercalls.
 const HYPERVISOR_UID: [u8; 16] = [
     0xa7, 0x18, 0x12, 0xdc, 0xc6, 0x98, 0x43, 0x69, 0x9a, 0xcf, 0x79, 0xd1, 0x8d, 0xde, 0xe6, 0x67,
@@ -108,15 +112,15 @@ pub fn call(arguments: &[u64; 4], vcpus: &[PowerState]) -> Action {
     }
     match function {
         SMCCC_ARCH_FEATURES => Action::value(architecture_feature(arguments[1] as u32)),
-        HYPERVISOR_CALL_COUNT => Action::value(3),
-        HYPERVISOR_CALL_UID => {
+        HYPERVISOR_CALL_COUNT | VENDOR_CALL_COUNT => Action::value(3),
+        HYPERVISOR_CALL_UID | VENDOR_CALL_UID => {
             let mut words = [0; 4];
             for (word, bytes) in words.iter_mut().zip(HYPERVISOR_UID.chunks_exact(4)) {
                 *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
             }
             Action::Return(words)
         }
-        HYPERVISOR_CALL_REVISION => Action::Return([0, 1, 0, 0]),
+        HYPERVISOR_CALL_REVISION | VENDOR_CALL_REVISION => Action::Return([0, 1, 0, 0]),
         _ => match Function::try_from(arguments) {
             Ok(function) => psci(function, vcpus),
             Err(error) => Action::error(error.into()),

@@ -91,7 +91,7 @@ impl GrantTable {
             let bits = access.bits();
             let Some(frame) = frame_of(granted.frame) else {
                 let _ = words.clear_bits(entry, bits.into());
-                return Err(GrantStatus::GeneralError);
+                return Err(GrantStatus::BadPage);
             };
             return Ok(Borrowed { frame, entry, bits });
         }

@@ -207,7 +207,8 @@ impl GrantTable {
     /// Pins an entry for `user` and returns its frame. `frame_of` says which RAM of the domain a guest's frame number is.
     ///
     /// # Errors
-    /// [`GrantStatus::BadReference`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not grant that.
+    /// [`GrantStatus::BadReference`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not grant
+    /// that; [`GrantStatus::BadPage`]: what it grants is no RAM of the granter.
     pub fn pin<M: PhysicalMemory>(
         &mut self,
         words: &SharedWords<'_, M>,
@@ -227,7 +228,7 @@ impl GrantTable {
             let entry = announce(words, place.entry, user, access)?;
             let Some(frame) = frame_of(entry.frame) else {
                 let _ = words.clear_bits(place.entry, access.bits().into());
-                return Err(GrantStatus::GeneralError);
+                return Err(GrantStatus::BadPage);
             };
             memory.store_u64(place.record, frame.0);
             memory.store_u64(second, Counts::new(user).0 + Counts::one(access));

@@ -141,11 +141,8 @@ pub(super) fn run<H: Host>(
             },
         ),
         abi::UNMAP_AND_REPLACE => batch(host, pointer, count, arguments, unmap_and_replace),
-        abi::TRANSFER => batch(host, pointer, count, arguments, |_, entries: &mut [abi::Transfer]| {
-            for entry in entries {
-                entry.status = GrantStatus::BadPage.code();
-            }
-        }),
+        // Of guests that are not translated.
+        abi::TRANSFER => Err(HypercallError::NotSupported),
         abi::SWAP_GRANT_REF => batch(
             host,
             pointer,
@@ -365,12 +362,11 @@ fn cache_flush<H: Host>(
 
 fn set_version<H: Host>(host: &mut H, pointer: u64) -> Result<Done, HypercallError> {
     let request: abi::Version = read_for_update(host, pointer)?;
+    // Whatever was asked for, the version that there is comes back.
+    write_value(host, pointer, &abi::Version { version: 1 })?;
     match request.version {
         1 => Ok(Done::Value(0)),
-        2 => {
-            write_value(host, pointer, &abi::Version { version: 1 })?;
-            Err(HypercallError::NotImplemented)
-        }
+        2 => Err(HypercallError::NotImplemented),
         _ => Err(HypercallError::Invalid),
     }
 }

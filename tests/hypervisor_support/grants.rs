@@ -215,7 +215,7 @@ fn what_the_mapper_may_not_do_with_a_granted_page() {
     assert_eq!(sim.entry_flags(GUEST, 9), WRITE | READING | WRITING);
     // To grant it on.
     sim.grant(BACKEND, 9, WRITE, STRANGER, WINDOW);
-    assert_eq!(sim.map_one(S0, BACKEND, 9, HOST, WINDOW), Err(GENERAL));
+    assert_eq!(sim.map_one(S0, BACKEND, 9, HOST, WINDOW), Err(GrantStatus::BadPage));
     assert_eq!(sim.entry_flags(BACKEND, 9), WRITE);
     assert_eq!(sim.unmap_one(B0, handle, WINDOW), OKAY);
 }
@@ -251,14 +251,14 @@ fn maps_that_are_refused_change_nothing() {
             GrantStatus::BadReference,
         ),
         ("to somebody else", GUEST.0, 10, HOST, GENERAL),
-        ("of a frame that is none", GUEST.0, 11, HOST, GENERAL),
+        ("of a frame that is none", GUEST.0, 11, HOST, GrantStatus::BadPage),
         ("to be transferred", GUEST.0, 12, HOST, GENERAL),
         ("of version 2", GUEST.0, 13, HOST, GENERAL),
         ("none", GUEST.0, 14, HOST, GENERAL),
         ("of a part of a page", GUEST.0, 15, HOST, GENERAL),
         ("with a memory type", GUEST.0, 16, HOST, GENERAL),
-        ("of the grant table itself", GUEST.0, 17, HOST, GENERAL),
-        ("of a frame beyond the map", GUEST.0, 18, HOST, GENERAL),
+        ("of the grant table itself", GUEST.0, 17, HOST, GrantStatus::BadPage),
+        ("of a frame beyond the map", GUEST.0, 18, HOST, GrantStatus::BadPage),
     ];
     let frames = |sim: &Sim| sim.domain(BACKEND).memory.lock().pool.free_frames();
     for (name, domain, reference, flags, expected) in rows {
@@ -412,13 +412,30 @@ fn a_copy_goes_either_way_and_leaves_no_trace_in_the_table() {
     let rows = [
         ("too long", from(10, 4096), GrantStatus::BadCopyArgument),
         (
-            "nothing, whatever it says",
+            "nothing, of another's frame",
             GrantCopy {
-                len: 0,
                 flags: 0,
                 ..from(9999, 0)
             },
+            GrantStatus::PermissionDenied,
+        ),
+        ("nothing, of no grant", from(600, 0), GrantStatus::BadReference),
+        ("nothing, of a free entry", from(11, 0), GENERAL),
+        (
+            "nothing, of a page's end",
+            GrantCopy {
+                source: end(10, GUEST.0, 4096),
+                ..from(10, 0)
+            },
             OKAY,
+        ),
+        (
+            "nothing, of what is behind a page",
+            GrantCopy {
+                source: end(10, GUEST.0, 4097),
+                ..from(10, 0)
+            },
+            GrantStatus::BadCopyArgument,
         ),
         ("of no grant", from(600, 8), GrantStatus::BadReference),
         (

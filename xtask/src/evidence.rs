@@ -14,6 +14,7 @@ mod documented;
 mod growth;
 pub(crate) mod journal;
 mod stops;
+mod tally;
 
 /// Checks all that `scenario` says of whole runs, with `values` for its parameters. `disk` finds the file of a disk by
 /// name; `root` is the repository. Returns what people want to know of it, in lines; an error is why the run has failed.
@@ -44,6 +45,10 @@ pub(crate) fn check<'a>(
     stops.iter().try_for_each(|stops| stops.check(&journals))?;
     for expression in &scenario.same {
         findings.push(same(expression, lines)?);
+    }
+    // Sums first: what failed is the reason, whatever else is not as it should be.
+    for wanted in &scenario.tally {
+        findings.push(tally::check(wanted, &scenario.name, lines)?);
     }
     for wanted in &scenario.documented {
         let file = root.join(&wanted.file);

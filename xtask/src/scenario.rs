@@ -14,7 +14,7 @@ pub(crate) mod evidence;
 pub(crate) mod machine;
 pub(crate) mod series;
 
-use evidence::{Documented, Growth, Journal, RECORD_GROUPS, Stops};
+use evidence::{Documented, Growth, Journal, RECORD_GROUPS, Stops, Tally};
 pub(crate) use machine::{BoardCard, Boot, CardMachine, Machine, MachineChoice, Matrix};
 use series::{Copies, Series};
 
@@ -75,6 +75,9 @@ pub(crate) struct Scenario {
     /// Counts that documents tell as well.
     #[serde(default)]
     pub(crate) documented: Vec<Documented>,
+    /// Numbers that are summed over the run.
+    #[serde(default)]
+    pub(crate) tally: Vec<Tally>,
     /// Moments at which somebody must wait.
     #[serde(default)]
     pub(crate) stops: Vec<Stops>,

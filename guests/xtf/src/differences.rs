@@ -9,11 +9,13 @@ use crate::case::Expected;
 pub(crate) enum Otherwise {
     /// It returns this.
     Returns(Expected),
+    /// It returns this, or the same: that depends on its version or its build.
+    Perhaps(Expected),
     /// It has nothing of the kind, or the row would do harm there.
     Skipped,
 }
 
-/// Call, operation, row, what Xen does, why. `*` stands for every operation or row.
+/// Call, operation, row, what Xen does, why. `*` stands for any name, and at the end of one for any end.
 type Difference = (&'static str, &'static str, &'static str, Otherwise, &'static str);
 
 const READ_ONLY: &str = "structure in memory that may only be read";
@@ -24,7 +26,19 @@ const PER_ENTRY: &str = "each entry has that error, and the call none";
 const OTHER_STRUCTURE: &str = "it looks at the structure before it refuses the call";
 const NO_SERVERS: &str = "serving domains are an option of its build that distributions leave out";
 const FIFO: &str = "it has event channels of the FIFO kind, and guests are told so by errors of their own";
+const ANY_REASON: &str = "a domain may end with any reason";
+const BUILDER: &str = "who builds a domain writes that, and it does not where it builds domains itself";
+const BUSY_LATER: &str = "it was EINVAL before Xen 4.20";
+const UNTOLD: &str = "it writes there without telling whether it could";
+const PRIVILEGED: &str = "it is there for privileged domains, and looks at the structure first";
+const OPTION: &str = "it is an option of its build";
+const NO_FEATURE: &str = "of the calls that there are it names none but workarounds";
 const CONTINUED: &str = "operation 14 goes on with a reset there";
+
+/// What an SMCCC call answers that there is none of, in 64 bits.
+const NOT_SUPPORTED: Expected = Expected::Value(u64::MAX);
+const NO_VCPU: &str = "a vCPU that there is none of is off";
+const VENDORS: &str = "it answers for the hypervisor service alone";
 
 const DIFFERENCES: &[Difference] = &[
     (
@@ -158,6 +172,34 @@ const DIFFERENCES: &[Difference] = &[
     ),
     (
         "memory_op",
+        "add_to_physmap_batch",
+        "the first page of another's RAM",
+        Otherwise::Skipped,
+        NO_SERVERS,
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "what is no RAM fails by itself",
+        Otherwise::Skipped,
+        NO_SERVERS,
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "the last frame fails by itself",
+        Otherwise::Skipped,
+        NO_SERVERS,
+    ),
+    (
+        "memory_op",
+        "add_to_physmap_batch",
+        "of a domain that it does not serve",
+        Otherwise::Skipped,
+        PER_ENTRY,
+    ),
+    (
+        "memory_op",
         "increase_reservation",
         "*",
         Otherwise::Skipped,
@@ -174,12 +216,206 @@ const DIFFERENCES: &[Difference] = &[
     ("memory_op", "claim_pages", "*", Otherwise::Skipped, OTHER_STRUCTURE),
     ("memory_op", "get_vnumainfo", "*", Otherwise::Skipped, OTHER_STRUCTURE),
     ("memory_op", "acquire_resource", "*", Otherwise::Skipped, NO_SERVERS),
+    (
+        "grant_table_op",
+        "unmap_grant_ref",
+        "another address",
+        Otherwise::Skipped,
+        "it takes the caller's word for the address, where no RAM is",
+    ),
+    (
+        "grant_table_op",
+        "get_version",
+        READ_ONLY,
+        Otherwise::Skipped,
+        RESULT_LOST,
+    ),
+    (
+        "sched_op",
+        "block",
+        "*",
+        Otherwise::Skipped,
+        "it takes the mask of interrupts away, and only those that the interrupt controller delivers end it",
+    ),
+    (
+        "sched_op",
+        "watchdog",
+        "a third",
+        Otherwise::Returns(Expected::Value(HypercallError::NoSpace.register() & 0xffff_ffff)),
+        "the result of this call has 32 bits there, that of an error, too",
+    ),
+    (
+        "sched_op",
+        "shutdown",
+        "the first reason that there is not",
+        Otherwise::Skipped,
+        ANY_REASON,
+    ),
+    (
+        "sched_op",
+        "shutdown",
+        "the last number of a reason",
+        Otherwise::Skipped,
+        ANY_REASON,
+    ),
+    (
+        "sched_op",
+        "shutdown_code",
+        "the first reason that there is not",
+        Otherwise::Returns(Expected::Value(0)),
+        ANY_REASON,
+    ),
+    (
+        "sched_op",
+        "shutdown_code",
+        "the last number of a reason",
+        Otherwise::Returns(Expected::Value(0)),
+        ANY_REASON,
+    ),
+    ("hvm_op", "get_param", READ_ONLY, Otherwise::Skipped, RESULT_LOST),
+    (
+        "hvm_op",
+        "get_param",
+        "the upcall is a PPI",
+        Otherwise::Skipped,
+        BUILDER,
+    ),
+    ("hvm_op", "get_param", "by its own number", Otherwise::Skipped, BUILDER),
+    (
+        "hvm_op",
+        "get_param",
+        "what padding and answer held before",
+        Otherwise::Skipped,
+        BUILDER,
+    ),
+    (
+        "vcpu_op",
+        "register_vcpu_info",
+        "a second time",
+        Otherwise::Perhaps(Expected::Error(HypercallError::Invalid)),
+        BUSY_LATER,
+    ),
+    (
+        "vcpu_op",
+        "register_vcpu_info",
+        "vCPU 0 a second time",
+        Otherwise::Perhaps(Expected::Error(HypercallError::Invalid)),
+        BUSY_LATER,
+    ),
+    (
+        "vcpu_op",
+        "register_runstate_memory_area",
+        "no multiple of 8",
+        Otherwise::Skipped,
+        "it writes to any address",
+    ),
+    (
+        "vcpu_op",
+        "register_runstate_memory_area",
+        "in a device",
+        Otherwise::Returns(Expected::Value(0)),
+        UNTOLD,
+    ),
+    (
+        "vcpu_op",
+        "register_runstate_memory_area",
+        "where stage 2 has nothing",
+        Otherwise::Returns(Expected::Value(0)),
+        UNTOLD,
+    ),
+    (
+        "vcpu_op",
+        "register_runstate_memory_area",
+        "in memory that may only be read",
+        Otherwise::Returns(Expected::Value(0)),
+        UNTOLD,
+    ),
+    (
+        "console_io",
+        "read",
+        "*",
+        Otherwise::Returns(Expected::Value(0)),
+        "every domain that it builds itself has the console",
+    ),
+    (
+        "others",
+        "platform_op",
+        "*",
+        Otherwise::Returns(Expected::Error(HypercallError::BadPointer)),
+        PRIVILEGED,
+    ),
+    (
+        "others",
+        "sysctl",
+        "*",
+        Otherwise::Returns(Expected::Error(HypercallError::BadPointer)),
+        PRIVILEGED,
+    ),
+    (
+        "others",
+        "argo_op",
+        "*",
+        Otherwise::Perhaps(Expected::Error(HypercallError::NotImplemented)),
+        OPTION,
+    ),
+    (
+        "others",
+        "hypfs_op",
+        "*",
+        Otherwise::Perhaps(Expected::Error(HypercallError::NotPermitted)),
+        OPTION,
+    ),
+    (
+        "HVC #0",
+        "SMCCC_ARCH_FEATURES",
+        "SMCCC_VERSION is there",
+        Otherwise::Returns(NOT_SUPPORTED),
+        NO_FEATURE,
+    ),
+    (
+        "SMC #0",
+        "SMCCC_ARCH_FEATURES",
+        "SMCCC_VERSION is there",
+        Otherwise::Returns(NOT_SUPPORTED),
+        NO_FEATURE,
+    ),
+    (
+        "HVC #0",
+        "AFFINITY_INFO",
+        "a vCPU that it does not have",
+        Otherwise::Returns(Expected::Value(1)),
+        NO_VCPU,
+    ),
+    (
+        "SMC #0",
+        "AFFINITY_INFO",
+        "a vCPU that it does not have",
+        Otherwise::Returns(Expected::Value(1)),
+        NO_VCPU,
+    ),
+    (
+        "HVC #0",
+        "hypervisor service",
+        "as that of a vendor: *",
+        Otherwise::Skipped,
+        VENDORS,
+    ),
+    (
+        "SMC #0",
+        "hypervisor service",
+        "as that of a vendor: *",
+        Otherwise::Skipped,
+        VENDORS,
+    ),
     ("dm_op", "*", "*", Otherwise::Skipped, NO_SERVERS),
 ];
 
 /// What Xen does in this row, if it is something else, and why.
 pub(crate) fn find(call: &str, operation: &str, row: &str) -> Option<(Otherwise, &'static str)> {
-    let is = |pattern: &str, name: &str| pattern == "*" || pattern == name;
+    let is = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    };
     let found = DIFFERENCES
         .iter()
         .find(|difference| difference.0 == call && is(difference.1, operation) && is(difference.2, row));

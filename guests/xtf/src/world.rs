@@ -197,7 +197,18 @@ impl World {
 
     /// Whether memory can be written; it holds what it held.
     pub(crate) fn can_write(&self, address: u64) -> bool {
-        self.set_word_at(address, self.word_at(address))
+        if self.on_portunus {
+            return self.set_word_at(address, self.word_at(address));
+        }
+        // Xen has a store that stage 2 does not allow tried again, for ever; it does not write there itself, either.
+        let places = [address, address + 8];
+        let before = places.map(|place| self.word_at(place));
+        let x0 = plain(number::XEN_VERSION, [version::EXTRAVERSION, address, 0, 0, 0]);
+        x0 == 0
+            && places
+                .into_iter()
+                .zip(before)
+                .all(|(place, word)| self.set_word_at(place, word))
     }
 
     /// The flags of an entry of this domain's grant table.

@@ -32,9 +32,6 @@ impl<'a> End<'a> {
 impl<M: Machine> Hypervisor<M> {
     /// Does one copy for `domain`.
     pub(super) fn copy_granted(&self, domain: &Domain, entry: &GrantCopy) -> Result<(), GrantStatus> {
-        if entry.len == 0 {
-            return Ok(());
-        }
         let source_granted = entry.flags & COPY_SOURCE_REFERENCE != 0;
         let dest_granted = entry.flags & COPY_DESTINATION_REFERENCE != 0;
         let source = self.party(domain, &entry.source, source_granted)?;

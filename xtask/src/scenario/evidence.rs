@@ -84,6 +84,19 @@ pub(crate) struct Documented {
     pub(crate) names: usize,
 }
 
+/// Numbers that several lines tell, and their sums.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Tally {
+    /// A regular expression for such a line. Its groups have names, and are numbers.
+    pub(crate) line: String,
+    /// How many there must be.
+    pub(crate) lines: usize,
+    /// The groups whose sums must be 0.
+    #[serde(default)]
+    pub(crate) zero: Vec<String>,
+}
+
 /// What a guest says that it has written and flushed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -65,15 +65,24 @@ pub(crate) fn run(suite: &mut Suite) {
         table(
             "hypervisor service",
             &[
-                good("three calls", |case, _| case.registers[0] = 0x8600_ff00).check(answers::<3>),
-                good("whose it is", |case, _| case.registers[0] = 0x8600_ff01)
+                good("three calls", |case, _| case.registers[0] = 0x8500_ff00).check(answers::<3>),
+                good("whose it is", |case, _| case.registers[0] = 0x8500_ff01)
                     .returns(Expected::Anything)
                     .check(|case, _| case.x0 as u32 == 0xdc12_18a7),
-                good("its revision", |case, _| case.registers[0] = 0x8600_ff03),
+                good("its revision", |case, _| case.registers[0] = 0x8500_ff03),
                 refused("a call that it does not have", |case, _| {
-                    case.registers[0] = 0x8600_0000
+                    case.registers[0] = 0x8500_0000
                 })
                 .check(answers::<NOT_SUPPORTED>),
+                good("as that of a vendor: three calls", |case, _| {
+                    case.registers[0] = 0x8600_ff00
+                })
+                .check(answers::<3>),
+                good("as that of a vendor: whose it is", |case, _| {
+                    case.registers[0] = 0x8600_ff01
+                })
+                .returns(Expected::Anything)
+                .check(|case, _| case.x0 as u32 == 0xdc12_18a7),
             ],
         );
         table(
