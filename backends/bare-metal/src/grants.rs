@@ -1,6 +1,6 @@
 //! Pages that a guest grants to this domain, by Xen's grant-table operations.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use guest_runtime::copy::copy;
@@ -27,6 +27,8 @@ pub(crate) struct XenGranter {
     /// A bit for each place of a ring that is taken.
     rings: Cell<u32>,
     batch_taken: Cell<bool>,
+    /// Made once: most requests need few of them.
+    entries: RefCell<Copies>,
     /// Requests of so many bytes and more are mapped. That never was cheaper than to copy them (docs/performance.md), so only
     /// tests ask for it.
     map_from: usize,
@@ -43,11 +45,15 @@ pub(crate) struct GrantCounts {
 
 const _: () = assert!(RINGS <= u32::BITS as usize && ((RINGS * RING_PAGES + BATCH) as u64) * PAGE <= CHUNK);
 
-/// An entry that crosses no page, which the hypervisor's short way demands.
-#[repr(align(64))]
-struct InOnePage([GrantCopy; 1]);
+/// Copies that one call asks for: as many as the hypervisor does before it looks at the call anew.
+const COPIES: usize = 32;
 
-const _: () = assert!(size_of::<GrantCopy>() <= align_of::<InOnePage>());
+/// The entries of a call. The first one crosses no page, which the hypervisor's short way for one entry demands.
+#[repr(align(64))]
+#[derive(Debug)]
+struct Copies([GrantCopy; COPIES]);
+
+const _: () = assert!(size_of::<GrantCopy>() <= align_of::<Copies>());
 
 /// Pages of a guest that are mapped here.
 #[derive(Debug)]
@@ -65,6 +71,7 @@ impl XenGranter {
             base: window.take(CHUNK)?,
             rings: Cell::new(0),
             batch_taken: Cell::new(false),
+            entries: RefCell::new(Copies([GrantCopy::default(); COPIES])),
             map_from: device_tree::boot_number("map-from").map_or(usize::MAX, |bytes| bytes as usize),
             counts: Cell::new(GrantCounts::default()),
         })
@@ -104,9 +111,6 @@ impl XenGranter {
 
     /// Copies between granted pages and this domain's memory. For each part: where it is there, and where its bytes are here.
     ///
-    /// One call for each copy: the hypervisor has a short way for that, and several in one call took twice as many
-    /// instructions.
-    ///
     /// # Safety
     /// There are as many bytes here as each part has; for a copy to here they are the caller's to write.
     unsafe fn copy_parts(
@@ -114,6 +118,8 @@ impl XenGranter {
         parts: impl Iterator<Item = (GrantedBytes, u64)>,
         to_guest: bool,
     ) -> Result<(), GrantError> {
+        let Copies(entries) = &mut *self.entries.borrow_mut();
+        let mut count = 0;
         for (part, mut local) in parts {
             let mut offset = part.offset;
             let mut left = part.length;
@@ -136,25 +142,50 @@ impl XenGranter {
                     true => (ours, theirs, grant::DEST_GREF),
                     false => (theirs, ours, grant::SOURCE_GREF),
                 };
-                let mut operation = InOnePage([GrantCopy {
+                if count == COPIES {
+                    // SAFETY: the caller vouches for this domain's side.
+                    unsafe { self.copy_entries(entries) }?;
+                    count = 0;
+                }
+                entries[count] = GrantCopy {
                     source,
                     dest,
                     len: length,
                     flags,
-                    ..Default::default()
-                }]);
-                // SAFETY: the caller vouches for this domain's side.
-                let result = unsafe { grant::copy(&mut operation.0) };
-                self.count(|counts| counts.copies += 1);
-                if result.is_err() || operation.0[0].status != 0 {
-                    return Err(GrantError(part.reference));
-                }
+                    status: -1,
+                    pad: 0,
+                };
+                count += 1;
                 local += u64::from(length);
                 offset += length;
                 left -= length;
             }
         }
-        Ok(())
+        // SAFETY: the caller vouches for this domain's side.
+        unsafe { self.copy_entries(&mut entries[..count]) }
+    }
+
+    /// One call for copies.
+    ///
+    /// # Safety
+    /// As [`Self::copy_parts`].
+    unsafe fn copy_entries(&self, entries: &mut [GrantCopy]) -> Result<(), GrantError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: passed on to the caller.
+        let result = unsafe { grant::copy(entries) };
+        self.count(|counts| counts.copies += entries.len() as u64);
+        let refused = entries.iter().find(|entry| entry.status != 0);
+        // A call that fails has not come to all of them.
+        let refused = refused.or(entries.first().filter(|_| result.is_err()));
+        refused.map_or(Ok(()), |entry| {
+            let granted = match entry.flags {
+                grant::DEST_GREF => entry.dest.frame,
+                _ => entry.source.frame,
+            };
+            Err(GrantError(GrantReference(granted as u32)))
+        })
     }
 
     fn unmap_handles(&self, at: u64, handles: &[u32]) {

@@ -2,8 +2,11 @@
 //!
 //! A sample is the whole request: the driver puts it into the ring and notifies, this vCPU sleeps, the backend reads its RAM
 //! disk and completes it, the interrupt is acknowledged in the device and in the interrupt controller, and the driver takes the
-//! data. Each disk has a backend domain of its own.
+//! data. Each disk has a backend domain of its own. A request has 4 KiB, or as many bytes as the boot argument `request=N` says.
 
+use alloc::vec;
+
+use guest_runtime::device_tree;
 use guest_runtime::disk::{Disk, Found};
 use guest_runtime::dma::{GrantHal, Reach, WindowHal};
 use guest_runtime::gic::Gic;
@@ -14,8 +17,9 @@ use portunus::abi::dm_op::MAX_SERVERS;
 use crate::operations;
 use crate::row::{self, is_wanted, row, unavailable};
 
-/// Bytes of a request.
+/// Bytes of a request, and where they begin.
 const REQUEST: usize = 4096;
+const PAGE: usize = 4096;
 /// Bytes of registers that a device has if its manifest node says `portunus,accel`.
 const ACCEL_SIZE: u64 = 4096;
 
@@ -71,9 +75,12 @@ fn open<H: Hal>(gic: Gic, found: Found) -> Disk<H> {
 }
 
 fn reads<H: Hal>(name: &str, disk: &mut Disk<H>) {
-    let mut data = [0; REQUEST];
+    let length = device_tree::boot_number("request").map_or(REQUEST, |bytes| bytes as usize);
+    let mut data = vec![0; length + PAGE];
+    let start = data.as_ptr().align_offset(PAGE);
+    let data = &mut data[start..start + length];
     row(name, || {
-        operations::between_marks(|| disk.read(0, &mut data).expect("a sector that is there can be read"))
+        operations::between_marks(|| disk.read(0, data).expect("a sector that is there can be read"))
     });
 }
 
