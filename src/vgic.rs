@@ -38,7 +38,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 pub use distributor::{Answer, Frame, MmioResult, PhysicalChange, PhysicalChanges, Setting};
-pub use interface::LineSlot;
+pub use interface::{Cleared, KnownLine};
 pub use look::{ControllerLook, InterruptLook, Waits};
 pub use sgi::SgiRegister;
 
@@ -137,6 +137,8 @@ pub struct Vgic {
     /// vCPUs with news since the last public call.
     kick: VcpuSet,
     irqs: Irqs,
+    /// How often a line's word became known.
+    knowings: u32,
     reserved: Box<[u32]>,
     cpus: [Cpu; MAX_VCPUS],
 }
@@ -217,6 +219,7 @@ impl Vgic {
             config,
             groups: GroupEnables::default(),
             irqs,
+            knowings: 0,
             cpus: [const { Cpu::new() }; MAX_VCPUS],
             reserved: alloc::vec![0; usize::from(config.spis).div_ceil(32)].into_boxed_slice(),
             kick: VcpuSet::EMPTY,

@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::stage2::{Mapping, NewPage, PageUse, Stage2Error};
 use crate::trace::Kind;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
-use crate::vgic::VgicError;
+use crate::vgic::{Vgic, VgicError};
 
 /// What a guest's map has of a page that it is shown.
 const FOR_GUEST: PageUse = PageUse::Uncached { writable: false };
@@ -59,11 +59,11 @@ impl<M: Machine> Hypervisor<M> {
         for slot in &domain.shadows {
             let mut servers = domain.servers.lock();
             let mut shadow = slot.shadow.lock();
-            shadow.restart(&self.machine);
+            let mut vgic = domain.vgic.lock();
+            shadow.restart(&self.machine, &mut vgic);
             if shadow.state() == State::Left {
                 shadow.release();
             }
-            let mut vgic = domain.vgic.lock();
             for ack in shadow.acks() {
                 // Nobody else has it: it was taken so before.
                 let _ = vgic.connect_line(ack.interrupt);
@@ -110,7 +110,7 @@ impl<M: Machine> Hypervisor<M> {
         let mut memory = domain.memory.lock();
         // Under the lock under which the map of a domain that ends is taken apart.
         if map == Map::WhileRunning && !domain.life.is_running() {
-            shadow.set_shown(false);
+            shadow.set_shown(&mut domain.vgic.lock(), false);
             return Ok(());
         }
         let DomainMemory { stage2, pool, .. } = &mut *memory;
@@ -120,7 +120,7 @@ impl<M: Machine> Hypervisor<M> {
             let page_use = FOR_GUEST;
             stage2.replace(&self.machine, pool, NewPage { ipa, frame, page_use })?;
         }
-        shadow.set_shown(true);
+        shadow.set_shown(&mut domain.vgic.lock(), true);
         Ok(())
     }
 
@@ -153,9 +153,13 @@ impl<M: Machine> Hypervisor<M> {
         if !shadow.stays() {
             return self.withdraw(domain, shadow);
         }
-        for line in shadow.leave(&self.machine) {
-            self.move_line(domain, line);
+        let mut vgic = domain.vgic.lock();
+        let mut kick = VcpuSet::EMPTY;
+        for line in shadow.leave(&self.machine, &mut vgic) {
+            kick.merge(move_line(&mut vgic, line));
         }
+        drop(vgic);
+        self.interrupt_vcpus(domain, kick);
     }
 
     /// The server, which does not know yet that it has lost the page, gets the frame that the guest is not shown in place of the
@@ -164,7 +168,7 @@ impl<M: Machine> Hypervisor<M> {
         let (shown, which) = shadow.current();
         let [first, second] = shadow.frames();
         let other = if shown == first { second } else { first };
-        shadow.share_words(&self.machine);
+        shadow.share_words(&self.machine, &domain.vgic.lock());
         let Some((owner, at)) = shadow.mapped(which) else {
             return;
         };
@@ -224,38 +228,24 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The interrupt's line follows its word, whose lock is held.
-    fn move_line(&self, domain: &Domain, (interrupt, line): LineChange) {
-        let kick = match line {
-            Line::Unchanged => return,
-            Line::Raised => domain.vgic.lock().raise_spi(interrupt),
-            Line::Low => domain.vgic.lock().lower_spi(interrupt),
-        };
-        self.interrupt_vcpus(domain, kick.unwrap_or_default());
-    }
-
     /// The loaded vCPU writes `bits` to `register` of a shadow page: if it acknowledges, whether others were told.
     #[inline(always)]
     pub(crate) fn acknowledge<C: Cpu>(
         &self,
         cpu: &mut C,
         (domain, vcpu, live): (&Domain, &Vcpu, bool),
-        shadow: &mut Shadow,
+        shadow: &Shadow,
         (register, bits): (Ipa, u32),
     ) -> Option<bool> {
-        let (interrupt, line) = shadow.acknowledge(&self.machine, register, bits)?;
-        let told = line == Line::Low && !(live && self.lower_at_once(cpu, domain, vcpu, interrupt)) && {
-            self.lower_line(cpu, (domain, vcpu, live), interrupt)
-        };
+        let mut vgic = domain.vgic.lock();
+        let (interrupt, line) = shadow.acknowledge(&self.machine, &mut vgic, register, bits)?;
+        let lowered =
+            line != Line::Low || live && vgic.lower_in_place(vcpu.id.index, interrupt, cpu.virtual_interface());
+        drop(vgic);
+        // The word stays as it is until then: whoever sets bits needs the page.
+        let told = !lowered && self.lower_line(cpu, (domain, vcpu, live), interrupt);
         self.machine.trace(Kind::Acknowledged, vcpu.id, interrupt.0);
         Some(told)
-    }
-
-    /// The line of an interrupt that is simply in one of the loaded vCPU's list registers; `false`: it is not.
-    fn lower_at_once<C: Cpu>(&self, cpu: &mut C, domain: &Domain, vcpu: &Vcpu, interrupt: IntId) -> bool {
-        let mut vgic = domain.vgic.lock();
-        vgic.line(interrupt)
-            .is_some_and(|line| vgic.lower_in_place(vcpu.id.index, line, cpu.virtual_interface(), || ()))
     }
 
     /// The line of an interrupt that is not simply in one of the loaded vCPU's list registers. Whether others were told.
@@ -276,7 +266,7 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Option<Met> {
         let (domain, ..) = here;
         // Whoever changes the page holds this lock until it is there again.
-        let mut shadow = slot.shadow.lock();
+        let shadow = slot.shadow.lock();
         match access.direction {
             Direction::Read => {
                 let shown = shadow.is_shown();
@@ -284,7 +274,9 @@ impl<M: Machine> Hypervisor<M> {
                 (shown && self.is_transient(domain, access.ipa, false)).then_some(Met::Changing)
             }
             Direction::Write(bits) if access.width == AccessWidth::Word => {
-                let (interrupt, line) = shadow.acknowledge(&self.machine, access.ipa, bits as u32)?;
+                let mut vgic = domain.vgic.lock();
+                let (interrupt, line) = shadow.acknowledge(&self.machine, &mut vgic, access.ipa, bits as u32)?;
+                drop(vgic);
                 if line == Line::Low {
                     self.lower_line(cpu, here, interrupt);
                 }
@@ -295,6 +287,16 @@ impl<M: Machine> Hypervisor<M> {
             Direction::Write(_) => None,
         }
     }
+}
+
+/// An interrupt's line follows its word; `vgic` has been locked since that changed. Who is to be told.
+fn move_line(vgic: &mut Vgic, (interrupt, line): LineChange) -> VcpuSet {
+    let kick = match line {
+        Line::Unchanged => return VcpuSet::EMPTY,
+        Line::Raised => vgic.raise_spi(interrupt),
+        Line::Low => vgic.lower_spi(interrupt),
+    };
+    kick.unwrap_or_default()
 }
 
 /// Whether what a map has somewhere is a shadow page's `frame`.
@@ -369,7 +371,7 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
         let kick = match connected {
             Ok(kick) => kick,
             Err(error) => {
-                let _ = shadow.remove_ack(ack.register);
+                let _ = shadow.remove_ack(&mut domain.vgic.lock(), ack.register);
                 return Err(match error {
                     VgicError::Reserved(_) => HypercallError::Exists,
                     _ => HypercallError::Invalid,
@@ -400,9 +402,11 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
         let mut servers = domain.servers.lock();
         let mut shadow = slot.shadow.lock();
         shadow.held_by(self.domain.id, server)?;
-        let ack = shadow.remove_ack(register)?;
+        let mut vgic = domain.vgic.lock();
+        let ack = shadow.remove_ack(&mut vgic, register)?;
+        let kick = vgic.disconnect_line(ack.interrupt);
+        drop(vgic);
         servers.set_shadowed(shadow.page().0, shadow.acks().iter().map(|ack| ack.register.0));
-        let kick = domain.vgic.lock().disconnect_line(ack.interrupt);
         self.hypervisor.interrupt_vcpus(domain, kick.unwrap_or_default());
         Ok(())
     }
@@ -417,10 +421,13 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
     ) -> Result<(), HypercallError> {
         let domain = self.target(target)?;
         let slot = Self::held(domain, register)?;
-        let mut shadow = slot.shadow.lock();
+        let shadow = slot.shadow.lock();
         shadow.held_by(self.domain.id, server)?;
-        let line = shadow.update(&self.hypervisor.machine, register, clear, set)?;
-        self.hypervisor.move_line(domain, line);
+        let mut vgic = domain.vgic.lock();
+        let line = shadow.update(&self.hypervisor.machine, &mut vgic, register, (clear, set))?;
+        let kick = move_line(&mut vgic, line);
+        drop(vgic);
+        self.hypervisor.interrupt_vcpus(domain, kick);
         Ok(())
     }
 
@@ -438,14 +445,14 @@ impl<M: Machine, C: Cpu> Shadowing for Caller<'_, M, C> {
             let mut servers = domain.servers.lock();
             let mut shadow = slot.shadow.lock();
             held(&shadow)?;
-            shadow.turn(&hypervisor.machine);
+            shadow.turn(&hypervisor.machine, &mut domain.vgic.lock());
             hypervisor.settle(domain, &mut servers, &mut shadow, Map::WhileRunning);
             held(&shadow)?;
             return Ok(slot.frame_number(shadow.current().1));
         }
         let mut shadow = slot.shadow.lock();
         held(&shadow)?;
-        shadow.turn(&hypervisor.machine);
+        shadow.turn(&hypervisor.machine, &mut domain.vgic.lock());
         if shadow.is_shown() {
             // The page has its tables.
             let shown = hypervisor.show(domain, &mut shadow, Map::WhileRunning);

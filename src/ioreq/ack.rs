@@ -1,7 +1,8 @@
 //! Acknowledgement registers: a write clears bits of a word of a shadow page, and the word is an interrupt's line.
 //!
-//! The word's true value is kept here, where no server can write. The page only shows it: whoever changes the word stores
-//! it there, waits until the store is complete, and then does what [`Line`] says, all under the lock of the shadow page.
+//! The word's true value is kept where no server can write: in the interrupt controller, beside the line
+//! ([`crate::vgic::Vgic::change_word`]). The page only shows it: whoever changes the word stores it there, waits until the
+//! store is complete, and then does what [`Line`] says, all under the lock of the interrupt controller.
 
 use crate::ids::{IntId, Ipa};
 
@@ -16,6 +17,21 @@ pub enum Line {
     Low,
 }
 
+impl Line {
+    /// `word` has some bits cleared, and then some set: its new value, and what becomes of its line.
+    pub const fn change(word: u32, clear: u32, set: u32) -> (u32, Self) {
+        let after = word & !clear | set;
+        let line = if set != 0 {
+            Self::Raised
+        } else if word != 0 && after == 0 {
+            Self::Low
+        } else {
+            Self::Unchanged
+        };
+        (after, line)
+    }
+}
+
 /// One register, its word and its interrupt.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Ack {
@@ -25,38 +41,18 @@ pub struct Ack {
     pub offset: u32,
     /// Whose line it is.
     pub interrupt: IntId,
-    word: u32,
 }
 
 impl Ack {
     /// Bytes of the register and of the word.
     pub const BYTES: u64 = size_of::<u32>() as u64;
 
-    /// A register whose word is zero.
+    /// A register.
     pub const fn new(register: Ipa, offset: u32, interrupt: IntId) -> Self {
         Self {
             register,
             offset,
             interrupt,
-            word: 0,
-        }
-    }
-
-    /// The true value.
-    pub const fn word(&self) -> u32 {
-        self.word
-    }
-
-    /// Clears bits, then sets bits.
-    pub const fn change(&mut self, clear: u32, set: u32) -> Line {
-        let before = self.word;
-        self.word = before & !clear | set;
-        if set != 0 {
-            Line::Raised
-        } else if before != 0 && self.word == 0 {
-            Line::Low
-        } else {
-            Line::Unchanged
         }
     }
 }

@@ -5,6 +5,10 @@
 //! own, below that of the target's servers and above those of memory and interrupts, which *update*, *replace* and a guest's
 //! acknowledgement share.
 //!
+//! The words that are acknowledged are the interrupt controller's ([`Vgic::word`]), so that one lock is enough for a guest's
+//! store of which all is known ([`Shadow::know`]). It has to be told when that ends ([`Vgic::forget_word`]): before the
+//! page is shown otherwise, and before a register acknowledges no more.
+//!
 //! A page is shown while its server gets requests. When that ends, nothing that the server stores is seen any more; then the
 //! page says so to the guest, if the server has named bits for that (it is *left*), or is withdrawn, so that reads wait for
 //! a successor as everything else does. A server that ended itself loses the frames; one that the hypervisor found too slow
@@ -19,6 +23,7 @@ use crate::abi::dm_op::VENDOR_FIRST_SHADOW_FRAME;
 use crate::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa, ServerId};
 use crate::machine::Machine;
 use crate::sync::Mutex;
+use crate::vgic::{KnownLine, Vgic};
 
 /// Acknowledgement registers that a page can have.
 pub const MAX_ACKS: usize = 4;
@@ -181,8 +186,16 @@ impl Shadow {
     }
 
     /// The guest is shown it from now on, or no more.
-    pub fn set_shown(&mut self, shown: bool) {
+    pub fn set_shown(&mut self, vgic: &mut Vgic, shown: bool) {
+        self.forget(vgic);
         self.shown = shown;
+    }
+
+    /// Nobody knows any more where its words are.
+    fn forget(&self, vgic: &mut Vgic) {
+        for ack in &self.acks {
+            vgic.forget_word(ack.interrupt);
+        }
     }
 
     /// Where frame number `which` is in its server's map, if it was not moved since.
@@ -207,19 +220,26 @@ impl Shadow {
             return Err(HypercallError::Exists);
         }
         self.acks.push(ack).map_err(|_| HypercallError::NoSpace)?;
-        self.publish(machine);
+        machine.store_u32(self.place(&ack), 0);
+        machine.complete_stores();
         Ok(())
+    }
+
+    /// Where the word of a register is shown.
+    const fn place(&self, ack: &Ack) -> Pa {
+        Pa(self.current().0.0 | ack.offset as u64)
     }
 
     /// Takes a register away; its word stays in the page as it is.
     ///
     /// # Errors
     /// ENOENT.
-    pub fn remove_ack(&mut self, register: Ipa) -> Result<Ack, HypercallError> {
+    pub fn remove_ack(&mut self, vgic: &mut Vgic, register: Ipa) -> Result<Ack, HypercallError> {
         let index = self.acks.iter().position(|ack| ack.register == register);
-        index
-            .map(|index| self.acks.swap_remove(index))
-            .ok_or(HypercallError::NoEntry)
+        let removed = index.map(|index| self.acks.swap_remove(index));
+        let removed = removed.ok_or(HypercallError::NoEntry)?;
+        vgic.forget_word(removed.interrupt);
+        Ok(removed)
     }
 
     /// The vendor operation *update*.
@@ -227,68 +247,71 @@ impl Shadow {
     /// # Errors
     /// ENOENT: no such register.
     pub fn update(
-        &mut self,
+        &self,
         machine: &impl Machine,
+        vgic: &mut Vgic,
         register: Ipa,
-        clear: u32,
-        set: u32,
+        (clear, set): (u32, u32),
     ) -> Result<LineChange, HypercallError> {
-        self.change(machine, register, clear, set)
+        self.change(machine, vgic, register, (clear, set))
             .ok_or(HypercallError::NoEntry)
     }
 
     /// The guest writes `bits` to `register`; `None`: that register does not acknowledge now.
     #[inline(always)]
-    pub fn acknowledge(&mut self, machine: &impl Machine, register: Ipa, bits: u32) -> Option<LineChange> {
+    pub fn acknowledge(&self, machine: &impl Machine, vgic: &mut Vgic, register: Ipa, bits: u32) -> Option<LineChange> {
         if !self.shown {
             return None;
         }
-        self.change(machine, register, bits, 0)
+        self.change(machine, vgic, register, (bits, 0))
     }
 
     #[inline(always)]
-    fn change(&mut self, machine: &impl Machine, register: Ipa, clear: u32, set: u32) -> Option<LineChange> {
-        let (frame, _) = self.current();
-        let ack = self.acks.iter_mut().find(|ack| ack.register == register)?;
-        let line = ack.change(clear, set);
-        machine.store_u32(Pa(frame.0 | u64::from(ack.offset)), ack.word());
+    fn change(
+        &self,
+        machine: &impl Machine,
+        vgic: &mut Vgic,
+        register: Ipa,
+        (clear, set): (u32, u32),
+    ) -> Option<LineChange> {
+        let ack = self.acks.iter().find(|ack| ack.register == register)?;
+        let (word, line) = vgic.change_word(ack.interrupt, clear, set);
+        machine.store_u32(self.place(ack), word);
         machine.complete_stores();
         Some((ack.interrupt, line))
     }
 
-    /// What becomes of register number `index`, which is `register`, if the guest writes `bits` there and that clears all of its
-    /// word. `None`: something else, or it does not acknowledge now.
-    #[inline(always)]
-    pub fn cleared_by(&mut self, index: usize, register: Ipa, bits: u32) -> Option<Cleared<'_>> {
-        let (frame, _) = self.current();
-        let ack = self.acks.get_mut(index).filter(|ack| ack.register == register)?;
-        let clears = self.shown && ack.word() != 0 && ack.word() & !bits == 0;
-        clears.then_some(Cleared { frame, ack })
+    /// Where the word of `register` is shown, and the line that it is, for stores of `bits` there that clear all of it: until the
+    /// interrupt controller forgets that line, nothing else need be looked at. `None`: it does not acknowledge now.
+    pub fn know(&self, vgic: &mut Vgic, register: Ipa, bits: u32) -> Option<(Pa, KnownLine)> {
+        let ack = self.acks.iter().find(|ack| ack.register == register && self.shown)?;
+        Some((self.place(ack), vgic.know_word(ack.interrupt, bits)?))
     }
 
     /// The frame that is not shown has the true words, too, for a server that is to have it in place of the other.
-    pub fn share_words(&self, machine: &impl Machine) {
+    pub fn share_words(&self, machine: &impl Machine, vgic: &Vgic) {
         let [first, second] = self.frames;
-        self.publish_in(machine, if self.current == 0 { second } else { first });
+        self.publish_in(machine, vgic, if self.current == 0 { second } else { first });
     }
 
     /// The true words are in the current frame, whatever its server wrote there.
-    fn publish(&self, machine: &impl Machine) {
-        self.publish_in(machine, self.current().0);
+    fn publish(&self, machine: &impl Machine, vgic: &Vgic) {
+        self.publish_in(machine, vgic, self.current().0);
     }
 
-    fn publish_in(&self, machine: &impl Machine, frame: Pa) {
+    fn publish_in(&self, machine: &impl Machine, vgic: &Vgic, frame: Pa) {
         for ack in &self.acks {
-            machine.store_u32(Pa(frame.0 | u64::from(ack.offset)), ack.word());
+            machine.store_u32(Pa(frame.0 | u64::from(ack.offset)), vgic.word(ack.interrupt));
         }
         machine.complete_stores();
     }
 
     /// The vendor operation *replace*: the other frame, with the true words in it, is the one to be shown.
-    pub fn turn(&mut self, machine: &impl Machine) {
+    pub fn turn(&mut self, machine: &impl Machine, vgic: &mut Vgic) {
+        self.forget(vgic);
         self.current ^= 1;
         self.begin = Begin::AtOnce;
-        self.publish(machine);
+        self.publish(machine, vgic);
     }
 
     /// Whether the page stays when its server fails.
@@ -297,56 +320,34 @@ impl Shadow {
     }
 
     /// The server has failed, and has lost its mappings: the page says so from now on.
-    pub fn leave(&mut self, machine: &impl Machine) -> heapless::Vec<LineChange, MAX_ACKS> {
+    pub fn leave(&mut self, machine: &impl Machine, vgic: &mut Vgic) -> heapless::Vec<LineChange, MAX_ACKS> {
+        self.forget(vgic);
         self.state = State::Left;
         let mark = self.mark;
         let (frame, _) = self.current();
         let mut lines = heapless::Vec::new();
         let at = Pa(frame.0 | u64::from(mark.offset));
         machine.store_u32(at, machine.load_u32(at) | mark.bits);
-        for ack in &mut self.acks {
+        for ack in &self.acks {
             let also = if ack.offset == mark.offset { mark.bits } else { 0 };
-            let line = ack.change(0, mark.interrupt | also);
+            let (_, line) = vgic.change_word(ack.interrupt, 0, mark.interrupt | also);
             // There is room: one a register.
             let _ = lines.push((ack.interrupt, line));
         }
-        self.publish(machine);
+        self.publish(machine, vgic);
         lines
     }
 
     /// The target starts anew, and its interrupt controller was reset: the words are zero. What its map has of the page was
     /// taken out with everything else.
-    pub fn restart(&mut self, machine: &impl Machine) {
-        self.shown = false;
-        for ack in &mut self.acks {
-            let _ = ack.change(u32::MAX, 0);
+    pub fn restart(&mut self, machine: &impl Machine, vgic: &mut Vgic) {
+        self.set_shown(vgic, false);
+        for ack in &self.acks {
+            let _ = vgic.change_word(ack.interrupt, u32::MAX, 0);
         }
         if self.state != State::Idle {
-            self.publish(machine);
+            self.publish(machine, vgic);
         }
-    }
-}
-
-/// A word that a guest's write is about to clear, so that its line falls.
-#[derive(Debug)]
-pub struct Cleared<'a> {
-    frame: Pa,
-    ack: &'a mut Ack,
-}
-
-impl Cleared<'_> {
-    /// Whose line.
-    #[inline(always)]
-    pub const fn interrupt(&self) -> IntId {
-        self.ack.interrupt
-    }
-
-    /// The write happens; the line is to follow.
-    #[inline(always)]
-    pub fn publish(self, machine: &impl Machine) {
-        let _ = self.ack.change(u32::MAX, 0);
-        machine.store_u32(Pa(self.frame.0 | u64::from(self.ack.offset)), 0);
-        machine.complete_stores();
     }
 }
 
@@ -397,22 +398,6 @@ impl Shadows {
         };
         let device = slot.device;
         (device.start() <= at.0 && at.0 <= device.end()).then_some(slot)
-    }
-
-    /// Number `index` of them.
-    #[inline(always)]
-    pub fn get(&self, index: usize) -> Option<&ShadowSlot> {
-        self.0.get(index)
-    }
-
-    /// Which of them has `register` among those that acknowledge, at which place there, and whose line its word is. Not while somebody has it.
-    pub fn find_acknowledgement(&self, register: Ipa) -> Option<(u16, u16, IntId)> {
-        let after = self.0.partition_point(|slot| slot.device.start() <= register.0);
-        let slot = after.checked_sub(1)?;
-        let shadow = self.0.get(slot)?.shadow.try_lock()?;
-        let index = shadow.acks().iter().position(|ack| ack.register == register)?;
-        let interrupt = shadow.acks().get(index)?.interrupt;
-        Some((u16::try_from(slot).ok()?, u16::try_from(index).ok()?, interrupt))
     }
 
     /// The one of a device's frame, and which of the two frames it is.

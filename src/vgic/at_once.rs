@@ -206,7 +206,7 @@ impl Vgic {
             return false;
         };
         let irq = &mut self.irqs[slot];
-        let is_quiet = irq.is_ready() && irq.set_active.is_none() && irq.physical == physical;
+        let is_quiet = irq.is_ready() && !irq.set_active.is_some() && irq.physical == physical;
         if !cpu.interface.shows_everything() || !is_quiet || !self.groups.has(irq.group1) {
             return false;
         }

@@ -1,7 +1,7 @@
 //! Registers with a field for each interrupt: what reading and writing one field means.
 
 use super::distributor::{Answer, Scope, Setting};
-use super::irq::{NOBODY, PRIORITY_MASK, Slot};
+use super::irq::{NOBODY, PRIORITY_MASK, Slot, Wanted};
 use super::list_register::VirtualInterface;
 use super::{Version, Vgic};
 use crate::ids::VcpuSet;
@@ -236,7 +236,7 @@ impl Vgic {
             Bank::SetActive | Bank::ClearActive => {
                 let active = bank == Bank::SetActive;
                 if irq.resident_on().is_some() {
-                    irq.set_active = Some(active);
+                    irq.set_active = Wanted::state(active);
                 } else {
                     let holder = if irq.target == NOBODY { vcpu } else { irq.target };
                     self.write_active(slot, holder, active);

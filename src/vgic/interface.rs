@@ -10,8 +10,9 @@ mod flush;
 mod line;
 mod park;
 mod read_back;
+mod word;
 
-pub use line::LineSlot;
+pub use word::{Cleared, KnownLine};
 
 use super::Vgic;
 use super::irq::Slot;

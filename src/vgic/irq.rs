@@ -54,7 +54,40 @@ pub(super) enum Place {
     },
 }
 
-/// One virtual interrupt. The first four are looked at together.
+/// A state that is asked for. A byte, so that conditions are looked at together.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Wanted(u8);
+
+impl Wanted {
+    /// None.
+    pub(super) const NOTHING: Self = Self(0);
+
+    /// This one.
+    pub(super) const fn state(active: bool) -> Self {
+        Self(1 + active as u8)
+    }
+
+    /// Which; `None`: nothing is asked for.
+    pub(super) const fn get(self) -> Option<bool> {
+        match self.0 {
+            0 => None,
+            asked => Some(asked > 1),
+        }
+    }
+
+    /// Whether something is.
+    #[inline(always)]
+    pub(super) const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// What was asked for, and is no longer.
+    pub(super) fn take(&mut self) -> Option<bool> {
+        core::mem::replace(self, Self::NOTHING).get()
+    }
+}
+
+/// One virtual interrupt. The first four are looked at together, and so are the first eight ([`Irq::conditions`]).
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub(super) struct Irq {
@@ -66,10 +99,22 @@ pub(super) struct Irq {
     pub(super) active: bool,
     /// The input line is high.
     pub(super) line: bool,
-    /// GICD_IGROUPR
-    pub(super) group1: bool,
+    /// Latch bits that went into the list register.
+    pub(super) latch_in_lr: u8,
+    /// Request: of those, the ones that were cleared meanwhile.
+    pub(super) drop_latch: u8,
+    /// Request: the active state that was written meanwhile.
+    pub(super) set_active: Wanted,
     /// GICD_ICFGR: edge-triggered, otherwise level-sensitive.
     pub(super) edge: bool,
+    /// The conditions under which its line fell last in its list register, with nothing else to be done.
+    pub(super) usual: u64,
+    /// The line's word, which a guest acknowledges, where it has one; else 0.
+    pub(super) word: u32,
+    /// Since when the word has been where those who know it have found it; 0: nobody knows.
+    pub(super) known: u32,
+    /// GICD_IGROUPR
+    pub(super) group1: bool,
     /// GICD_IPRIORITYR, implemented bits.
     pub(super) priority: u8,
     /// GICD_ITARGETSR of an SPI.
@@ -99,12 +144,6 @@ pub(super) struct Irq {
 
     /// Where it waits.
     pub(super) place: Place,
-    /// Latch bits that went into the list register.
-    pub(super) latch_in_lr: u8,
-    /// Request: of those, the ones that were cleared meanwhile.
-    pub(super) drop_latch: u8,
-    /// Request: the active state that was written meanwhile.
-    pub(super) set_active: Option<bool>,
     /// The list register that it was last in.
     pub(super) lr: u8,
 
@@ -139,7 +178,10 @@ impl Irq {
             place: Place::Idle,
             latch_in_lr: 0,
             drop_latch: 0,
-            set_active: None,
+            set_active: Wanted::NOTHING,
+            usual: u64::MAX,
+            word: 0,
+            known: 0,
             lr: 0,
             next: Slot::NONE,
             previous: Slot::NONE,
@@ -151,6 +193,20 @@ impl Irq {
     pub(super) const fn is_ready(&self) -> bool {
         let flags = [self.enabled as u8, self.latch, self.active as u8, self.line as u8];
         u32::from_le_bytes(flags) == u32::from_le_bytes([1, 0, 0, 0])
+    }
+    /// All that decides what becomes of a line that falls, but for where the interrupt is and what is behind it.
+    #[inline(always)]
+    pub(super) const fn conditions(&self) -> u64 {
+        u64::from_le_bytes([
+            self.enabled as u8,
+            self.latch,
+            self.active as u8,
+            self.line as u8,
+            self.latch_in_lr,
+            self.drop_latch,
+            self.set_active.0,
+            self.edge as u8,
+        ])
     }
     /// Pending, apart from what a list register holds.
     pub(super) fn pending(&self) -> bool {
@@ -166,7 +222,7 @@ impl Irq {
     }
     /// Active as GICD_ISACTIVER shows it.
     pub(super) fn shows_active(&self) -> bool {
-        self.set_active.unwrap_or(self.active)
+        self.set_active.get().unwrap_or(self.active)
     }
     /// In a list register of some vCPU.
     pub(super) fn resident_on(&self) -> Option<u8> {

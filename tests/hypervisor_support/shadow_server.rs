@@ -177,7 +177,8 @@ impl Sim {
 
     /// The true word of the acknowledgement register.
     pub(crate) fn true_word(&self) -> Option<u32> {
-        self.with_shadow(|shadow| shadow.acks().first().map(portunus::ioreq::Ack::word))
+        let interrupt = self.with_shadow(|shadow| shadow.acks().first().map(|ack| ack.interrupt))?;
+        Some(self.domain(GUEST).vgic.lock().word(interrupt))
     }
 
     /// References that are held to the guest's shadow frames.

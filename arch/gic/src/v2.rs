@@ -192,6 +192,7 @@ impl<R: DeviceRegisters + Copy> GicV2<R> {
             .write_u32(GICH_LR + index * 4, ListRegister::to_gich(value));
     }
     /// As `VirtualInterface::lower`.
+    #[inline(always)]
     pub fn lower(&self, index: usize) -> LrState {
         let word = ListRegister::lower_gich(self.hypervisor.read_u32(GICH_LR + index * 4));
         self.hypervisor.write_u32(GICH_LR + index * 4, word);

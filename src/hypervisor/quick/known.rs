@@ -3,8 +3,8 @@
 //!
 //! What is found out about a store is what no look at its instruction and its address alone can change, or what is checked
 //! each time: that the doorbells are as they were ([`Board::changes`]),
-//! that the backend's channels are as they were ([`Route`]), that the shadow page is shown and the register is one of its
-//! own. The table is the vCPU's, so that it has no lock.
+//! that the backend's channels are as they were ([`Route`]), that the register and its word are where they were, on a page
+//! that is shown ([`KnownLine`]). The table is the vCPU's, so that it has no lock.
 
 use super::register_of;
 use crate::counters::Exit;
@@ -13,13 +13,15 @@ use crate::domain::Domain;
 use crate::domain::vcpu::Attention;
 use crate::evtchn::{Arrived, Delivery, Route, Sender};
 use crate::hypervisor::{Hypervisor, Located, Quick, VcpuState};
-use crate::ids::{DomainId, EventPort, IntId, Ipa, ServerId};
+use crate::ids::{DomainId, EventPort, Ipa, Pa, ServerId};
 use crate::ioreq::Board;
+use crate::ioreq::shadow::Shadow;
 use crate::machine::Machine;
+use crate::sync::MutexGuard;
 use crate::trace::{Kind, rung};
 use crate::trap::access::MmioAccess;
 use crate::trap::registers::Saved;
-use crate::vgic::LineSlot;
+use crate::vgic::{Cleared, KnownLine, Vgic};
 
 /// Stores that a vCPU remembers.
 const ENTRIES: usize = 16;
@@ -64,29 +66,30 @@ pub(super) struct KnownStore {
     pub(super) changes: u64,
     /// All of the register that it stored.
     pub(super) value: u64,
-    /// It went to a register that acknowledges.
-    pub(super) acknowledges: bool,
+    /// The register and its word, if it does.
     word: KnownWord,
     /// It rang this one, if it does not.
     pub(super) bell: KnownBell,
-    /// A place in the table is found by a shift.
-    _padding: [u64; 1],
 }
 
+// A place in the table is found by a shift.
 const _: () = assert!(size_of::<KnownStore>() == 128);
 
 impl KnownStore {
+    /// It went to a register that acknowledges.
+    #[inline(always)]
+    pub(super) const fn acknowledges(&self) -> bool {
+        self.word.at.0 != 0
+    }
+
     const NONE: Self = Self {
         key: 0,
         ipa: Ipa(0),
         changes: 0,
         value: 0,
-        acknowledges: false,
         word: KnownWord {
-            slot: 0,
-            index: 0,
-            interrupt: IntId(0),
-            line: LineSlot::NONE,
+            at: Pa(0),
+            line: KnownLine::NONE,
         },
         bell: KnownBell {
             owner: DomainId(0),
@@ -97,7 +100,6 @@ impl KnownStore {
             here: false,
             route: Route::NONE,
         },
-        _padding: [0; 1],
     };
 }
 
@@ -108,22 +110,13 @@ pub(super) const fn key(esr: u64, saved: Saved) -> u64 {
     esr ^ (saved.bits() as u64) << 32
 }
 
-/// The other way round.
-const fn esr_of(key: u64, saved: Saved) -> u64 {
-    key ^ (saved.bits() as u64) << 32
-}
-
-/// A register that acknowledges. All of this may have changed.
+/// A register that acknowledges.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct KnownWord {
-    /// Which page of the domain's.
-    slot: u16,
-    /// Which of the page's registers.
-    index: u16,
-    /// The word's interrupt.
-    interrupt: IntId,
-    /// Its place in the interrupt controller, which never changes.
-    line: LineSlot,
+    /// Where its word is shown; 0: there is none.
+    at: Pa,
+    /// The word, as long as all of this is so.
+    line: KnownLine,
 }
 
 /// A doorbell and who hears it.
@@ -253,40 +246,54 @@ impl<M: Machine> Hypervisor<M> {
         };
     }
 
-    /// A store to a register that probably acknowledges, as the entry at `place` says, which is of this store.
-    #[inline(never)]
+    /// A store to a register that acknowledges, of which all is known, clears its word. `None`: nothing was done.
+    #[inline(always)]
     pub(super) fn acknowledge_known<C: Cpu>(
         &self,
         at: Located<'_>,
         cpu: &mut C,
         state: &mut VcpuState,
-        far: u64,
-        saved: Saved,
         place: usize,
-    ) -> Quick {
-        let known = state.known.at(place);
-        let word = &known.word;
-        if !state.flush_due
-            && let Some(slot) = at.domain.shadows.get(word.slot.into())
-            // Whoever has the page may wait for this pCPU to leave its guest.
-            && let Some(mut shadow) = slot.shadow.try_lock()
-            && let Some(cleared) = shadow.cleared_by(word.index.into(), known.ipa, known.value as u32)
-            && let Some(mut vgic) = at.domain.vgic.try_lock()
-        {
-            let interrupt = cleared.interrupt();
-            let publish = || cleared.publish(&self.machine);
-            let interface = cpu.virtual_interface();
-            if interrupt == word.interrupt && vgic.lower_in_place(at.vcpu.id.index, word.line, interface, publish) {
+    ) -> Option<Quick> {
+        // Whoever has the controller may wait for this pCPU to leave its guest.
+        let mut vgic = at.domain.vgic.try_lock()?;
+        let KnownWord { at: shown, line } = &state.known.at(place).word;
+        let store = || {
+            self.machine.store_u32(*shown, 0);
+            self.machine.complete_stores();
+        };
+        match vgic.clear_known_word(at.vcpu.id.index, line, cpu.virtual_interface(), store) {
+            Cleared::All => {
                 drop(vgic);
-                drop(shadow);
-                self.machine.trace_loaded(Kind::Acknowledged, at.vcpu.id, interrupt.0);
+                self.machine
+                    .trace_loaded(Kind::Acknowledged, at.vcpu.id, line.interrupt().0);
                 state.count(Exit::Server);
                 state.frame.advance_a64();
-                return Quick::Done;
+                Some(Quick::Done)
             }
+            Cleared::ButForItsEnd => Some(self.finish_known(at, state, vgic, place)),
+            Cleared::Not => None,
         }
-        let esr = esr_of(known.key, saved);
-        self.quick_store_anew(at, cpu, state, esr, far, saved)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn finish_known(
+        &self,
+        at: Located<'_>,
+        state: &mut VcpuState,
+        mut vgic: MutexGuard<'_, Vgic>,
+        place: usize,
+    ) -> Quick {
+        let line = &state.known.at(place).word.line;
+        vgic.end_cleared(at.vcpu.id.index, line);
+        drop(vgic);
+        self.machine
+            .trace_loaded(Kind::Acknowledged, at.vcpu.id, line.interrupt().0);
+        state.count(Exit::Server);
+        state.frame.advance_a64();
+        // So that no caller knows the answer, and this is the last thing that it does.
+        core::hint::black_box(Quick::Done)
     }
 
     /// A store has acknowledged: the next one like it goes the short way.
@@ -296,30 +303,21 @@ impl<M: Machine> Hypervisor<M> {
         domain: &Domain,
         state: &mut VcpuState,
         (esr, far, saved): (u64, u64, Saved),
-        ipa: Ipa,
+        (shadow, ipa): (&Shadow, Ipa),
     ) {
         let Some(changes) = domain.doorbells.changes_without(ipa) else {
             return;
         };
-        let Some((slot, index, interrupt)) = domain.shadows.find_acknowledgement(ipa) else {
-            return;
-        };
-        let Some(line) = domain.vgic.lock().line(interrupt) else {
-            return;
-        };
         let value = state.frame.read(register_of(esr));
+        let Some((at, line)) = shadow.know(&mut domain.vgic.lock(), ipa, value as u32) else {
+            return;
+        };
         *state.known.at_mut(far, value) = KnownStore {
             key: key(esr, saved),
             ipa,
             changes,
             value,
-            acknowledges: true,
-            word: KnownWord {
-                slot,
-                index,
-                interrupt,
-                line,
-            },
+            word: KnownWord { at, line },
             ..KnownStore::NONE
         };
     }

@@ -45,10 +45,11 @@ impl<M: Machine> Hypervisor<M> {
             && known.changes == board.changes()
             && known.value == value
         {
-            if known.acknowledges {
-                return self.acknowledge_known(at, cpu, state, far, saved, place);
-            }
-            if let Some((owner, arrived)) = self.ring_known(at, board, &known.bell) {
+            if known.acknowledges() {
+                if let Some(quick) = self.acknowledge_known(at, cpu, state, place) {
+                    return quick;
+                }
+            } else if let Some((owner, arrived)) = self.ring_known(at, board, &known.bell) {
                 state.count(Exit::Server);
                 state.frame.advance_a64();
                 return self.after_ring(at, &known.bell, owner, arrived);
@@ -100,13 +101,13 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         if width == AccessWidth::Word {
-            let Some(mut shadow) = slot.shadow.try_lock() else {
+            let Some(shadow) = slot.shadow.try_lock() else {
                 return self.store_beside(cpu, (domain, vcpu), state, (slot, true), (esr, far, ipa));
             };
             let (here, bits) = ((domain, vcpu, !state.flush_due), state.frame.read(register) as u32);
-            if let Some(told) = self.acknowledge(cpu, here, &mut shadow, (ipa, bits)) {
+            if let Some(told) = self.acknowledge(cpu, here, &shadow, (ipa, bits)) {
+                self.learn_acknowledgement(domain, state, (esr, far, saved), (&shadow, ipa));
                 drop(shadow);
-                self.learn_acknowledgement(domain, state, (esr, far, saved), ipa);
                 state.count(Exit::Server);
                 state.frame.advance_a64();
                 return if told { Quick::Due } else { Quick::Done };

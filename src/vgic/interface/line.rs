@@ -10,22 +10,7 @@ use crate::vgic::irq::{Place, Slot};
 use crate::vgic::list_register::{Backing, LrState, VirtualInterface};
 use crate::vgic::{Vgic, VgicError};
 
-/// An SPI, found. It stays the same for the life of its controller.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct LineSlot(Slot);
-
-impl LineSlot {
-    /// None.
-    pub const NONE: Self = Self(Slot::NONE);
-}
-
 impl Vgic {
-    /// Finds an SPI; `None`: there is none of that number.
-    #[inline]
-    pub fn line(&self, interrupt: IntId) -> Option<LineSlot> {
-        self.spi_slot(interrupt.0).map(LineSlot)
-    }
-
     /// Takes an SPI for a device of the hypervisor, from [`Self::set_irq_level`] too: its line is low, and what was pending of
     /// it is not any more.
     ///
@@ -38,8 +23,11 @@ impl Vgic {
         }
         self.reserve(interrupt)?;
         self.clear_latch(slot, u8::MAX);
-        self.irqs[slot].line = false;
-        self.irqs[slot].has_level = false;
+        let irq = &mut self.irqs[slot];
+        irq.line = false;
+        irq.has_level = false;
+        irq.word = 0;
+        irq.known = 0;
         self.update(slot);
         Ok(self.take_kick())
     }
@@ -49,7 +37,11 @@ impl Vgic {
     /// # Errors
     /// [`VgicError::NotSpi`].
     pub fn disconnect_line(&mut self, interrupt: IntId) -> Result<VcpuSet, VgicError> {
+        let slot = self.spi(interrupt)?;
         let kick = self.lower_spi(interrupt)?;
+        let irq = &mut self.irqs[slot];
+        irq.word = 0;
+        irq.known = 0;
         self.unreserve(interrupt);
         Ok(kick)
     }
@@ -77,9 +69,7 @@ impl Vgic {
         interrupt: IntId,
         interface: &mut V,
     ) -> Result<VcpuSet, VgicError> {
-        if let Some(line) = self.line(interrupt)
-            && self.lower_in_place(vcpu, line, interface, || ())
-        {
+        if self.lower_in_place(vcpu, interrupt, interface) {
             return Ok(VcpuSet::EMPTY);
         }
         self.lower_spi(interrupt)
@@ -97,16 +87,11 @@ impl Vgic {
     }
 
     /// As [`Self::lower_spi`], by `vcpu`, which is loaded with its list registers in use, if one of them holds the interrupt and
-    /// nothing else is to be done than to change that one: then `first` is called before anything is changed. `false`: nothing
-    /// was done.
-    #[inline(always)]
-    pub fn lower_in_place<V: VirtualInterface>(
-        &mut self,
-        vcpu: u8,
-        LineSlot(slot): LineSlot,
-        interface: &mut V,
-        first: impl FnOnce(),
-    ) -> bool {
+    /// nothing else is to be done than to change that one. `false`: nothing was done.
+    pub fn lower_in_place<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        let Some(slot) = self.spi_slot(interrupt.0) else {
+            return false;
+        };
         let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
             return false;
         };
@@ -124,7 +109,7 @@ impl Vgic {
         if !cpu.active.is_empty() || !own.runs_ahead() || own.overflow || own.reorder {
             return false;
         }
-        first();
+        irq.usual = irq.conditions();
         irq.line = false;
         irq.latch = 0;
         irq.latch_in_lr = 0;
@@ -139,10 +124,20 @@ impl Vgic {
                 *maintenance = false;
             }
         } else {
-            own.used &= !(1 << index);
-            irq.end(own.contents[index].backing);
-            irq.place = Place::Idle;
+            self.end_lowered(vcpu, slot);
         }
         true
+    }
+
+    /// Nothing is left of a line that was lowered in its list register.
+    pub(super) fn end_lowered(&mut self, vcpu: u8, slot: Slot) {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return;
+        };
+        let (own, irq) = (&mut cpu.interface, &mut self.irqs[slot]);
+        let index = at(irq.lr.into());
+        own.used &= !(1 << index);
+        irq.end(own.contents[index].backing);
+        irq.place = Place::Idle;
     }
 }

@@ -48,7 +48,7 @@ impl Vgic {
                     }
                     let irq = &mut self.irqs[slot];
                     interface.trace(Kind::Ended, written.interrupt);
-                    if irq.set_active.is_none() {
+                    if !irq.set_active.is_some() {
                         irq.end(written.backing);
                         self.requeue(vcpu, slot, interface);
                         continue;
