@@ -407,6 +407,7 @@ const DIFFERENCES: &[Difference] = &[
         Otherwise::Skipped,
         VENDORS,
     ),
+    ("control", "*", "*", Otherwise::Skipped, "that call is Portunus' own"),
     ("dm_op", "*", "*", Otherwise::Skipped, NO_SERVERS),
 ];
 

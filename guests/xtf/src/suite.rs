@@ -131,16 +131,6 @@ impl Suite {
         );
     }
 
-    /// Names an operation whose rows are not in this suite, so that the document says where they are.
-    pub(crate) fn elsewhere(&self, call: &str, operation: &str) {
-        if self.counts {
-            println!(
-                "xtf {}: counts of {call} {operation}: 0 good, 0 boundary, 0 bad",
-                self.role
-            );
-        }
-    }
-
     /// Runs a table, and the rows that every structure gets.
     pub(crate) fn table<T: Copy + FromBytes + IntoBytes + Immutable>(&mut self, table: &Table<'_, T>) {
         if self.call != table.call {

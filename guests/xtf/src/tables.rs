@@ -1,10 +1,12 @@
 //! The tables, a file for each hypercall.
 
+mod control;
 mod dm_op;
 mod event_channel_op;
 mod firmware;
 mod grant_table_op;
 mod memory_op;
+mod range_kinds;
 mod sched_op;
 mod small;
 mod xen_version;
@@ -20,9 +22,12 @@ pub(crate) fn local(suite: &mut Suite) {
     sched_op::run(suite);
     small::run(suite);
     firmware::run(suite);
+    control::of_itself(suite);
 }
 
 /// What a domain may do that serves another's devices.
 pub(crate) fn serving(suite: &mut Suite) {
     dm_op::run(suite);
+    range_kinds::run(suite);
+    control::of_another(suite);
 }
