@@ -37,8 +37,8 @@ const DEVICE_TREE_MAGIC: u32 = 0xd00d_feed;
 /// The boot pCPU's first Rust.
 ///
 /// # Safety
-/// Entered once, with stage 1 on; `device_tree` is what the loader passed.
-pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
+/// Entered once, with stage 1 on; `device_tree` is what the loader passed, and `loaded` is where it put the Image.
+pub(crate) unsafe extern "C" fn boot(device_tree: usize, loaded: usize) -> ! {
     let Some(pcpu) = pcpu::install(PcpuId(0)) else {
         power::off()
     };
@@ -50,6 +50,12 @@ pub(crate) unsafe extern "C" fn boot(device_tree: usize) -> ! {
     heap::init();
     // SAFETY: the early tables map the device tree, and nobody writes it.
     let blob = match unsafe { blob(device_tree) } {
+        Ok(blob) if !loaded.is_multiple_of(PAGE_SIZE as usize) => {
+            open_console_alone(Some(blob));
+            stop(format_args!(
+                "the Image was loaded to {loaded:#x}, which is not a multiple of {PAGE_SIZE:#x}"
+            ))
+        }
         Ok(blob) => blob,
         Err(error) => {
             open_console_alone(None);

@@ -5,6 +5,9 @@
 //! register that matters is written before anything depends on it. Until stage 1 is on, memory is Device memory:
 //! no exclusive accesses, and what was written is invalidated from the caches before they are used.
 //!
+//! Addresses in code are made of pages (ADRP), so code works only where the Image begins on a page. Loaded elsewhere it moves
+//! itself up to one first, so that the boot pCPU can say what is wrong; it does not go on.
+//!
 //! Of a cold machine nothing is assumed but what that protocol says: the Image's file is clean to the point of coherency.
 //! Lines of the rest of it are invalidated before it is written, all of it after; TLBs and instruction caches are invalidated
 //! before they are used; a secondary pCPU uses no memory but the Image's code and its mailbox, which was cleaned for it.
@@ -28,7 +31,7 @@ global_asm!(
     .section .head, "ax"
     .global _start
 _start:
-    b       {entry}
+    b       1f
     .long   0
     .quad   0                       // text_offset
     .quad   image_size
@@ -38,36 +41,80 @@ _start:
     .quad   0
     .ascii  "ARM\x64"
     .long   0
+
+// x22 = where the Image was loaded. Nothing here depends on where that is.
+1:  msr     daifset, #0xf
+    adr     x22, _start
+    ands    x1, x22, #0xfff
+    b.eq    5f
+    // Up to a page, further than this code reaches: it stays while the file is copied from its end.
+    mov     x2, #0x2000
+    sub     x1, x2, x1
+    ldr     w3, 6f
+    add     x3, x22, x3             // end of the file
+    // No dirty line of the loader's may land on the copy; 16 bytes are the shortest line.
+    add     x2, x22, x1
+    add     x4, x3, x1
+2:  dc      ivac, x2
+    add     x2, x2, #16
+    cmp     x2, x4
+    b.lo    2b
+    dsb     sy
+    // Without an MMU no access may be unaligned, and the Image is only known to lie on a word.
+3:  ldr     w2, [x3, #-4]!
+    str     w2, [x3, x1]
+    cmp     x3, x22
+    b.hi    3b
+    dsb     sy
+    ic      iallu
+    dsb     sy
+    isb
+    adr     x2, 5f
+    add     x2, x2, x1
+    br      x2
+5:  b       {entry}
+6:  .long   image_file_size
     .text
     "#,
     entry = sym entry,
 );
 
-/// The boot pCPU's first instructions.
+/// The boot pCPU's first instructions once the Image begins on a page; x22 = where it was loaded.
 #[unsafe(naked)]
 unsafe extern "C" fn entry() -> ! {
     naked_asm!(
-        "msr    daifset, #0xf",
         "mov    x20, x0",
         "mrs    x21, CurrentEL",
         "cmp    x21, #8",
         "b.ne   1f",
         "bl     {init_el2}",
-        // Where the Image was loaded is added to every address in it (R_AARCH64_RELATIVE, 0x403).
+        // Where the Image lies is added to every address in it. They are listed as RELR (the ELF specification's draft, "Relative
+        // relocation table"): an even entry is where an address is; in an odd one, bits 63 to 1 say which of the next 63 words
+        // are addresses, too.
         "1: adrp x0, image_start",
-        "adrp   x1, rela_start",
-        "add    x1, x1, :lo12:rela_start",
-        "adrp   x2, rela_end",
-        "add    x2, x2, :lo12:rela_end",
+        "adrp   x1, relocations_start",
+        "add    x1, x1, :lo12:relocations_start",
+        "adrp   x2, relocations_end",
+        "add    x2, x2, :lo12:relocations_end",
         "2: cmp x1, x2",
         "b.hs   3f",
-        "ldp    x3, x4, [x1], #16",
-        "ldr    x5, [x1], #8",
-        "cmp    w4, #0x403",
-        "b.ne   2b",
+        "ldr    x3, [x1], #8",
+        "tbnz   x3, #0, 9f",
+        "add    x4, x0, x3",
+        "ldr    x5, [x4]",
         "add    x5, x5, x0",
-        "str    x5, [x0, x3]",
+        "str    x5, [x4], #8",
         "b      2b",
+        "9: mov x6, x4",
+        "add    x4, x4, #63 * 8",
+        "10: lsr x3, x3, #1",
+        "cbz    x3, 2b",
+        "tbz    x3, #0, 11f",
+        "ldr    x5, [x6]",
+        "add    x5, x5, x0",
+        "str    x5, [x6]",
+        "11: add x6, x6, #8",
+        "b      10b",
         // What is no part of the file may be dirty in a cache of whoever had that memory before: written back later it would
         // be over what is written here past the caches.
         "3: adrp x0, bss_start",
@@ -118,6 +165,7 @@ unsafe extern "C" fn entry() -> ! {
         "mov    x0, x19",
         "bl     {switch}",
         "mov    x0, x20",
+        "mov    x1, x22",
         "b      {boot}",
         "6: mov x0, x20",
         "lsr    x1, x21, #2",
