@@ -54,13 +54,16 @@ use portunus_virtio::shim::{Doorbell, GuestIndex, ServedDevice, serve};
 use portunus_virtio::state::Resumption;
 
 use acceleration::{ShownPage, attach_doorbells};
-use config::{ServedConfig, Source};
+use config::{MemoryAccess, ServedConfig, Source};
 use real_disk::{DiskInterrupt, RealDisk};
 use shim::XenShim;
 use state_page::{DevicePages, MappedPage};
 use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
+
+/// What part of a window one request may take.
+const WINDOW_SHARE: u64 = 4;
 
 /// The model holds the requests in work, tens of KiB, so it stays where it was made.
 type Device = ServedDevice<&'static mut BlockDevice<&'static mut dyn Disk, Chain>, Option<MappedPage>, ShownPage>;
@@ -161,11 +164,16 @@ fn start(
     }
     let sectors = disk.sectors();
     let queues = config.queues;
-    let block = if config.read_only {
+    let mut block = if config.read_only {
         BlockDevice::read_only(disk, queues)
     } else {
         BlockDevice::new(disk, queues)
     };
+    if config.memory_access == MemoryAccess::Window {
+        // Beside the rings there must be room for a request, in whatever pieces its driver has left.
+        let window: u64 = config.guest_memory.iter().map(|part| part.end - part.start).sum();
+        block = block.with_request_limit(window / WINDOW_SHARE);
+    }
 
     let index = match shim.find(config.guest) {
         Some(index) => index,

@@ -119,6 +119,15 @@ impl<D: Disk, R: Default> BlockDevice<D, R> {
         }
     }
 
+    /// The same, whose driver makes requests of at most `bytes` of data, but of a page at least: for drivers that copy requests
+    /// through little memory, and wait for ever for room for one that is larger.
+    #[must_use]
+    pub fn with_request_limit(mut self, bytes: u64) -> Self {
+        self.features |= Feature::SIZE_MAX;
+        format::limit(&mut self.config, format::limits(bytes));
+        self
+    }
+
     /// The disk under it.
     pub fn disk(&self) -> &D {
         &self.disk

@@ -6,6 +6,8 @@ bitflags! {
     /// Feature bits of the block device (section 5.2.3).
     #[derive(Copy, Clone, Debug, Eq, PartialEq)]
     pub struct Feature: u64 {
+        /// `size_max` is valid.
+        const SIZE_MAX = 1 << 1;
         /// `seg_max` is valid.
         const SEG_MAX = 1 << 2;
         /// The disk is read-only.
@@ -27,6 +29,18 @@ bitflags! {
 
 /// Data buffers that one request may have: with header and status a chain of the queue's size.
 pub const SEG_MAX: u32 = crate::queue::QUEUE_SIZE_MAX as u32 - 2;
+/// The least bytes that a data buffer may be limited to: what drivers have by pages.
+const LEAST_SIZE_MAX: u64 = 4096;
+
+/// How long a data buffer may be, and how many of them a request may have, so that it has `bytes` of data at most; room for
+/// one buffer of a page is always left.
+pub(super) fn limits(bytes: u64) -> (u32, u32) {
+    let size = bytes / u64::from(SEG_MAX) / LEAST_SIZE_MAX * LEAST_SIZE_MAX;
+    let size = size.clamp(LEAST_SIZE_MAX, 1 << 30);
+    let segments = (bytes / size).clamp(1, SEG_MAX.into());
+    (size as u32, segments as u32)
+}
+
 /// Ranges that one discard or write-zeroes request may have.
 pub const MAX_RANGES: u16 = 16;
 /// Sectors that one such range should have at most.
@@ -114,6 +128,12 @@ impl Range {
 
 /// Bytes of `struct virtio_blk_config` up to `write_zeroes_may_unmap`, padded.
 pub(super) const CONFIG_SIZE: usize = 60;
+
+/// Puts such limits into the configuration space.
+pub(super) fn limit(config: &mut [u8; CONFIG_SIZE], (size, segments): (u32, u32)) {
+    config[8..12].copy_from_slice(&size.to_le_bytes());
+    config[12..16].copy_from_slice(&segments.to_le_bytes());
+}
 
 /// The configuration space (section 5.2.4).
 pub(super) fn config(sectors: u64, queues: u16, features: Feature) -> [u8; CONFIG_SIZE] {

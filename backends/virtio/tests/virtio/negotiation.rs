@@ -63,6 +63,30 @@ fn configuration_space_in_every_size() {
 }
 
 #[test]
+fn a_limit_of_requests_is_kept_by_size_and_number_of_buffers() {
+    assert_eq!(device().read(0x108, 4), 0, "size_max");
+    assert_eq!(offered(&mut device()) & Feature::SIZE_MAX.bits(), 0);
+    for (limit, size, buffers) in [
+        (0, 4096, 1),
+        (4095, 4096, 1),
+        (8192, 4096, 2),
+        (256 << 10, 4096, 64),
+        (1 << 20, 4096, 254),
+        (2 << 20, 8192, 254),
+        (256 << 20, 1_056_768, 254),
+        (u64::MAX, 1 << 30, 254),
+    ] {
+        let block = BlockDevice::new(numbered_disk(64), 2).with_request_limit(limit);
+        let mut device = MmioDevice::new(block);
+        assert_ne!(offered(&mut device) & Feature::SIZE_MAX.bits(), 0);
+        let told = (device.read(0x108, 4), device.read(0x10c, 4));
+        assert_eq!(told, (size, buffers), "limit {limit}");
+        assert!(size * buffers <= limit.max(4096), "limit {limit}");
+        assert_eq!(device.read(0x114, 4), 512, "blk_size is as it was");
+    }
+}
+
+#[test]
 fn features_that_may_be_accepted() {
     let all = offered(&mut device());
     let wanted = Feature::SEG_MAX | Feature::FLUSH | Feature::MQ | Feature::DISCARD | Feature::WRITE_ZEROES;
