@@ -246,6 +246,7 @@ fn bundle(
         places,
         key,
         script: None,
+        trust: None,
     })
 }
 

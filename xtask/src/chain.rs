@@ -35,6 +35,24 @@ const DUMP_IMAGE: Tool<'static> = Tool {
     program: "dumpimage",
     package: "u-boot-tools",
 };
+/// Makes keys for scenarios.
+pub(crate) const KEY_TOOL: Tool<'static> = Tool {
+    program: "openssl",
+    package: "openssl",
+};
+
+/// Makes a key in `folder`, and the certificate from which mkimage takes its public part.
+pub(crate) fn make_key(folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).doing(format!("creating {}", folder.display()))?;
+    let (key, certificate) = (folder.join("dev.key"), folder.join("dev.crt"));
+    let mut command = KEY_TOOL.command();
+    command.args([
+        "req", "-batch", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "36500", "-subj", "/CN=dev",
+    ]);
+    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    succeed(command, "openssl for a key")?;
+    Ok(key)
+}
 
 /// The programs that making a bundle takes.
 pub(crate) const TOOLS: [Tool<'static>; 3] = [MAKE_IMAGE, DUMP_IMAGE, Tool::DEVICE_TREE_COMPILER];
@@ -47,6 +65,9 @@ const MACHINE_TREE: &str = "machine.dtb";
 const SCRIPT: &str = "boot.scr";
 /// Everything in one.
 pub(crate) const FIT: &str = "portunus.itb";
+
+/// The same as anybody could make it who has no key.
+const UNSIGNED: &str = "unsigned.itb";
 
 /// Where U-Boot is to put things that are no modules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,6 +95,8 @@ pub(crate) struct Bundle {
     pub(crate) places: Places,
     /// A private key for the file with everything, in a folder that mkimage reads.
     pub(crate) key: Option<PathBuf>,
+    /// U-Boot's own device tree, which gets the public part of the key; a file without a signature is then made as well.
+    pub(crate) trust: Option<PathBuf>,
     /// U-Boot's script, where it is not to be made of the device tree.
     pub(crate) script: Option<String>,
 }
@@ -104,6 +127,10 @@ impl Bundle {
 
         let fit = folder.join(FIT);
         fit::make(self, folder, &fit)?;
+        let unsigned = folder.join(UNSIGNED);
+        if self.trust.is_some() {
+            fit::make_unsigned(self, folder, &unsigned)?;
+        }
 
         let mut files = vec![
             (SCRIPT.to_owned(), script),
@@ -111,6 +138,7 @@ impl Bundle {
             (MACHINE_TREE.to_owned(), machine),
             (FIT.to_owned(), fit),
         ];
+        files.extend(self.trust.iter().map(|_| (UNSIGNED.to_owned(), unsigned.clone())));
         files.extend(
             self.modules
                 .iter()

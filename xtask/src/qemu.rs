@@ -48,7 +48,7 @@ pub(crate) struct Launch<'a> {
 /// What is put into the machine's memory before it starts.
 #[derive(Debug, Default)]
 pub(crate) struct Payload<'a> {
-    /// What the machine starts with instead of all that follows: it finds a kernel by itself.
+    /// What the machine starts with instead of a kernel, which it finds by itself. The device tree, if any, is its own.
     pub(crate) firmware: Option<PathBuf>,
     /// An arm64 Image that is entered.
     pub(crate) kernel: PathBuf,
@@ -112,6 +112,9 @@ impl Launch<'_> {
         match (&payload.firmware, self.machine.board) {
             (Some(firmware), Board::QemuVirt) => {
                 command.args(["-semihosting", "-bios"]).arg(firmware);
+                if let Some(tree) = &payload.device_tree {
+                    command.arg("-dtb").arg(tree);
+                }
             }
             (Some(_), Board::XlnxZcu102) => return failed("this board has no firmware in QEMU"),
             (None, Board::QemuVirt) => boot(&mut command, payload),

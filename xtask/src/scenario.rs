@@ -42,6 +42,9 @@ pub(crate) struct Scenario {
     pub(crate) card: Option<BoardCard>,
     /// U-Boot's script in place of the one that is made of the manifest: a file beside the scenario file.
     pub(crate) boot_script: Option<PathBuf>,
+    /// Whether U-Boot trusts one key, and starts only what is signed by it.
+    #[serde(default)]
+    pub(crate) signed: bool,
     /// The machines that `cargo xtask test` runs it on.
     #[serde(default)]
     pub(crate) matrix: Matrix,
@@ -400,10 +403,12 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<()> {
-        if self.boot != Boot::UBoot && (self.card.is_some() || self.boot_script.is_some()) {
-            return failed("a card and a script are found by boot = \"u-boot\" alone");
+        if self.boot != Boot::UBoot && (self.card.is_some() || self.boot_script.is_some() || self.signed) {
+            return failed("a card, a script and a signature are found by boot = \"u-boot\" alone");
         }
-        if self.card.is_some() && (!self.modules.is_empty() || self.manifest.is_some() || self.boot_script.is_some()) {
+        if self.card.is_some()
+            && (self.signed || !self.modules.is_empty() || self.manifest.is_some() || self.boot_script.is_some())
+        {
             return failed("a board's card has modules, manifest and script of its own");
         }
         for (name, module) in &self.modules {

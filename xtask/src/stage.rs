@@ -164,6 +164,9 @@ pub(crate) fn require_tools(scenario: &Scenario) -> Result<()> {
     if scenario.boot == Boot::UBoot {
         tools.extend(chain::TOOLS);
     }
+    if scenario.signed {
+        tools.push(chain::KEY_TOOL);
+    }
     tools.extend(scenario.needs.iter().map(|need| Tool {
         program: &need.program,
         package: &need.package,
@@ -462,7 +465,7 @@ impl Preparation<'_> {
             multi_threaded,
         };
         if self.has_boards_card() {
-            return self.start_from_card(&launch);
+            return self.start_from_card(&launch, None);
         }
         let mut values = self.scenario.parameters(self.choices.full);
         values.extend(self.choices.parameters.clone());
@@ -485,8 +488,9 @@ impl Preparation<'_> {
         let hypervisor = machine.board.memory()..places.rest.image + image_size(&image);
         manifest::check_reservations(&tree, &modules, hypervisor)?;
         if let Some(card) = card {
-            self.fill_card(&card, machine, kernel, tree, modules)?;
-            return self.start_from_card(&launch);
+            let trust = self.trust(&launch)?;
+            self.fill_card(&card, machine, kernel, tree, modules, trust.clone())?;
+            return self.start_from_card(&launch, trust);
         }
         self.payload(&launch, kernel, tree, &modules)
     }

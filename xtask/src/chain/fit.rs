@@ -15,7 +15,7 @@ const SIGNATURE: &str = "sha256,rsa2048";
 /// Writes it to `output`, with its source beside it.
 pub(super) fn make(bundle: &Bundle, folder: &Path, output: &Path) -> Result<()> {
     let source_file = folder.join("portunus.its");
-    fs::write(&source_file, source(bundle)).doing("writing portunus.its")?;
+    fs::write(&source_file, source(bundle, bundle.key.as_deref())).doing("writing portunus.its")?;
     let mut command = MAKE_IMAGE.command();
     command.arg("-f").args([&source_file, output]);
     succeed(command, "mkimage for portunus.itb")?;
@@ -24,6 +24,9 @@ pub(super) fn make(bundle: &Bundle, folder: &Path, output: &Path) -> Result<()> 
         command
             .args(["-F", "-r", "-k"])
             .arg(key.parent().unwrap_or(Path::new(".")));
+        if let Some(trust) = &bundle.trust {
+            command.arg("-K").arg(trust);
+        }
         command.arg(output);
         succeed(command, "mkimage signing portunus.itb")?;
     }
@@ -36,13 +39,22 @@ pub(super) fn make(bundle: &Bundle, folder: &Path, output: &Path) -> Result<()> 
     fs::write(folder.join("portunus.itb.txt"), list).doing("writing portunus.itb.txt")
 }
 
+/// Writes the same without a signature.
+pub(super) fn make_unsigned(bundle: &Bundle, folder: &Path, output: &Path) -> Result<()> {
+    let source_file = folder.join("unsigned.its");
+    fs::write(&source_file, source(bundle, None)).doing("writing unsigned.its")?;
+    let mut command = MAKE_IMAGE.command();
+    command.arg("-f").args([&source_file, output]);
+    succeed(command, "mkimage for unsigned.itb").map(drop)
+}
+
 /// The names of the images, by which configuration and tools refer to them.
 fn module_image(name: &str) -> String {
     format!("module-{name}")
 }
 
-/// The source, for mkimage.
-pub(super) fn source(bundle: &Bundle) -> String {
+/// The source, for mkimage, to be signed with `key`.
+pub(super) fn source(bundle: &Bundle, key: Option<&Path>) -> String {
     let mut images = String::new();
     let places = &bundle.places;
     let at = |address: u64| format!("<{:#x} {:#x}>", address >> 32, address & 0xffff_ffff);
@@ -96,7 +108,7 @@ pub(super) fn source(bundle: &Bundle) -> String {
         none if none.is_empty() => String::new(),
         list => format!("            loadables = {list};\n"),
     };
-    let signature = match &bundle.key {
+    let signature = match key {
         None => String::new(),
         Some(key) => format!(
             "            signature-1 {{

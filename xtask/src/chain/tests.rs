@@ -67,6 +67,7 @@ fn bundle() -> Bundle {
         },
         key: None,
         script: None,
+        trust: None,
     }
 }
 
@@ -238,7 +239,7 @@ fn nodes_that_only_their_addresses_tell_apart_are_refused() {
 #[test]
 fn the_file_with_everything_names_every_part_with_its_place_and_a_checksum() {
     let mut bundle = bundle();
-    let source = fit::source(&bundle);
+    let source = fit::source(&bundle, bundle.key.as_deref());
     for part in [
         "data = /incbin/(\"/i/Image\")",
         "load = <0x0 0x40200000>",
@@ -254,7 +255,7 @@ fn the_file_with_everything_names_every_part_with_its_place_and_a_checksum() {
     assert!(!source.contains("signature"));
     bundle.key = Some("/keys/dev.key".into());
     bundle.modules.clear();
-    let signed = fit::source(&bundle);
+    let signed = fit::source(&bundle, bundle.key.as_deref());
     assert!(signed.contains("key-name-hint = \"dev\"") && signed.contains("sign-images"));
     assert!(!signed.contains("loadables ="));
 }
@@ -264,7 +265,7 @@ fn a_title_with_quotation_marks_and_backslashes_stays_one_string_of_the_source()
     let mut bundle = bundle();
     bundle.title = "a \"demo\" of C:\\x\nand more".into();
     bundle.image = "/i/the \"best\" Image".into();
-    let source = fit::source(&bundle);
+    let source = fit::source(&bundle, bundle.key.as_deref());
     assert_eq!(
         source
             .matches(r#"description = "a \"demo\" of C:\\xand more";"#)

@@ -10,10 +10,11 @@ use super::Preparation;
 use crate::boards::{self, Board, CARD, TREE};
 use crate::chain::{self, Bundle, Places, card};
 use crate::distribution;
-use crate::failure::{Doing, Result};
+use crate::failure::{Doing, Result, failed};
 use crate::manifest::Loaded;
 use crate::qemu::{Launch, MachineDisk, Payload};
 use crate::scenario::{Boot, CardMachine, Machine};
+use crate::setup::Tool;
 
 /// Where the script of a scenario has QEMU's monitor put the memory of the device tree, in the folder of a board's images.
 const MEMORY: &str = "tree.memory";
@@ -83,7 +84,9 @@ impl Preparation<'_> {
         image: PathBuf,
         tree: PathBuf,
         modules: Vec<Loaded>,
+        trust: Option<PathBuf>,
     ) -> Result<()> {
+        let key = trust.as_ref().map(|_| chain::make_key(&self.folder.join("keys")));
         let script = self.scenario.boot_script.as_ref().map(|name| {
             let file = self.scenario.folder.join(name);
             fs::read_to_string(&file).doing(format!("reading {}", file.display()))
@@ -94,16 +97,37 @@ impl Preparation<'_> {
             tree,
             modules,
             places: self.places(machine)?.rest,
-            key: None,
+            key: key.transpose()?,
+            trust,
             script: script.transpose()?,
         };
         card::make(&bundle.make(self.folder)?, &card.file)
     }
 
-    /// Starts the machine with U-Boot.
-    pub(super) fn start_from_card(&self, launch: &Launch<'_>) -> Result<Command> {
+    /// The device tree that U-Boot itself works with, for a key that it is to trust. By default it takes the emulator's.
+    pub(super) fn trust(&self, launch: &Launch<'_>) -> Result<Option<PathBuf>> {
+        if !self.scenario.signed {
+            return Ok(None);
+        }
+        let (dumped, own) = (self.folder.join("u-boot.dumped"), self.folder.join("u-boot.dtb"));
+        launch.dump_tree(&dumped)?;
+        // The emulator's has a mebibyte of nothing in it.
+        let mut command = Tool::DEVICE_TREE_COMPILER.command();
+        command
+            .args(["-q", "-I", "dtb", "-O", "dtb", "-o"])
+            .args([&own, &dumped]);
+        if command.status().doing("running dtc")?.success() {
+            Ok(Some(own))
+        } else {
+            failed("dtc refuses the machine's device tree")
+        }
+    }
+
+    /// Starts the machine with U-Boot; `own` is the device tree that U-Boot works with.
+    pub(super) fn start_from_card(&self, launch: &Launch<'_>, own: Option<PathBuf>) -> Result<Command> {
         launch.run(&Payload {
             firmware: Some(distribution::u_boot()?),
+            device_tree: own,
             gdb: self.choices.gdb,
             memory: self.memory(),
             ..Payload::default()
