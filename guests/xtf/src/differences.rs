@@ -407,6 +407,14 @@ const DIFFERENCES: &[Difference] = &[
         Otherwise::Skipped,
         VENDORS,
     ),
+    (
+        "event_channel_op",
+        "bind_interdomain",
+        "a port of another domain",
+        Otherwise::Returns(Expected::Error(HypercallError::Invalid)),
+        "whoever makes a port says who may bind it, and nobody else",
+    ),
+    ("event_channel_op", "*", "served: *", Otherwise::Skipped, NO_SERVERS),
     ("control", "*", "*", Otherwise::Skipped, "that call is Portunus' own"),
     ("dm_op", "*", "*", Otherwise::Skipped, NO_SERVERS),
 ];

@@ -7,7 +7,8 @@
 //! one that succeeded and was taken back.
 //!
 //! Several domains run this program at once. Boot arguments: `role=a` and `role=b`, which try what a domain can do by itself, and
-//! `role=c`, which serves the other one's devices; `self=` and `other=`, the numbers of this
+//! `role=c`, which serves the other one's devices; when `b` is through, `a` tries what it can do with objects of `b`.
+//! `self=` and `other=`, the numbers of this
 //! domain and the other one; `verbose`, a line for each row. It uses what Xen has too, so the same image runs there;
 //! [`differences`] says where Xen answers otherwise.
 #![no_std]
@@ -78,8 +79,14 @@ fn main() -> ! {
     } else {
         tables::local(&mut suite);
     }
+    if role == "a" {
+        tables::guest(&mut suite);
+    }
     suite.finish();
     suite.conclude();
+    if role == "b" {
+        tables::host(&mut suite);
+    }
     if suite.world.on_portunus {
         match role {
             "a" => wait_until_served(),

@@ -5,7 +5,7 @@ use portunus::abi::grant::{self, QuerySize};
 use portunus::abi::hypercall as number;
 use portunus::abi::memory;
 
-use crate::world::{DOMID_SELF, SPARE, World, plain};
+use crate::world::{DOMID_SELF, Grants, SPARE, World, plain};
 
 /// Ports that are looked at.
 const PORTS: u32 = 24;
@@ -57,7 +57,11 @@ impl Snapshot {
             mask: word(64),
             pages: [pages(memory::CURRENT_RESERVATION), pages(memory::MAXIMUM_RESERVATION)],
             frames: size.nr_frames,
-            grants: core::array::from_fn(|reference| world.entry_flags(reference as u32)),
+            // The other domain takes the page where they meet when it comes.
+            grants: core::array::from_fn(|reference| match reference as u32 {
+                Grants::MEETING => 0,
+                reference => world.entry_flags(reference),
+            }),
             spare: whole.fold(0, |pages, page| pages | 1 << page),
         }
     }

@@ -131,6 +131,12 @@ impl Suite {
         );
     }
 
+    /// Rows can't be run: that is a failure, too.
+    pub(crate) fn fails(&mut self, why: &str) {
+        self.now.failed += 1;
+        println!("xtf {}: FAILED: {why}", self.role);
+    }
+
     /// Runs a table, and the rows that every structure gets.
     pub(crate) fn table<T: Copy + FromBytes + IntoBytes + Immutable>(&mut self, table: &Table<'_, T>) {
         if self.call != table.call {

@@ -6,6 +6,7 @@ mod event_channel_op;
 mod firmware;
 mod grant_table_op;
 mod memory_op;
+mod peers;
 mod range_kinds;
 mod sched_op;
 mod small;
@@ -25,9 +26,20 @@ pub(crate) fn local(suite: &mut Suite) {
     control::of_itself(suite);
 }
 
+/// What a domain can do with another one's objects, which [`host`] lets it.
+pub(crate) fn guest(suite: &mut Suite) {
+    peers::run(suite);
+}
+
+/// Lets the other domain do that.
+pub(crate) fn host(suite: &mut Suite) {
+    peers::host(&suite.world);
+}
+
 /// What a domain may do that serves another's devices.
 pub(crate) fn serving(suite: &mut Suite) {
     dm_op::run(suite);
     range_kinds::run(suite);
+    peers::served_ports(suite);
     control::of_another(suite);
 }

@@ -45,8 +45,10 @@ impl Grants {
     pub(crate) const SHARED: u32 = 13;
     /// The next page, to the other domain, for reading.
     pub(crate) const SHARED_READ_ONLY: u32 = 14;
+    /// A page to the other domain, for the two to meet.
+    pub(crate) const MEETING: u32 = 15;
     /// Nothing.
-    pub(crate) const FREE: u32 = 15;
+    pub(crate) const FREE: u32 = 16;
     pub(crate) const OWN_PAGE: u64 = 8;
     pub(crate) const SHARED_PAGE: u64 = 12;
 }
@@ -144,6 +146,7 @@ impl World {
             (Grants::NO_RAM, me, world.nowhere / PAGE, false),
             (Grants::SHARED, other, frame(Grants::SHARED_PAGE), false),
             (Grants::SHARED_READ_ONLY, other, frame(Grants::SHARED_PAGE + 1), true),
+            (Grants::MEETING, other, world.meeting_page() / PAGE, false),
         ] {
             assert_eq!(granting::grant(domain, frame, 1, read_only), reference);
         }
@@ -245,6 +248,11 @@ impl World {
     /// The frame for what the hypervisor tells vCPU 1.
     pub(crate) fn info_frame(&self) -> u64 {
         self.spare / PAGE - 4
+    }
+
+    /// The page in which two domains meet.
+    pub(crate) fn meeting_page(&self) -> u64 {
+        self.spare - 8 * PAGE
     }
 
     /// Where structures lie.

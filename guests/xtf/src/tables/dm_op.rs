@@ -15,7 +15,7 @@ use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, NOBODY, PAGE, World, ask, plain};
 
 /// Two buffers of two words, header, payload.
-type Words = [u64; 8];
+pub(super) type Words = [u64; 8];
 type R = Row<Words>;
 
 pub(super) const HEADER: usize = 4;
@@ -30,7 +30,7 @@ pub(super) const STRANGER: u64 = 2;
 /// A server that was never created.
 pub(super) const NO_SERVER: u64 = 7;
 
-fn words(at: u64, operation: u32, size: u64, payload: [u64; 3]) -> Words {
+pub(super) fn words(at: u64, operation: u32, size: u64, payload: [u64; 3]) -> Words {
     let [first, second, third] = payload;
     let header = at + 8 * HEADER as u64;
     [header, 8 + size, 0, 0, operation.into(), first, second, third]

@@ -13,19 +13,23 @@ use crate::suite::Suite;
 use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, Grants, NOBODY, PAGE, World, plain};
 
-const GENERAL: i16 = -1;
+pub(super) const GENERAL: i16 = -1;
 const BAD_DOMAIN: i16 = -2;
-const BAD_GNTREF: i16 = -3;
+pub(super) const BAD_GNTREF: i16 = -3;
 const BAD_HANDLE: i16 = -4;
 const PERMISSION: i16 = -8;
 const BAD_PAGE: i16 = -9;
-const BAD_COPY_ARG: i16 = -10;
+pub(super) const BAD_COPY_ARG: i16 = -10;
 /// Beyond any table.
-const NO_REFERENCE: u32 = 1 << 20;
+pub(super) const NO_REFERENCE: u32 = 1 << 20;
 /// A call whose entries say what became of them.
-const DONE: Expected = Expected::Value(0);
+pub(super) const DONE: Expected = Expected::Value(0);
 
-fn table<'a, T: FromZeros>(operation: &'static str, structure: Structure, rows: &'a [Row<T>]) -> Table<'a, T> {
+pub(super) fn table<'a, T: FromZeros>(
+    operation: &'static str,
+    structure: Structure,
+    rows: &'a [Row<T>],
+) -> Table<'a, T> {
     Table {
         call: "grant_table_op",
         operation,
@@ -52,7 +56,7 @@ pub(crate) fn run(suite: &mut Suite) {
 }
 
 /// Maps a reference of `domain` at the window; its handle.
-fn map_one(world: &World, domain: u16, reference: u32, flags: u32) -> MapGrantRef {
+pub(super) fn map_one(world: &World, domain: u16, reference: u32, flags: u32) -> MapGrantRef {
     let mut entry = MapGrantRef {
         host_addr: world.window,
         flags,
@@ -64,7 +68,7 @@ fn map_one(world: &World, domain: u16, reference: u32, flags: u32) -> MapGrantRe
     entry
 }
 
-fn unmap_one(host_addr: u64, handle: u32) {
+pub(super) fn unmap_one(host_addr: u64, handle: u32) {
     let mut entry = UnmapGrantRef {
         host_addr,
         handle,
