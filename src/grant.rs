@@ -5,7 +5,8 @@
 //!
 //! Guarantees:
 //! - what a guest writes is read once, and counts when the first pin of an entry is made; while the entry is pinned its
-//!   frame and its user stay, whatever the guest makes of it, and it only stops new pins of a kind that there is none of;
+//!   frame and its user stay, whatever the guest makes of it, and it only stops new pins of a kind that there is none of: the
+//!   first writer of a frame that was granted for reading is let in where the entry grants that frame, and no other, for writing;
 //! - the guest sees that an entry is in use from before the first access to after the last translation is gone;
 //! - pins are counted, a handle is given back once, and nothing that a domain does with its own tables harms another;
 //! - a map, an unmap and a copy cost the same whatever the tables' sizes;

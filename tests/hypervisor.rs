@@ -24,6 +24,8 @@ mod grants_hostile;
 mod grants_life;
 #[path = "hypervisor_support/grants_model.rs"]
 mod grants_model;
+#[path = "hypervisor_support/grants_pinned.rs"]
+mod grants_pinned;
 #[path = "hypervisor_support/guest.rs"]
 mod guest;
 #[path = "hypervisor_support/hostile.rs"]

@@ -1,6 +1,6 @@
 //! Uses of entries in few steps: one that is over while the table is still locked, and the first pin of an entry.
 
-use super::entry::{Access, allows, announce, decode};
+use super::entry::{Access, allows, announce, announce_writer, decode};
 use super::table::{Counts, GrantTable, MAX_PINS, Place};
 use crate::abi::grant::{GrantEntry, GrantStatus};
 use crate::ids::{DomainId, Pa};
@@ -96,7 +96,7 @@ impl GrantTable {
             return Ok(Borrowed { frame, entry, bits });
         }
         let frame = Pa(memory.load_u64(record));
-        let bits = self.borrow_pinned(words, entry, counts, (user, access))?;
+        let bits = self.borrow_pinned(words, (entry, frame), counts, (user, access), frame_of)?;
         Ok(Borrowed { frame, entry, bits })
     }
 
@@ -104,9 +104,10 @@ impl GrantTable {
     fn borrow_pinned<M: PhysicalMemory>(
         &self,
         words: &SharedWords<'_, M>,
-        entry: Pa,
+        (entry, frame): (Pa, Pa),
         counts: Counts,
         (user, access): (DomainId, Access),
+        frame_of: impl FnOnce(u32) -> Option<Pa>,
     ) -> Result<u16, GrantStatus> {
         if counts.user() != user || counts.of(access) >= MAX_PINS {
             return Err(GrantStatus::GeneralError);
@@ -114,7 +115,7 @@ impl GrantTable {
         if access == Access::Read || counts.writers() != 0 {
             return Ok(0);
         }
-        announce(words, entry, user, access)?;
+        announce_writer(words, entry, user, frame, frame_of)?;
         Ok(GrantEntry::WRITING)
     }
 

@@ -69,3 +69,20 @@ pub(super) fn announce<M: PhysicalMemory>(
     // Whoever keeps changing what it grants does not grant.
     Err(GrantStatus::GeneralError)
 }
+
+/// As [`announce`], for the first writer of an entry that is pinned for reading: the guest may have changed it meanwhile, so it
+/// must name `frame`, which was granted for reading.
+pub(super) fn announce_writer<M: PhysicalMemory>(
+    words: &SharedWords<'_, M>,
+    at: Pa,
+    user: DomainId,
+    frame: Pa,
+    frame_of: impl FnOnce(u32) -> Option<Pa>,
+) -> Result<(), GrantStatus> {
+    let entry = announce(words, at, user, Access::Write)?;
+    if frame_of(entry.frame) == Some(frame) {
+        return Ok(());
+    }
+    let _ = words.clear_bits(at, GrantEntry::WRITING.into());
+    Err(GrantStatus::GeneralError)
+}

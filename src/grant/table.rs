@@ -5,7 +5,7 @@
 //! the first pin of a kind, and sets and clears its *reading* and *writing* bits, by exchanges of its 64 bits in bounded
 //! number.
 
-use super::entry::{Access, announce};
+use super::entry::{Access, announce, announce_writer};
 use super::frames::FrameList;
 use crate::abi::grant::{ENTRIES_PER_FRAME, GrantEntry, GrantStatus};
 use crate::ids::{DomainId, MAX_DOMAINS, PAGE_SIZE, Pa};
@@ -237,11 +237,12 @@ impl GrantTable {
         if counts.user() != user || counts.of(access) >= MAX_PINS {
             return Err(GrantStatus::GeneralError);
         }
+        let frame = Pa(memory.load_u64(place.record));
         if access == Access::Write && counts.writers() == 0 {
-            announce(words, place.entry, user, access)?;
+            announce_writer(words, place.entry, user, frame, frame_of)?;
         }
         memory.store_u64(second, counts.0 + Counts::one(access));
-        Ok(Pa(memory.load_u64(place.record)))
+        Ok(frame)
     }
 
     /// Gives a pin of this life back, after the last access by it. Whoever gives back what it has not changes nothing.

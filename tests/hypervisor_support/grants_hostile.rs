@@ -569,11 +569,13 @@ fn whatever_two_domains_map_copy_revoke_and_unmap_the_model_agrees() {
                 let gfn = WINDOW + random.below(64);
                 let announced = pins.contains(&writes) || !writes && !pins.is_empty();
                 let grants = entry.flags & 3 == WRITE && !(writes && entry.flags & READ == READ);
+                let pinned = live.iter().find(|one| one.1 == reference).map(|one| one.4);
+                // The first to write what others read writes the page that they read.
+                let grants = grants && pinned.is_none_or(|frame| frame == u64::from(entry.frame));
                 let flags = if writes { HOST } else { HOST_READ };
                 let result = sim.map_one(B0, GUEST, reference, flags, gfn);
                 assert_eq!(result.is_ok(), announced || grants, "step {step}");
                 if let Ok(handle) = result {
-                    let pinned = live.iter().find(|one| one.1 == reference).map(|one| one.4);
                     let frame = pinned.unwrap_or(entry.frame.into());
                     assert_eq!(sim.pa(BACKEND, gfn << 12), sim.pa(GUEST, frame << 12), "step {step}");
                     // What was there has lost its place.

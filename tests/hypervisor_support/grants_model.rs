@@ -127,7 +127,8 @@ impl World {
             Some(first) if first.mapper != user => None,
             Some(first) => {
                 let announced = !writable || pins.iter().any(|pin| pin.writable);
-                (announced || grants).then_some(first.gfn)
+                // The first to write what others read writes the page that they read.
+                (announced || grants && entry.gfn == first.gfn).then_some(first.gfn)
             }
         }
     }
