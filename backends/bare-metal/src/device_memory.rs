@@ -46,7 +46,13 @@ impl DeviceMemory {
 impl fmt::Display for DeviceMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mapped(ram) => write!(f, "{} foreign pages mapped", ram.mapped_pages()),
+            Self::Mapped(ram) => {
+                write!(f, "{} foreign pages mapped", ram.mapped_pages())?;
+                match ram.drops() {
+                    0 => Ok(()),
+                    drops => write!(f, ", all dropped {drops} times"),
+                }
+            }
             Self::Granted(memory) => {
                 let counts = memory.granter().counts();
                 write!(
