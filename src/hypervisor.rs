@@ -154,6 +154,12 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
+    /// An event of another vCPU brought it here, and it has not waited since.
+    #[inline(always)]
+    pub const fn came_across(&self) -> bool {
+        self.came_across
+    }
+
     /// It waits for the answer to an access.
     #[inline]
     fn has_access(&self) -> bool {

@@ -10,8 +10,8 @@ use crate::ids::EventPort;
 use crate::machine::Machine;
 
 impl<M: Machine> Hypervisor<M> {
-    /// EVTCHNOP_send by the loaded vCPU, if it is from a port whose other end is the domain's own. What is left to do then;
-    /// `None`: it is another port, or its channels are locked, and nothing was done.
+    /// EVTCHNOP_send by the loaded vCPU from the port that it remembers, if the other end still is the domain's own. What is left
+    /// to do then; `None`: it is not, or its channels are locked, and nothing was done.
     ///
     /// The vCPU has not left its guest: nobody is waited for who may wait for that.
     #[inline(always)]
@@ -23,22 +23,18 @@ impl<M: Machine> Hypervisor<M> {
         port: EventPort,
     ) -> Option<Quick> {
         let Located { domain, vcpu } = at;
-        if port != state.own_port {
-            return None;
-        }
         let delivery = self.with_words(|words| domain.events.try_lock()?.send_to_itself(port, words))?;
         let index = vcpu.id.index;
         let upcall = Delivery {
             upcall: Some(index),
             ..Delivery::NOBODY
         };
-        let told = delivery == upcall
+        // The lock is tried, so that no register is kept for a wait.
+        if delivery == upcall
             && !state.flush_due
-            && domain
-                .vgic
-                .lock()
-                .pulse_private_again(index, UPCALL, cpu.virtual_interface());
-        if told {
+            && let Some(mut vgic) = domain.vgic.try_lock()
+            && vgic.pulse_private_again(index, UPCALL, cpu.virtual_interface())
+        {
             return Some(Quick::Done);
         }
         Some(self.tell_own_domain(at, cpu, state, delivery))

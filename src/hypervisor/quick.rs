@@ -273,43 +273,66 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// EVTCHNOP_send, the call of those that serve.
+    /// EVTCHNOP_send, the call of those that serve. Each way that it can go is a function of its own, so that none keeps more
+    /// registers than it needs.
     #[inline(never)]
     pub fn on_send<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> Quick {
-        let Located { domain, vcpu } = at;
         let pointer = state.frame.read(1);
         // One that is not aligned may lie in two pages.
         if !pointer.is_multiple_of(4) {
             return Quick::No;
         }
         state.count(Exit::Hypercall);
-        let known = self.known_argument(domain, cpu, state, pointer);
-        let mut port = EventPort(0);
-        if let Some(argument) = known {
-            port = EventPort(self.machine.load_u32(argument));
-            if let Some(quick) = self.send_to_itself(at, cpu, state, port) {
+        let Some(argument) = self.known_argument(at.domain, cpu, state, pointer) else {
+            return self.send_by_argument(at, cpu, state, pointer);
+        };
+        let port = EventPort(self.machine.load_u32(argument));
+        if port == state.peer.port {
+            return self.send_to_peer(at, cpu, state, port);
+        }
+        if port == state.own_port {
+            return self.send_to_own(at, cpu, state, port);
+        }
+        self.send_anew(at, cpu, state, port)
+    }
+
+    #[inline(never)]
+    fn send_by_argument<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, pointer: u64) -> Quick {
+        self.left_guest(at.vcpu.pcpu);
+        match self.argument(at.domain, cpu, state, pointer) {
+            Ok(argument) => {
+                let port = EventPort(self.machine.load_u32(argument));
+                self.send_anew(at, cpu, state, port)
+            }
+            Err(error) => {
+                state.frame.write(0, HypercallError::register(error));
+                Quick::Due
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn send_to_own<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, port: EventPort) -> Quick {
+        match self.send_to_itself(at, cpu, state, port) {
+            Some(quick) => {
                 state.frame.write(0, 0);
-                return quick;
+                quick
             }
+            None => self.send_anew(at, cpu, state, port),
         }
-        self.left_guest(vcpu.pcpu);
-        if known.is_none() {
-            match self.argument(domain, cpu, state, pointer) {
-                Ok(argument) => port = EventPort(self.machine.load_u32(argument)),
-                Err(error) => {
-                    state.frame.write(0, HypercallError::register(error));
-                    return Quick::Due;
-                }
-            }
-        }
-        if port == state.peer.port
-            && let Some(quick) = self.send_to_peer(at, state)
-        {
-            state.frame.write(0, 0);
-            return quick;
-        }
-        let sent = self.send_event(at, cpu, state, port);
-        match sent {
+    }
+
+    /// EVTCHNOP_send from `port`, of which nothing is known.
+    #[inline(never)]
+    pub(super) fn send_anew<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        port: EventPort,
+    ) -> Quick {
+        self.left_guest(at.vcpu.pcpu);
+        match self.send_event(at, cpu, state, port) {
             Ok(quick) => {
                 state.frame.write(0, 0);
                 quick

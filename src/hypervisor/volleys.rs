@@ -9,7 +9,8 @@ use core::sync::atomic::Ordering;
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
-use crate::domain::vcpu::Vcpu;
+use crate::domain::Domain;
+use crate::domain::vcpu::{Attention, Vcpu};
 use crate::evtchn::{Arrived, Delivery, Route, Sender};
 use crate::hypervisor::quick::is_wait_for_interrupt;
 use crate::hypervisor::{Across, Hypervisor, Located, News, Quick, VcpuState};
@@ -47,37 +48,83 @@ impl KnownPeer {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// EVTCHNOP_send by the loaded vCPU, which has left its guest, from the port that it sent by last. `None`: nothing was done.
-    #[inline]
-    pub(crate) fn send_to_peer(&self, at: Located<'_>, state: &mut VcpuState) -> Option<Quick> {
-        let Located { domain, vcpu } = at;
+    /// EVTCHNOP_send by the loaded vCPU from the port of another domain that it sent by last. It has not left its guest: nobody is
+    /// waited for who may wait for that.
+    #[inline(never)]
+    pub(crate) fn send_to_peer<C: Cpu>(
+        &self,
+        at: Located<'_>,
+        cpu: &mut C,
+        state: &mut VcpuState,
+        port: EventPort,
+    ) -> Quick {
+        let vcpu = at.vcpu;
         let known = &state.peer;
-        let target = self.domain(known.remote)?;
-        let mut events = target.events.lock();
-        let listener = known.route.vcpu();
-        let delivery = match events.arrive(&known.route, &self.machine) {
-            Arrived::Upcall => Delivery {
-                upcall: Some(listener),
-                ..Delivery::NOBODY
-            },
-            Arrived::Quietly => Delivery::NOBODY,
-            Arrived::Not => return None,
-            Arrived::Halfway => {
-                let (peer, sender) = (
-                    known.peer,
-                    Sender {
-                        domain: domain.id,
-                        port: known.port,
-                    },
-                );
-                self.with_words(|words| events.tell(peer, sender, words))
-            }
+        let Some(target) = self.domain(known.remote) else {
+            return self.send_anew(at, cpu, state, port);
         };
+        let Some(events) = target.events.try_lock() else {
+            return self.send_anew(at, cpu, state, port);
+        };
+        let arrived = events.arrive(&known.route, &self.machine);
         drop(events);
-        if delivery == Delivery::NOBODY {
-            return Some(self.go_back(vcpu));
+        match arrived {
+            Arrived::Not => return self.send_anew(at, cpu, state, port),
+            Arrived::Halfway => return self.finish_send(at, state, target),
+            Arrived::Quietly => {}
+            Arrived::Upcall => {
+                let listener = known.route.vcpu();
+                let Some(to) = target
+                    .vcpus
+                    .get(usize::from(listener))
+                    .filter(|to| to.pcpu == vcpu.pcpu)
+                else {
+                    return self.tell_peer(at, state, target, listener);
+                };
+                if to.may_wait() {
+                    if !self.go_to_listener(vcpu, state, to) {
+                        return self.tell_peer(at, state, target, listener);
+                    }
+                    self.left_guest(vcpu.pcpu);
+                    state.frame.write(0, 0);
+                    return Quick::Across;
+                }
+                // It could run all the time, and finds it when it is loaded.
+                to.note(Attention::Upcall);
+            }
         }
-        Some(self.tell_guest(vcpu, state, target, listener, delivery))
+        state.frame.write(0, 0);
+        Quick::Done
+    }
+
+    /// The vCPU `listener` of `target` is to have the upcall, and it is not as simple as that.
+    #[inline(never)]
+    fn tell_peer(&self, at: Located<'_>, state: &mut VcpuState, target: &Domain, listener: u8) -> Quick {
+        self.left_guest(at.vcpu.pcpu);
+        state.frame.write(0, 0);
+        let delivery = Delivery {
+            upcall: Some(listener),
+            ..Delivery::NOBODY
+        };
+        self.tell_guest(at.vcpu, state, target, listener, delivery)
+    }
+
+    /// The event is pending, but its guest fights for the word that tells so.
+    #[cold]
+    #[inline(never)]
+    fn finish_send(&self, at: Located<'_>, state: &mut VcpuState, target: &Domain) -> Quick {
+        self.left_guest(at.vcpu.pcpu);
+        state.frame.write(0, 0);
+        let known = state.peer;
+        let sender = Sender {
+            domain: at.domain.id,
+            port: known.port,
+        };
+        let delivery = self.with_words(|words| target.events.lock().tell(known.peer, sender, words));
+        if delivery == Delivery::NOBODY {
+            return self.go_back(at.vcpu);
+        }
+        self.tell_guest(at.vcpu, state, target, known.route.vcpu(), delivery)
     }
 
     /// The loaded vCPU has sent an event to `to`, another one of its pCPU, which is to have the upcall, and which runs at once.
@@ -89,7 +136,13 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         let now = self.machine.now();
-        if !pcpu.queue.lock().send(vcpu.slot, to.slot, now) {
+        // Tried, so that no register is kept for a wait.
+        let Some(mut queue) = pcpu.queue.try_lock() else {
+            return false;
+        };
+        let over = queue.send(vcpu.slot, to.slot, now);
+        drop(queue);
+        if !over {
             return false;
         }
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
@@ -103,7 +156,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The loaded vCPU's WFI, by ESR_EL2, if an event of another brought it here and that one goes on at once. `false`: nothing
     /// was done.
-    #[inline]
+    #[inline(always)]
     pub fn waits_across<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> bool {
         if !state.came_across {
             return false;
@@ -111,7 +164,7 @@ impl<M: Machine> Hypervisor<M> {
         self.gives_way(at, cpu, state, esr)
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn gives_way<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> bool {
         let Located { domain, vcpu } = at;
         let timer = &state.registers.physical_timer;
@@ -122,13 +175,25 @@ impl<M: Machine> Hypervisor<M> {
         }
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
         // With nothing in its list registers, nothing in them wakes it.
-        let may_wait = !pcpu.must_schedule.load(Ordering::Acquire)
-            && domain.vgic.lock().shows_nothing(vcpu.id.index, cpu.virtual_interface());
+        if pcpu.must_schedule.load(Ordering::Acquire) {
+            return false;
+        }
+        // Locks are tried, so that no register is kept for a wait.
+        let Some(vgic) = domain.vgic.try_lock() else {
+            return false;
+        };
+        let may_wait = vgic.shows_nothing(vcpu.id.index, cpu.virtual_interface());
+        drop(vgic);
         if !may_wait {
             return false;
         }
         let now = self.machine.now();
-        let Some((slot, to)) = pcpu.queue.lock().wait_again(vcpu.slot, now) else {
+        let Some(mut queue) = pcpu.queue.try_lock() else {
+            return false;
+        };
+        let next = queue.wait_again(vcpu.slot, now);
+        drop(queue);
+        let Some((slot, to)) = next else {
             return false;
         };
         pcpu.running.store(slot.index(), Ordering::Relaxed);

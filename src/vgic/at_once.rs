@@ -24,7 +24,7 @@ const SGI_INTID: u64 = 0xf << 24;
 impl Vgic {
     /// Whether nothing is there for the running vCPU to take, to end or to wait for in the queues: no interrupt but one that
     /// is yet to come ends its WFI.
-    #[inline]
+    #[inline(always)]
     pub fn shows_nothing<V: VirtualInterface>(&self, vcpu: u8, interface: &V) -> bool {
         self.cpus
             .get(usize::from(vcpu))

@@ -108,7 +108,11 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     }
     if class == WAIT_CLASS {
         trace::record_loaded(pcpu, Kind::Trap, esr as u32);
-        return wait(pcpu, context, esr);
+        return if context.state.came_across() {
+            wait_across(pcpu, context, esr)
+        } else {
+            wait(pcpu, context, esr)
+        };
     }
     let (kind, argument) = exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
@@ -213,6 +217,18 @@ fn system_register(context: &mut VcpuContext, esr: u64, saved: Saved) -> Next {
     Next::of(hypervisor.on_quick_system_register(located, &mut context.cpu, &mut context.state, esr, saved))
 }
 
+/// WFI of a vCPU that the event of another has brought here.
+#[inline(never)]
+fn wait_across(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Next {
+    let Links {
+        hypervisor, located, ..
+    } = context.links;
+    if hypervisor.waits_across(located, &mut context.cpu, &mut context.state, esr) {
+        return Next::Across;
+    }
+    wait(pcpu, context, esr)
+}
+
 #[inline(never)]
 fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Next {
     let Links {
@@ -221,9 +237,6 @@ fn wait(pcpu: &'static Pcpu, context: &'static mut VcpuContext, esr: u64) -> Nex
         located,
     } = context.links;
     let mut cpu = El2Cpu::with(gic);
-    if hypervisor.waits_across(located, &mut cpu, &mut context.state, esr) {
-        return Next::Across;
-    }
     if !hypervisor.begin_rest(located, &mut cpu, &mut context.state, esr) {
         return Next::of(hypervisor.on_quick_wait(located, &mut cpu, &mut context.state, esr));
     }
@@ -308,11 +321,17 @@ fn floating_point(pcpu: &'static Pcpu) -> Next {
 /// What is left of an exception that did not end with [`Next::Guest`], with all of the guest's registers in the frame.
 /// Returns the frame to go on with.
 pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
+    if next == Next::Across {
+        // SAFETY: this is the only handler that runs on this pCPU.
+        return run::go_across(pcpu, unsafe { pcpu.local() });
+    }
+    finish_otherwise(pcpu, next)
+}
+
+#[inline(never)]
+fn finish_otherwise(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
     // SAFETY: this is the only handler that runs on this pCPU.
     let local = unsafe { pcpu.local() };
-    if next == Next::Across {
-        return run::go_across(pcpu, local);
-    }
     let next = match next {
         Next::Registers => again(local),
         other => other,
