@@ -28,7 +28,7 @@ const NO_SERVERS: &str = "serving domains are an option of its build that distri
 const FIFO: &str = "it has event channels of the FIFO kind, and guests are told so by errors of their own";
 const ANY_REASON: &str = "a domain may end with any reason";
 const BUILDER: &str = "who builds a domain writes that, and it does not where it builds domains itself";
-const BUSY_LATER: &str = "it was EINVAL before Xen 4.20";
+const BUSY_LATER: &str = "it was EINVAL before Xen 4.18";
 const UNTOLD: &str = "it writes there without telling whether it could";
 const PRIVILEGED: &str = "it is there for privileged domains, and looks at the structure first";
 const OPTION: &str = "it is an option of its build";
@@ -419,14 +419,24 @@ const DIFFERENCES: &[Difference] = &[
     ("dm_op", "*", "*", Otherwise::Skipped, NO_SERVERS),
 ];
 
-/// What Xen does in this row, if it is something else, and why.
-pub(crate) fn find(call: &str, operation: &str, row: &str) -> Option<(Otherwise, &'static str)> {
+/// How many differences there are.
+pub(crate) const COUNT: usize = DIFFERENCES.len();
+
+/// What Xen does in this row, if it is something else, and why; and which difference that is.
+pub(crate) fn find(call: &str, operation: &str, row: &str) -> Option<(usize, Otherwise, &'static str)> {
     let is = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => pattern == name,
     };
     let found = DIFFERENCES
         .iter()
-        .find(|difference| difference.0 == call && is(difference.1, operation) && is(difference.2, row));
-    found.map(|difference| (difference.3, difference.4))
+        .enumerate()
+        .find(|(_, difference)| difference.0 == call && is(difference.1, operation) && is(difference.2, row));
+    found.map(|(index, difference)| (index, difference.3, difference.4))
+}
+
+/// Call, operation and row of a difference.
+pub(crate) fn names(index: usize) -> [&'static str; 3] {
+    let (call, operation, row, ..) = DIFFERENCES[index];
+    [call, operation, row]
 }

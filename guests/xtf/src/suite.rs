@@ -55,6 +55,8 @@ pub(crate) struct Suite {
     call: &'static str,
     now: Results,
     all: Results,
+    /// Rows by their difference, wherever the suite runs.
+    otherwise: [u32; differences::COUNT],
 }
 
 /// Why a row has failed.
@@ -95,6 +97,7 @@ impl Suite {
             call: "",
             now: Results::default(),
             all: Results::default(),
+            otherwise: [0; differences::COUNT],
         }
     }
 
@@ -117,6 +120,11 @@ impl Suite {
 
     /// Says how all of it went.
     pub(crate) fn conclude(&self) {
+        let rows = self.otherwise.iter().enumerate();
+        for (index, count) in rows.filter(|(_, count)| self.counts && **count > 0) {
+            let [call, operation, row] = differences::names(index);
+            println!("xtf {}: otherwise: {call} / {operation} / {row}: {count}", self.role);
+        }
         let all = self.all;
         println!(
             "xtf {}: {} rows: {} good, {} boundary, {} bad; {} failed, {} differ by design, {} skipped",
@@ -225,9 +233,11 @@ impl Suite {
         let mut expected = row.expected;
         let mut differs = None;
         let mut perhaps = None;
-        if !self.world.on_portunus
-            && let Some((otherwise, reason)) = differences::find(table.call, table.operation, row.name)
-        {
+        let known = differences::find(table.call, table.operation, row.name);
+        if let Some((index, ..)) = known {
+            self.otherwise[index] += 1;
+        }
+        if let Some((_, otherwise, reason)) = known.filter(|_| !self.world.on_portunus) {
             differs = Some(reason);
             match otherwise {
                 Otherwise::Returns(other) => expected = other,

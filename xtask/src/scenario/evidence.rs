@@ -82,6 +82,9 @@ pub(crate) struct Documented {
     pub(crate) counts: String,
     /// How many of the groups are names.
     pub(crate) names: usize,
+    /// How many columns follow the counts that say something else. None of their cells is empty.
+    #[serde(default)]
+    pub(crate) remarks: usize,
 }
 
 /// Numbers that several lines tell, and their sums.
