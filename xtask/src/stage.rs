@@ -1,29 +1,22 @@
 //! Prepares a run: everything between a scenario file and a machine that is ready to start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::build::program;
-use crate::chain;
 use crate::comparison::Comparison;
-use crate::failure::{Doing, Failure, Result, failed};
-use crate::image::image_size;
-use crate::manifest::{self, Loaded};
+use crate::failure::{Doing, Failure, Result};
 use crate::monitor::Monitor;
 use crate::profile::{self, Reader};
-use crate::qemu::{Launch, MachineDisk, Payload};
-use crate::scenario::{Boot, Contents, Ends, Expectations, Machine, Module, Plain, Scenario, Step, substitute};
+use crate::qemu::MachineDisk;
+use crate::scenario::{Machine, Scenario};
 use crate::session::{self, Conduct};
-use crate::setup::{self, Tool};
-use crate::trace::{self, MEMORY_FILE, TraceOptions};
-use crate::transcript::Transcript;
+use crate::trace::{self, TraceOptions};
 use crate::workspace::Workspace;
-use crate::{boards, distribution, evidence, gzip, initramfs, symbols};
+use crate::{evidence, symbols};
 
 /// What the user chose beside the machine.
 #[derive(Clone, Debug, Default)]
@@ -56,18 +49,6 @@ pub(crate) struct Choices {
     pub(crate) trace: TraceOptions,
     /// Values that replace the scenario's parameters.
     pub(crate) parameters: BTreeMap<String, String>,
-}
-
-/// A file for `--script`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct ScriptFile {
-    #[serde(default)]
-    script: Vec<Step>,
-    #[serde(default)]
-    expect: Expectations,
-    #[serde(default)]
-    forbid: Vec<String>,
 }
 
 /// A run that is ready.
@@ -111,25 +92,13 @@ pub(crate) struct Report {
 }
 
 mod card;
+mod conduct;
+mod needs;
+mod preparation;
 
-/// The packages that running `scenarios` takes, hypervisors included.
-pub(crate) fn packages<'a>(scenarios: impl IntoIterator<Item = &'a Scenario>) -> BTreeSet<&'a str> {
-    let mut packages = BTreeSet::new();
-    for scenario in scenarios {
-        packages.extend(module_packages(scenario));
-        let machines = scenario.machines().into_iter().flatten();
-        packages.extend(machines.map(|machine| machine.board.package()));
-        let card = scenario.card.as_ref().and_then(|card| boards::board(&card.board).ok());
-        packages.extend(card.map(|board| board.package));
-    }
-    packages
-}
-
-/// The packages among the modules of `scenario`.
-pub(crate) fn module_packages(scenario: &Scenario) -> BTreeSet<&str> {
-    let modules = scenario.modules.values();
-    modules.filter_map(|module| module.build.as_deref()).collect()
-}
+pub(crate) use needs::{module_packages, packages, plain_packages, require_downloads, require_tools};
+use preparation::Preparation;
+pub(crate) use preparation::merged_tree;
 
 /// The files of the modules of `scenario`, which for a board are put together in `folder`.
 pub(crate) fn module_files(
@@ -146,63 +115,6 @@ pub(crate) fn module_files(
         folder,
     };
     preparation.modules(values)
-}
-
-/// The packages that a run of `scenario` on the bare machine takes.
-pub(crate) fn plain_packages(scenario: &Scenario) -> BTreeSet<&str> {
-    let kernel = scenario
-        .plain
-        .as_ref()
-        .and_then(|plain| scenario.modules.get(&plain.kernel));
-    kernel.and_then(|kernel| kernel.build.as_deref()).into_iter().collect()
-}
-
-/// Makes sure that the programs are there that `scenario` takes.
-pub(crate) fn require_tools(scenario: &Scenario) -> Result<()> {
-    let mut tools = vec![Tool::QEMU, Tool::DEVICE_TREE_COMPILER];
-    tools.extend(scenario.disks.iter().flat_map(|disk| disk.tools()));
-    if scenario.boot == Boot::UBoot {
-        tools.extend(chain::TOOLS);
-    }
-    if scenario.signed {
-        tools.push(chain::KEY_TOOL);
-    }
-    tools.extend(scenario.needs.iter().map(|need| Tool {
-        program: &need.program,
-        package: &need.package,
-    }));
-    setup::require(&tools)
-}
-
-/// Gets what `scenario` needs from elsewhere, so that it is there when several runs start at once.
-pub(crate) fn require_downloads(scenario: &Scenario, choices: &Choices) -> Result<()> {
-    for module in scenario.modules.values() {
-        if let Some(flavour) = module.kernel.filter(|_| choices.kernel.is_none()) {
-            distribution::kernel(flavour)?;
-        }
-    }
-    for machine in scenario.machines()? {
-        if let Some(tree) = machine.board.tree() {
-            distribution::device_tree(tree)?;
-        }
-    }
-    if scenario.boot == Boot::UBoot {
-        distribution::u_boot()?;
-    }
-    if needs_busybox(scenario, choices) {
-        distribution::busybox().map(drop)
-    } else {
-        Ok(())
-    }
-}
-
-fn needs_busybox(scenario: &Scenario, choices: &Choices) -> bool {
-    let ramdisk = scenario.modules.values().any(|module| module.initramfs.is_some());
-    let root = scenario
-        .disks
-        .iter()
-        .any(|disk| matches!(&disk.contents, Contents::Ext4(files) if files.busybox));
-    (ramdisk && choices.initrd.is_none()) || (root && choices.disk.is_none())
 }
 
 impl<'a> Stage<'a> {
@@ -385,264 +297,4 @@ fn tell(
         findings.push(trace::expect(&story, expected)?);
     }
     Ok(())
-}
-
-/// What the steps of a preparation share.
-struct Preparation<'a> {
-    workspace: &'a Workspace,
-    scenario: &'a Scenario,
-    choices: &'a Choices,
-    folder: &'a Path,
-}
-
-impl Preparation<'_> {
-    /// Where the machine's memory is to be kept, if somebody looks at the trace in it afterwards.
-    fn memory(&self) -> Option<PathBuf> {
-        let wanted = self.choices.trace.is_wanted() || !self.scenario.trace.is_empty();
-        (wanted && !self.choices.plain).then(|| self.folder.join(MEMORY_FILE))
-    }
-
-    fn disks(&self) -> Result<Vec<MachineDisk>> {
-        let beside = &self.scenario.folder;
-        let busybox = if needs_busybox(self.scenario, self.choices) {
-            Some(distribution::busybox()?)
-        } else {
-            None
-        };
-        let mut own = self.choices.disk.clone();
-        let mut disks = Vec::new();
-        for disk in &self.scenario.disks {
-            let file = match own.take() {
-                Some(file) => existing(&file)?,
-                None => disk.make(self.folder, beside, busybox.as_deref())?,
-            };
-            disks.push(MachineDisk {
-                file,
-                read_only: disk.read_only,
-            });
-        }
-        Ok(disks)
-    }
-
-    fn plain(&self, plain: &Plain, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
-        let memory = plain.memory.unwrap_or(machine.memory);
-        let machine = Machine {
-            smp: plain.smp,
-            memory,
-            ..machine.clone()
-        };
-        let values = self.scenario.parameters(self.choices.full);
-        let file = |name: &String| match self.scenario.modules.get(name) {
-            Some(module) => self.module(name, module, &values),
-            None => failed(format!("there is no module {name}")),
-        };
-        let payload = Payload {
-            kernel: file(&plain.kernel)?,
-            initrd: plain.initrd.as_ref().map(file).transpose()?,
-            bootargs: Some(plain.bootargs.clone()).filter(|bootargs| !bootargs.is_empty()),
-            gdb: self.choices.gdb,
-            ..Payload::default()
-        };
-        let multi_threaded = self.choices.multi_threaded;
-        Launch {
-            machine: &machine,
-            virtualization: false,
-            disks,
-            multi_threaded,
-        }
-        .run(&payload)
-    }
-
-    fn hypervised(&self, machine: &Machine, disks: &[MachineDisk]) -> Result<Command> {
-        let multi_threaded = self.choices.multi_threaded;
-        let card = self.card()?;
-        let places = self.places(machine)?;
-        let all: Vec<MachineDisk> = card.iter().chain(disks).cloned().collect();
-        let launch = Launch {
-            machine,
-            virtualization: machine.virtualization,
-            disks: &all,
-            multi_threaded,
-        };
-        if self.has_boards_card() {
-            return self.start_from_card(&launch, None);
-        }
-        let mut values = self.scenario.parameters(self.choices.full);
-        values.extend(self.choices.parameters.clone());
-        values.insert("gic".into(), machine.gic.to_string());
-        let files = self.modules(&values)?;
-        let modules = manifest::place(files, places.modules.0, places.modules.1)?;
-        values.extend(manifest::placeholders(&modules));
-        self.scenario.add_copies(&mut values)?;
-        let kernel = match &self.choices.xen {
-            Some(file) => existing(file)?,
-            None => program(self.workspace, machine.board.package()).image,
-        };
-        let manifest = self.scenario.folder.join(self.scenario.manifest_file());
-        let colour = session::has_colour();
-        let mut tree = merged_tree(&launch, &manifest, &values, self.folder, colour)?;
-        if let Some(xen) = self.scenario.xen.as_ref().filter(|_| self.choices.xen.is_some()) {
-            tree = manifest::for_xen(&tree, &xen.bootargs)?;
-        }
-        let image = fs::read(&kernel).doing(format!("reading {}", kernel.display()))?;
-        let hypervisor = machine.board.memory()..places.rest.image + image_size(&image);
-        manifest::check_reservations(&tree, &modules, hypervisor)?;
-        if let Some(card) = card {
-            let trust = self.trust(&launch)?;
-            self.fill_card(&card, machine, kernel, tree, modules, trust.clone())?;
-            return self.start_from_card(&launch, trust);
-        }
-        self.payload(&launch, kernel, tree, &modules)
-    }
-
-    fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {
-        let gdb = self.choices.gdb;
-        launch.run(&Payload {
-            kernel,
-            device_tree: Some(tree),
-            modules,
-            gdb,
-            memory: self.memory(),
-            ..Payload::default()
-        })
-    }
-
-    /// The files of all modules.
-    fn modules(&self, values: &BTreeMap<String, String>) -> Result<Vec<(String, PathBuf)>> {
-        let modules = self.scenario.modules.iter();
-        modules
-            .map(|(name, module)| Ok((name.clone(), self.module(name, module, values)?)))
-            .collect()
-    }
-
-    /// The file of a module.
-    fn module(&self, name: &str, module: &Module, values: &BTreeMap<String, String>) -> Result<PathBuf> {
-        let beside = &self.scenario.folder;
-        let file = if let Some(package) = &module.build {
-            program(self.workspace, package).image
-        } else if let Some(flavour) = module.kernel {
-            match &self.choices.kernel {
-                Some(file) => existing(file)?,
-                None => distribution::kernel(flavour)?.image,
-            }
-        } else if let Some(initramfs) = &module.initramfs {
-            match &self.choices.initrd {
-                Some(file) => existing(file)?,
-                None => {
-                    let init = initramfs
-                        .init
-                        .as_deref()
-                        .map(|init| substitute(init, values))
-                        .transpose()?;
-                    self.initramfs(name, &initramfs.modules, init.as_deref())?
-                }
-            }
-        } else if let Some(source) = &module.device_tree {
-            let output = self.folder.join(format!("{name}.dtb"));
-            manifest::compile_file(&beside.join(source), values, &output)?;
-            output
-        } else if let Some(file) = &module.file {
-            existing(&beside.join(file))?
-        } else {
-            return failed(format!("the module {name} has no source"));
-        };
-        if !module.gzip && module.truncate.is_none() {
-            return Ok(file);
-        }
-        let mut contents = fs::read(&file).doing(format!("reading {}", file.display()))?;
-        if module.gzip {
-            contents = gzip::compress(&contents);
-        }
-        contents.truncate(module.truncate.unwrap_or(usize::MAX));
-        self.write(&format!("{name}.module"), &contents)
-    }
-
-    fn initramfs(&self, name: &str, modules: &[String], init: Option<&str>) -> Result<PathBuf> {
-        let busybox = distribution::busybox()?;
-        // A kernel of the user's own has other modules: what it needs must be built in.
-        let flavour = self.scenario.modules.values().find_map(|module| module.kernel);
-        let folder = match flavour.filter(|_| self.choices.kernel.is_none()) {
-            Some(flavour) => distribution::kernel(flavour)?.modules,
-            None => None,
-        };
-        let archive = initramfs::make(&busybox, folder.as_deref(), modules, init)?;
-        self.write(&format!("{name}.cpio.gz"), &gzip::compress(&archive))
-    }
-
-    fn write(&self, name: &str, contents: &[u8]) -> Result<PathBuf> {
-        let path = self.folder.join(name);
-        fs::write(&path, contents).doing(format!("writing {}", path.display()))?;
-        Ok(path)
-    }
-
-    fn conduct(&self) -> Result<Conduct> {
-        let (scenario, choices) = (self.scenario, self.choices);
-        let own = choices.script.as_deref().map(read_script).transpose()?;
-        let (script, expect, forbid) = match &own {
-            Some(file) => (&file.script, &file.expect, &file.forbid),
-            None => (&scenario.script, &scenario.expect, &scenario.forbid),
-        };
-        // A user at the terminal speaks for the script; a scenario without one expects the same of every run.
-        let dialogue = !script.is_empty();
-        let silent = choices.interactive && dialogue;
-        let mut values = scenario.parameters(choices.full);
-        values.insert("folder".into(), self.folder.display().to_string());
-        let fill = |text: &String| substitute(text, &values);
-        let mut expected = Vec::new();
-        if !silent {
-            for sequence in expect.sequences() {
-                expected.push(sequence.iter().map(fill).collect::<Result<Vec<_>>>()?);
-            }
-        }
-        let mut steps = Vec::new();
-        for step in script.iter().filter(|_| !silent) {
-            steps.push(Step {
-                expect: fill(&step.expect)?,
-                send: fill(&step.send)?,
-                monitor: fill(&step.monitor)?,
-            });
-        }
-        let timeout = choices
-            .timeout
-            .or((!silent && !choices.gdb).then_some(scenario.timeout));
-        Ok(Conduct {
-            transcript: Transcript::new(&expected, &steps, forbid, &scenario.allow)?,
-            ends: if choices.xen.is_some() {
-                // It does not end the machine when its last domain has ended.
-                Ends::WhenSeen
-            } else if silent || choices.plain {
-                Ends::ByItself
-            } else {
-                scenario.ends
-            },
-            timeout: timeout.map(Duration::from_secs),
-            interactive: choices.interactive,
-            show: choices.show,
-            monitor: None,
-            log: self.folder.join("console.log"),
-        })
-    }
-}
-
-/// Writes the machine's device tree with `manifest` merged into it to a file in `folder`.
-pub(crate) fn merged_tree(
-    launch: &Launch<'_>,
-    manifest: &Path,
-    values: &BTreeMap<String, String>,
-    folder: &Path,
-    colour: bool,
-) -> Result<PathBuf> {
-    let (bare, merged) = (folder.join("machine.dtb"), folder.join("manifest.dtb"));
-    launch.dump_tree(&bare)?;
-    manifest::merge(&manifest::decompile(&bare)?, manifest, values, colour, &merged)?;
-    Ok(merged)
-}
-
-fn existing(file: &Path) -> Result<PathBuf> {
-    fs::canonicalize(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
-}
-
-fn read_script(file: &Path) -> Result<ScriptFile> {
-    let text = fs::read_to_string(file).doing(format!("reading {}", file.display()))?;
-    toml::from_str(&text).doing(file.display())
 }
