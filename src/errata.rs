@@ -49,14 +49,12 @@ pub enum Answer {
     /// The hypervisor's own loads from devices are load-acquires, on every CPU; a guest's can't be changed, and are told of at
     /// boot: [`Mitigations::guests_can_hang`].
     AcquireDevices,
-    /// The code that the compiler or linker makes avoids it, on every CPU.
+    /// The Image of a board that has such CPUs has no code that meets it.
     Toolchain,
     /// It takes EL1 in AArch32, or EL1's own context, which a hypervisor of AArch64 guests does not touch.
     Guest,
     /// Firmware sets a bit that EL2 can't.
     Firmware,
-    /// Nothing: the CPU is not safe to use, unless its REVIDR_EL1 says that it does not have the erratum.
-    Nothing,
 }
 
 /// An erratum.
@@ -97,7 +95,7 @@ pub const ERRATA: [Erratum; 15] = [
     since_r0p0(824_069, A53, R0P2, Answer::CleanAndInvalidate),
     since_r0p0(826_319, A53, R0P2, Answer::CleanAndInvalidate),
     since_r0p0(827_319, A53, R0P2, Answer::CleanAndInvalidate),
-    since_r0p0(835_769, A53, R0P4, Answer::Nothing),
+    since_r0p0(835_769, A53, R0P4, Answer::Toolchain),
     since_r0p0(843_419, A53, R0P4, Answer::Toolchain),
     since_r0p0(845_719, A53, R0P4, Answer::Guest),
     // From r0p3 on firmware can set a bit; what is done for the earlier ones is right for all.
@@ -155,7 +153,7 @@ pub fn mitigations(midr: u64) -> Mitigations {
             Answer::CloseWalks => needed.close_walks = true,
             Answer::CleanAndInvalidate => needed.clean_and_invalidate = true,
             Answer::AcquireDevices => needed.guests_can_hang = true,
-            Answer::Toolchain | Answer::Guest | Answer::Firmware | Answer::Nothing => {}
+            Answer::Toolchain | Answer::Guest | Answer::Firmware => {}
         }
     }
     needed

@@ -7,6 +7,7 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-T{script}");
     // The Image relocates itself by this list, a fortieth of the other kind's length.
     println!("cargo:rustc-link-arg-bins=--pack-dyn-relocs=relr");
-    // docs/errata.md
+    // docs/errata.md: 835769, 843419
+    println!("cargo:rustc-link-arg-bins=--defsym=cortex_a53=1");
     println!("cargo:rustc-link-arg-bins=--fix-cortex-a53-843419");
 }

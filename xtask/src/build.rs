@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::failure::{Doing, Result, failed};
 use crate::image;
+use crate::neighbours;
 use crate::setup;
 use crate::setup::rust::CoreLibrary;
 use crate::workspace::{TARGET, Workspace, cargo};
@@ -41,7 +42,10 @@ pub(crate) fn build(workspace: &Workspace, packages: &BTreeSet<&str>) -> Result<
     for package in packages {
         let program = program(workspace, package);
         let elf = fs::read(&program.elf).doing(format!("reading {}", program.elf.display()))?;
-        let flat = image::flatten(&elf).doing(package)?;
+        let mut flat = image::flatten(&elf).doing(package)?;
+        if let Some(places) = image::code_and_stubs(&elf).doing(package)? {
+            neighbours::separate(&mut flat, &places).doing(package)?;
+        }
         if !image::has_image_header(&flat) {
             return failed(format!("{package} has no arm64 Image header"));
         }

@@ -9,6 +9,7 @@ use elf::abi::{EM_AARCH64, PT_LOAD};
 use elf::endian::LittleEndian;
 
 use crate::failure::{Doing, Result, failed};
+use crate::neighbours::Places;
 
 /// No program here comes near this size; a file that claims more is damaged.
 const LIMIT: u64 = 64 << 20;
@@ -53,6 +54,41 @@ pub(crate) fn flatten(file: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
+/// Where the instructions are in the program of `file`, as its mapping symbols say (ELF for the Arm 64-bit Architecture, "Mapping
+/// symbols"), and the room that its linker script leaves for stubs; `None` if it leaves none.
+pub(crate) fn code_and_stubs(file: &[u8]) -> Result<Option<Places>> {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).doing("reading the ELF header")?;
+    let Some((symbols, names)) = elf.symbol_table().doing("reading the symbols")? else {
+        return Ok(None);
+    };
+    let (mut start, mut end, mut section, mut marks) = (0, 0, 0, Vec::new());
+    for symbol in symbols.iter() {
+        let address = symbol.st_value as usize;
+        match names.get(symbol.st_name as usize).doing("reading the symbols")? {
+            "stubs_start" => (start, section) = (address, symbol.st_shndx),
+            "stubs_end" => end = address,
+            name if name == "$x" || name.starts_with("$x.") => marks.push((address, true, symbol.st_shndx)),
+            name if name == "$d" || name.starts_with("$d.") => marks.push((address, false, symbol.st_shndx)),
+            _ => {}
+        }
+    }
+    if start == end {
+        return Ok(None);
+    }
+    // The code is what the linker script has put before the stubs, at the image's beginning.
+    marks.retain(|(address, _, of)| *of == section && *address < start);
+    marks.sort_unstable();
+    if !marks.iter().any(|(_, code, _)| *code) {
+        return failed("no symbols say where its instructions are");
+    }
+    let ends = marks.iter().skip(1).map(|(address, ..)| *address).chain([start]);
+    let ranges = marks.iter().zip(ends).filter(|((_, code, _), _)| *code);
+    Ok(Some(Places {
+        code: ranges.map(|((from, ..), to)| *from..to).collect(),
+        stubs: start..end,
+    }))
+}
+
 /// Whether `image` begins with an arm64 Image header (Linux, Documentation/arch/arm64/booting.rst).
 pub(crate) fn has_image_header(image: &[u8]) -> bool {
     image.get(0x38..0x3c) == Some(b"ARM\x64")
@@ -69,7 +105,7 @@ pub(crate) fn image_size(image: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{flatten, has_image_header, image_size};
+    use super::{code_and_stubs, flatten, has_image_header, image_size};
 
     /// An ELF64 file for `machine` with the given loadable segments: address, contents, size in memory.
     fn elf(machine: u16, segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
@@ -105,6 +141,12 @@ mod tests {
         assert_eq!(image.len(), 512);
         assert_eq!(&image[..12], b"text\0\0\0\0data");
         assert!(image[12..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_program_without_room_for_stubs_has_none() {
+        assert!(code_and_stubs(&elf(183, &[(0, b"text", 4)])).unwrap().is_none());
+        assert!(code_and_stubs(b"no ELF file").is_err());
     }
 
     #[test]

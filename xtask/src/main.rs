@@ -29,6 +29,7 @@ mod initramfs;
 mod layer;
 mod manifest;
 mod monitor;
+mod neighbours;
 mod profile;
 mod qemu;
 mod run;
