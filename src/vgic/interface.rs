@@ -145,6 +145,18 @@ impl VcpuInterface {
         u32::from_le_bytes(flags) == u32::from_le_bytes([0, Known::Registers as u8, 0, 0])
     }
 
+    /// It is unloaded, and a load brings everything into the list registers that there is.
+    #[inline(always)]
+    pub(super) const fn is_parked_quietly(&self) -> bool {
+        let flags = [
+            self.dirty as u8,
+            self.known as u8,
+            self.overflow as u8,
+            self.reorder as u8,
+        ];
+        u32::from_le_bytes(flags) == u32::from_le_bytes([0, Known::Parked as u8, 0, 0])
+    }
+
     /// What list register `index` was written with, if that was a pending interrupt with this behind it, whose end the
     /// guest has come to.
     #[inline(always)]

@@ -145,16 +145,51 @@ impl Vgic {
     /// As [`Self::pulse_private`] and then [`Self::load`], of a vCPU that is parked.
     #[inline(always)]
     pub fn load_pulsed<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
-        let dirty = self.load(vcpu, interface);
-        if !dirty && self.pulse_private_again(vcpu, interrupt, interface) {
+        !self.load_repeated(vcpu, interrupt, interface) && self.pulse_loaded(vcpu, interrupt, interface)
+    }
+
+    /// [`Self::load_pulsed`], if everything that was held has ended, and the same is written again that a list register held
+    /// last (`at_once`). `false`: nothing was done.
+    #[inline(always)]
+    fn load_repeated<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
+        let (Some(slot), Some(cpu)) = (
+            self.private_slot(vcpu, interrupt.0),
+            self.cpus.get_mut(usize::from(vcpu)),
+        ) else {
+            return false;
+        };
+        let irq = &self.irqs[slot];
+        let own = &mut cpu.interface;
+        let index = at(irq.lr.into());
+        let ended = own.ended >> index & 1 != 0 && own.used & !own.ended == 0;
+        let holds = matches!(irq.place, Place::Resident { cpu } if cpu == vcpu);
+        if !own.is_parked_quietly() || !ended || !irq.is_ready() || !holds {
             return false;
         }
-        self.pulse_loaded(vcpu, interrupt, interface)
+        let content = &own.contents[index];
+        if content.state != LrState::Pending || content.backing != Backing::QUIET {
+            return false;
+        }
+        // Piece by piece: what is known of it is put together at once.
+        let register = ListRegister {
+            interrupt,
+            priority: content.priority,
+            group1: content.group1,
+            state: LrState::Pending,
+            backing: Backing::QUIET,
+        };
+        interface.write(index, Some(register));
+        interface.trace(Kind::Injected, interrupt);
+        own.known = Known::Registers;
+        own.injected += 1;
+        true
     }
 
     #[inline(never)]
     fn pulse_loaded<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
-        if self.pulse_private_at_once(vcpu, interrupt, interface) {
+        // What the list registers held comes first.
+        let dirty = self.load(vcpu, interface);
+        if !dirty && self.pulse_private_at_once(vcpu, interrupt, interface) {
             return false;
         }
         // It looks itself.
