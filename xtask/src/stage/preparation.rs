@@ -125,13 +125,7 @@ impl Preparation<'_> {
         self.payload(&launch, kernel, tree, &modules)
     }
 
-    fn payload(
-        &self,
-        launch: &Launch<'_>,
-        kernel: PathBuf,
-        tree: PathBuf,
-        modules: &[Loaded],
-    ) -> Result<Command> {
+    fn payload(&self, launch: &Launch<'_>, kernel: PathBuf, tree: PathBuf, modules: &[Loaded]) -> Result<Command> {
         let gdb = self.choices.gdb;
         launch.run(&Payload {
             kernel,
