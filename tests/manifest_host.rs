@@ -184,6 +184,12 @@ fn refuses_machines_that_it_cannot_run_on() {
             "/: interrupt-controller: is missing",
         ),
         (
+            "a GIC of another kind",
+            "arm,gic-v3",
+            "vendor,gic-900",
+            "/intc@8000000: compatible: is not supported: the machine's GIC must be a GICv2 or a GICv3",
+        ),
+        (
             "no maintenance interrupt",
             "interrupts = <1 9 4>;",
             "",

@@ -324,8 +324,19 @@ fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, ManifestError> {
 }
 
 fn gic(root: Node<'_, '_>) -> Result<Gic, ManifestError> {
-    let found = root.tree().nodes().find(|node| node.is_enabled() && is_gic(*node));
-    let node = found.ok_or_else(|| root.error("interrupt-controller", Reason::Missing))?;
+    let find = |wanted: fn(Node<'_, '_>) -> bool| root.tree().nodes().find(|node| node.is_enabled() && wanted(*node));
+    let node = find(is_gic).ok_or_else(|| {
+        let other = find(|node| node.has("interrupt-controller"));
+        other.map_or_else(
+            || root.error("interrupt-controller", Reason::Missing),
+            |node| {
+                node.error(
+                    "compatible",
+                    Reason::Unsupported("the machine's GIC must be a GICv2 or a GICv3"),
+                )
+            },
+        )
+    })?;
     let maintenance = *node
         .interrupts()?
         .first()
