@@ -177,7 +177,9 @@ fn batch<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
     handle: impl FnOnce(&mut H, &mut [T]),
 ) -> Result<Done, HypercallError> {
     let wanted = count.min(BATCH as u32) as usize;
-    let mut entries = read_entries::<H, T>(host, pointer, wanted)?;
+    // Filled in place: it is large, and to be moved would cost more than what the entries ask for.
+    let mut entries = heapless::Vec::<T, BATCH>::new();
+    read_entries(host, pointer, wanted, &mut entries)?;
     handle(host, &mut entries);
     if host.write(pointer, entries.as_bytes()).is_err() {
         for (index, entry) in (0..).zip(&entries) {
@@ -199,13 +201,13 @@ fn read_entries<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
     host: &mut H,
     pointer: u64,
     wanted: usize,
-) -> Result<heapless::Vec<T, BATCH>, HypercallError> {
-    let mut entries = heapless::Vec::<T, BATCH>::new();
+    entries: &mut heapless::Vec<T, BATCH>,
+) -> Result<(), HypercallError> {
     // There is room: no more are wanted.
     let _ = entries.resize(wanted, T::new_zeroed());
     let all = host.read(pointer, entries.as_mut_bytes());
     if all.and_then(|()| host.write(pointer, entries.as_bytes())).is_ok() {
-        return Ok(entries);
+        return Ok(());
     }
     entries.clear();
     for index in 0..wanted as u64 {
@@ -218,7 +220,7 @@ fn read_entries<H: Host, T: FromBytes + IntoBytes + Immutable + Copy>(
             Err(_) => break,
         }
     }
-    Ok(entries)
+    Ok(())
 }
 
 fn unmap_and_replace<H: Host>(host: &mut H, entries: &mut [abi::UnmapAndReplace]) {

@@ -149,8 +149,8 @@ pub(crate) fn measure() {
     let held: Vec<u32> = (1..more)
         .map(|index| map(granter, FIRST + index, window + u64::from(index) * PAGE).1)
         .collect();
-    // The last one of all.
-    let reference = FIRST + more - 1;
+    // The one after them, which nobody has.
+    let reference = FIRST + more;
     let at = window + u64::from(more) * PAGE;
     let page = &vec![const { Page([0; PAGE as usize]) }][..];
     row("grant_copy_64", || copy(granter, reference, &page[0], 64));
