@@ -27,8 +27,8 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("shutdown NAME [crash]", "stop it, as if it had powered off, or crashed"),
     (
-        "kill NAME [TIMES [MIN-MAX [SEED]]]",
-        "restart it at random moments, MIN to MAX ms apart; Ctrl-C ends it",
+        "kill NAME [TIMES [MIN-MAX [SEED [crash]]]]",
+        "restart it, or make it crash, at random moments, MIN to MAX ms apart; Ctrl-C ends it",
     ),
     ("quit", "turn this domain off"),
     ("help", "this list"),

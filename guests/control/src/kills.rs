@@ -21,7 +21,7 @@ const LOOK: u64 = 1_000;
 /// How long a sleep is without a look at the keyboard.
 const NAP: u64 = 50_000;
 
-const USAGE: &str = "kill NAME [TIMES [MIN-MAX [SEED]]], times in milliseconds";
+const USAGE: &str = "kill NAME [TIMES [MIN-MAX [SEED [crash]]]], times in milliseconds";
 
 /// What to restart, how often, when.
 pub(crate) struct Plan {
@@ -88,11 +88,13 @@ impl Plan {
     /// What the words after the command `kill` say.
     pub(crate) fn from_words<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Self, Failure> {
         let name = words.next().ok_or(Failure::Usage(USAGE))?;
-        let plan = Self::new(name, words.next(), words.next(), words.next(), USAGE)?;
-        match words.next() {
-            None => Ok(plan),
-            Some(_) => Err(Failure::Usage(USAGE)),
-        }
+        let mut plan = Self::new(name, words.next(), words.next(), words.next(), USAGE)?;
+        plan.crash = match (words.next(), words.next()) {
+            (None, None) => false,
+            (Some("crash"), None) => true,
+            _ => return Err(Failure::Usage(USAGE)),
+        };
+        Ok(plan)
     }
 
     /// Does it.
