@@ -48,7 +48,7 @@ use crate::ids::{DomainId, EventPort, Ipa, MAX_VCPUS, Pa, ServerId, Ticks, VcpuS
 use crate::trace::Kind;
 
 pub use crate::ids::DomainSet;
-pub use ack::{Ack, Line};
+pub use ack::Ack;
 pub use announce::Unheard;
 pub use doorbell::{Board, Doorbell, Ring, SharedDoorbells};
 pub use handoff::Handed;

@@ -38,7 +38,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 pub use distributor::{Answer, Frame, MmioResult, PhysicalChange, PhysicalChanges, Setting};
-pub use interface::{Cleared, KnownLine};
+pub use interface::{Cleared, KnownLine, Line};
 pub use look::{ControllerLook, InterruptLook, Waits};
 pub use sgi::SgiRegister;
 

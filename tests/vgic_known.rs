@@ -6,9 +6,8 @@ mod guest;
 use guest::{BOTH, Guest, offsets};
 use portunus::fakes::FakeVirtualInterface;
 use portunus::ids::{IntId, VcpuSet};
-use portunus::ioreq::Line;
 use portunus::vgic::list_register::LrState;
-use portunus::vgic::{Cleared, KnownLine, Version, Vgic};
+use portunus::vgic::{Cleared, KnownLine, Line, Version, Vgic};
 
 const SPI: IntId = IntId(40);
 const OTHER: IntId = IntId(41);

@@ -13,12 +13,12 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::calls::{Caller, address, own_error};
 use crate::ids::{DomainId, IntId, Ipa, Pa, ServerId, VcpuSet};
 use crate::ioreq::shadow::{Begin, FailureMark, LineChange, Shadow, ShadowSlot, State};
-use crate::ioreq::{Ack, Line, Range, Servers, Standing};
+use crate::ioreq::{Ack, Range, Servers, Standing};
 use crate::machine::Machine;
 use crate::stage2::{Mapping, NewPage, PageUse, Stage2Error};
 use crate::trace::Kind;
 use crate::trap::access::{AccessWidth, Direction, MmioAccess};
-use crate::vgic::{Vgic, VgicError};
+use crate::vgic::{Line, Vgic, VgicError};
 
 /// What a guest's map has of a page that it is shown.
 const FOR_GUEST: PageUse = PageUse::Uncached { writable: false };

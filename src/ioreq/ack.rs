@@ -2,35 +2,9 @@
 //!
 //! The word's true value is kept where no server can write: in the interrupt controller, beside the line
 //! ([`crate::vgic::Vgic::change_word`]). The page only shows it: whoever changes the word stores it there, waits until the
-//! store is complete, and then does what [`Line`] says, all under the lock of the interrupt controller.
+//! store is complete, and then does what [`crate::vgic::Line`] says, all under the lock of the interrupt controller.
 
 use crate::ids::{IntId, Ipa};
-
-/// What becomes of the interrupt's line, which is high while the word is not zero.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Line {
-    /// Nothing: the word is not zero as before, or zero as before.
-    Unchanged,
-    /// Bits were set: it is high, and pending once more if the guest has it edge-triggered.
-    Raised,
-    /// The word has become zero.
-    Low,
-}
-
-impl Line {
-    /// `word` has some bits cleared, and then some set: its new value, and what becomes of its line.
-    pub const fn change(word: u32, clear: u32, set: u32) -> (u32, Self) {
-        let after = word & !clear | set;
-        let line = if set != 0 {
-            Self::Raised
-        } else if word != 0 && after == 0 {
-            Self::Low
-        } else {
-            Self::Unchanged
-        };
-        (after, line)
-    }
-}
 
 /// One register, its word and its interrupt.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -16,14 +16,14 @@
 
 use alloc::vec::Vec;
 
-use super::ack::{Ack, Line};
+use super::ack::Ack;
 use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::VENDOR_FIRST_SHADOW_FRAME;
 use crate::ids::{DomainId, IntId, Ipa, PAGE_SIZE, Pa, ServerId};
 use crate::machine::Machine;
 use crate::sync::Mutex;
-use crate::vgic::{KnownLine, Vgic};
+use crate::vgic::{KnownLine, Line, Vgic};
 
 /// Acknowledgement registers that a page can have.
 pub const MAX_ACKS: usize = 4;

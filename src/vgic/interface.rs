@@ -12,7 +12,7 @@ mod park;
 mod read_back;
 mod word;
 
-pub use word::{Cleared, KnownLine};
+pub use word::{Cleared, KnownLine, Line};
 
 use super::Vgic;
 use super::irq::Slot;

@@ -244,7 +244,7 @@ impl<M: Machine> Hypervisor<M> {
         let Some(mut table) = granter.and_then(|granter| granter.grants.try_lock()) else {
             return none.but();
         };
-        let mut taken = heapless::Vec::<(Record, Mapped), BATCH>::new();
+        let mut taken = heapless::Vec::<(Record, Mapped, u64), BATCH>::new();
         let mut stale = Stale::default();
         let mut usual = true;
         for index in 0..place.entries {
@@ -265,7 +265,7 @@ impl<M: Machine> Hypervisor<M> {
             };
             state.argument.outlives(changed);
             // There is room: no more are looked at.
-            let _ = taken.push((record, mapped));
+            let _ = taken.push((record, mapped, third));
             if cpu.is_interrupted() {
                 break;
             }
@@ -276,22 +276,20 @@ impl<M: Machine> Hypervisor<M> {
             memory: machine,
             others: &others,
         };
-        for (_, mapped) in &taken {
+        for (_, mapped, _) in &taken {
             table.release(&words, domain.id, (mapped.reference, mapped.life), mapped.access);
         }
         drop(table);
         let mut references = self.references.lock();
-        for (_, mapped) in &taken {
+        for (_, mapped, _) in &taken {
             // It was mapped with a reference.
             let _ = references.put(machine, mapped.frame);
         }
         drop(references);
         let mut done = Done { entries: 0, usual };
-        for (record, _) in taken {
+        for (record, _, third) in taken {
             maptrack.free_record(machine, record);
-            let entry = entry(done.entries);
-            let [.., third] = entry.load(machine);
-            entry.store(machine, 2, without_status(third));
+            entry(done.entries).store(machine, 2, without_status(third));
             done.entries += 1;
         }
         done

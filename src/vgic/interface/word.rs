@@ -7,7 +7,6 @@
 
 use super::at;
 use crate::ids::IntId;
-use crate::ioreq::Line;
 use crate::vgic::Vgic;
 use crate::vgic::irq::{Irq, Place, Slot};
 use crate::vgic::list_register::{Backing, LrState, VirtualInterface};
@@ -45,6 +44,32 @@ pub enum Cleared {
     All,
     /// All but [`Vgic::end_cleared`]: the interrupt was not taken yet, or has ended.
     ButForItsEnd,
+}
+
+/// What becomes of a line when its word changes: it is high while the word is not zero.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Line {
+    /// Nothing: the word is not zero as before, or zero as before.
+    Unchanged,
+    /// Bits were set: it is high, and pending once more if the guest has it edge-triggered.
+    Raised,
+    /// The word has become zero.
+    Low,
+}
+
+impl Line {
+    /// `word` has some bits cleared, and then some set: its new value, and what becomes of its line.
+    pub const fn change(word: u32, clear: u32, set: u32) -> (u32, Self) {
+        let after = word & !clear | set;
+        let line = if set != 0 {
+            Self::Raised
+        } else if word != 0 && after == 0 {
+            Self::Low
+        } else {
+            Self::Unchanged
+        };
+        (after, line)
+    }
 }
 
 /// The word and since when it is known, as one.
