@@ -1,11 +1,10 @@
-//! What is counted while the machine runs, and what of it control domains and the person at the console read.
+//! What is counted while the machine runs.
 //!
 //! Counting costs a few instructions and takes no lock: a vCPU's [`VcpuCounters`] are written by its own pCPU alone, a
 //! server's [`Latencies`] under the lock of its target's servers, which is held then anyway. Nothing is ever reset while a
-//! domain lives, restarts included; sums and percentiles are made when somebody reads ([`report`]).
+//! domain lives, restarts included; sums and percentiles are made when somebody reads, for reports ([`crate::domain::report`], [`crate::ioreq::report`]).
 
 mod latency;
-pub mod report;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

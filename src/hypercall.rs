@@ -21,8 +21,7 @@ pub mod host;
 mod hvm_op;
 mod memory_op;
 mod multicall;
-pub mod runstate;
-mod sched_op;
+pub mod sched_op;
 mod shadow;
 mod vcpu_op;
 mod vendor;
@@ -37,7 +36,6 @@ pub use buffers::GuestBuffers;
 pub use control::{Direction, Supervisor};
 pub use grant_table_op::Granting;
 pub use host::{DomainInfo, ForeignPage, Host, Right};
-pub use runstate::RunstateArea;
 pub use shadow::Shadowing;
 
 /// The registers of a call.

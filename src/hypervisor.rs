@@ -8,6 +8,7 @@
 //! | `assemble` | a hypervisor from built domains |
 //! | `run` | who runs where: wake, kick, block, schedule |
 //! | `traps` | a synchronous exception, decoded and handed on |
+//! | `at_vector` | calls that are answered before anything else is looked at |
 //! | `quick` | accesses that are answered at once |
 //! | `mmio` | an access to a device: from the abort to the register that it loads |
 //! | `interrupts` | everything that makes or takes interrupts |
@@ -33,6 +34,7 @@ mod account;
 mod alarms;
 mod announce;
 mod assemble;
+pub mod at_vector;
 mod buffers;
 mod calls;
 mod clock;
@@ -317,7 +319,7 @@ pub struct Hypervisor<M: Machine> {
     /// Owners of physical SPIs, by number.
     interrupts: Vec<(IntId, DomainId)>,
     /// Who serves which addresses of whom: for messages.
-    backends: Vec<(DomainId, crate::manifest::range::IpaRange, DomainId)>,
+    backends: Vec<(DomainId, crate::range::IpaRange, DomainId)>,
     finished: AtomicBool,
 }
 

@@ -19,6 +19,8 @@ pub mod abi;
 pub mod ids;
 
 #[cfg(feature = "hypervisor")]
+pub mod access;
+#[cfg(feature = "hypervisor")]
 pub mod console;
 #[cfg(feature = "hypervisor")]
 pub mod counters;
@@ -54,6 +56,8 @@ pub mod policy;
 pub mod primecell;
 #[cfg(feature = "hypervisor")]
 pub mod psci;
+#[cfg(feature = "hypervisor")]
+pub mod range;
 #[cfg(feature = "hypervisor")]
 pub mod registers;
 #[cfg(feature = "hypervisor")]

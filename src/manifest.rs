@@ -18,8 +18,6 @@ pub mod lifecycle;
 pub mod modules;
 pub mod notice;
 pub mod passthrough;
-pub mod range;
-pub mod report;
 pub mod rtc;
 pub mod shared_memory;
 pub mod tree;
@@ -40,8 +38,6 @@ pub use host::Host;
 pub use layout::Layout;
 pub use modules::{Module, ModuleReader, NoModules, PhysicalModules};
 pub use notice::Notice;
-pub use range::{IpaRange, PaRange};
-pub use report::Report;
 pub use shared_memory::SharedMemory;
 pub use tree::Tree;
 
@@ -150,6 +146,11 @@ impl Manifest {
     /// The domain of this number.
     pub fn domain(&self, id: DomainId) -> Option<&DomainConfig> {
         self.domains.iter().find(|domain| domain.id == id)
+    }
+
+    /// The name of a domain by number, for messages; empty: there is none.
+    pub fn name_of(&self, id: DomainId) -> String {
+        name_of(&self.domains, id)
     }
 
     /// The devices that `backend` serves, each with the guest that sees it; in the order of the manifest.

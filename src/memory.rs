@@ -81,6 +81,17 @@ pub trait PhysicalMemory: Sync {
     fn synchronise_instructions(&self, at: Pa, length: u64);
 }
 
+/// A memory type, as a mapping gives it (Arm ARM, "Memory types and attributes").
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum MemoryType {
+    /// Normal, inner and outer write-back, inner shareable.
+    WriteBack,
+    /// Normal, non-cacheable.
+    NonCacheable,
+    /// Device-nGnRE.
+    Device,
+}
+
 /// An exclusive access failed because somebody else touched the line: try again, a bounded number of times.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Contended;

@@ -4,12 +4,17 @@
 //! give is denied. A declared device gives its backend, for that guest: servers, that range, that interrupt, the memory
 //! access named, and the event channels of its requests. A static event channel exists from the start and needs no right.
 
+mod report;
+
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::ids::{DomainId, IntId, MAX_DOMAINS};
-use crate::manifest::{IpaRange, Manifest, MemoryAccess};
+use crate::manifest::{Manifest, MemoryAccess};
+use crate::range::IpaRange;
 use crate::sorting::sort_by_key;
+
+pub use report::Report;
 
 /// What a domain wants to do to another.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

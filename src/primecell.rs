@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::trap::access::AccessWidth;
+use crate::access::AccessWidth;
 
 /// Bytes of the register frame.
 pub const FRAME_SIZE: u64 = 0x1000;

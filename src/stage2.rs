@@ -24,7 +24,7 @@ mod tables;
 
 pub use anew::{Region, TableCursor, Taken};
 pub use changes::{Changed, Changes};
-pub use descriptor::{Attributes, MemoryType, PageUse, hardware_attributes};
+pub use descriptor::{Attributes, PageUse, hardware_attributes};
 pub use geometry::{Geometry, GeometryError, physical_bits};
 pub use single::{Stale, Vacant};
 

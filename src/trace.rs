@@ -7,10 +7,7 @@
 
 use core::fmt;
 
-use crate::abi::hypercall::HVC_IMMEDIATE;
 use crate::ids::{DomainId, EventPort, ServerId, VcpuId};
-use crate::trap::exception::GuestException;
-use crate::trap::registers::GuestFrame;
 
 /// What an event is. The words in brackets are what its argument holds.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -117,14 +114,6 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// What giving the guest this exception denies it.
-    pub const fn of(exception: &GuestException) -> Self {
-        match exception {
-            GuestException::Undefined => Self::Undefined,
-            _ => Self::Refused,
-        }
-    }
-
     /// As an argument; `object` is whom the vCPU wanted something of.
     pub const fn argument(self, object: Option<DomainId>) -> u32 {
         let object = match object {
@@ -132,24 +121,6 @@ impl Denial {
             None => 0,
         };
         (object as u32) << 16 | self as u32
-    }
-}
-
-/// ESR_EL2.EC of an HVC or SMC from AArch64, which differ in its lowest bit.
-const CALL: u64 = 0x16 << 26;
-const CALL_MASK: u64 = 0x3e << 26;
-/// ESR_EL2 of a hypercall of the ABI.
-const HYPERCALL: u64 = CALL | 1 << 25 | HVC_IMMEDIATE as u64;
-
-/// What the event of a synchronous exception from a guest says: one event, whatever becomes of the exception.
-#[inline]
-pub fn exception(esr: u64, frame: &GuestFrame) -> (Kind, u32) {
-    if esr & CALL_MASK != CALL {
-        (Kind::Trap, esr as u32)
-    } else if esr == HYPERCALL {
-        (Kind::Hypercall, call(frame.read(16), frame.read(0)))
-    } else {
-        (Kind::Firmware, frame.read(0) as u32)
     }
 }
 

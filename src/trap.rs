@@ -1,14 +1,13 @@
 //! From an exception's registers to what the guest meant.
 //!
 //! [`syndrome`] turns ESR, FAR and HPFAR into an exception class; [`instruction`] decodes loads and stores that the
-//! syndrome does not describe; [`access`] is the neutral form that devices and servers see; [`exception`] builds the
-//! exception that a refused guest gets; [`system_register`] answers trapped system registers; [`quick`] answers what needs
-//! no state at all.
+//! syndrome does not describe; [`plan`] is what they do, step by step; [`exception`] builds the exception that a
+//! refused guest gets; [`system_register`] answers trapped system registers; [`event`] is what the trace says of it all.
 
-pub mod access;
+pub mod event;
 pub mod exception;
 pub mod instruction;
-pub mod quick;
+pub mod plan;
 pub mod registers;
 pub mod syndrome;
 pub mod system_register;

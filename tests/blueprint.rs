@@ -15,8 +15,9 @@ use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, PAGE_SIZE, Pa};
 use portunus::manifest::guest_tree::fresh::FreshValues;
 use portunus::manifest::modules::Module;
-use portunus::manifest::{Host, IpaRange, Manifest, ModuleReader, NoModules, PaRange, Tree};
+use portunus::manifest::{Host, Manifest, ModuleReader, NoModules, Tree};
 use portunus::memory::{Contended, PhysicalMemory};
+use portunus::range::{IpaRange, PaRange};
 
 #[path = "manifest_support/machines.rs"]
 mod machines;

@@ -12,8 +12,9 @@ use portunus::manifest::lifecycle::OnShutdown;
 use portunus::manifest::modules::{Module, Modules};
 use portunus::manifest::passthrough::{Mapping, Passthrough, PassthroughDevice};
 use portunus::manifest::tree::{Interrupt, Trigger};
-use portunus::manifest::{Host, IpaRange, Layout, Manifest, ManifestError, PaRange, Reason};
+use portunus::manifest::{Host, Layout, Manifest, ManifestError, Reason};
 use portunus::memory::frames::FrameError;
+use portunus::range::{IpaRange, PaRange};
 use portunus::stage2::{GeometryError, PageUse};
 
 const MIB: u64 = 1 << 20;

@@ -1,10 +1,10 @@
 //! The shared console: whole lines with names, prompts, focus, and lines never mixed.
 
 use heapless::Vec as Array;
+use portunus::access::{AccessWidth, Direction};
 use portunus::console::keys::{KEYS, Topic};
 use portunus::console::mux::{Colour, Console, InputEffect, LineChange, PortId, TooManyPorts};
 use portunus::ids::{DomainId, MAX_DOMAINS, Ticks};
-use portunus::trap::access::{AccessWidth, Direction};
 
 /// Ticks a second in these tests: a short pause is 20, a long one 500.
 const FREQUENCY: u64 = 1000;

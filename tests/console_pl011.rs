@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
+use portunus::access::{AccessWidth, Direction};
 use portunus::console::pl011::{Pl011, RECEIVE_CAPACITY, TRANSMIT_CAPACITY};
 use portunus::primecell::BadAccess;
-use portunus::trap::access::{AccessWidth, Direction};
 
 const DR: u64 = 0x000;
 const RSR: u64 = 0x004;

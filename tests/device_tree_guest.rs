@@ -16,7 +16,8 @@ use portunus::ids::DomainId;
 use portunus::manifest::guest_tree::fresh::FreshValues;
 use portunus::manifest::host::{Gic, Host};
 use portunus::manifest::tree::{Node, Reg, Tree, Trigger};
-use portunus::manifest::{GuestTree, IpaRange, Manifest, Reason};
+use portunus::manifest::{GuestTree, Manifest, Reason};
+use portunus::range::IpaRange;
 
 /// The tree of one domain, with RAM where the layout puts it.
 fn build(manifest: &Manifest, domain: u16) -> Vec<u8> {

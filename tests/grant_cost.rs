@@ -7,10 +7,10 @@ use portunus::abi::grant::{ENTRIES_PER_FRAME, GrantEntry};
 use portunus::fakes::FakeMachine;
 use portunus::grant::{Access, GrantTable, Handle, Mapped, Maptrack};
 use portunus::ids::{DomainId, PAGE_SIZE, Pa};
-use portunus::manifest::PaRange;
 use portunus::memory::atomic::{SharedWords, StopOthers};
 use portunus::memory::pool::Pool;
 use portunus::memory::{Contended, PhysicalMemory};
+use portunus::range::PaRange;
 
 const FRAMES: PaRange = PaRange::new(0x7000_0000, 8 << 20);
 const USER: DomainId = DomainId(2);

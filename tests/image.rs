@@ -4,8 +4,8 @@ use portunus::domain::image::{ImageError, LoadedImage, load};
 use portunus::domain::ram::{GuestRam, Piece};
 use portunus::fakes::FakeMachine;
 use portunus::ids::{Ipa, Pa};
-use portunus::manifest::{IpaRange, PaRange};
 use portunus::memory::PhysicalMemory;
+use portunus::range::{IpaRange, PaRange};
 
 const MODULE: u64 = 0x5000_0000;
 const MIB: u64 = 1 << 20;

@@ -2,10 +2,10 @@
 //! nonsense into it. The machine has this one page: an access beside it fails the test.
 
 use portunus::abi::ioreq::BufferedIoreq;
+use portunus::access::AccessWidth::{self, Byte, Doubleword, Halfword, Word};
 use portunus::fakes::{FakeMachine, Interference, SharedAccessKind};
 use portunus::ids::{Ipa, Pa};
 use portunus::ioreq::buffered::{BufferedPage, RingError};
-use portunus::trap::access::AccessWidth::{self, Byte, Doubleword, Halfword, Word};
 use zerocopy::FromBytes;
 
 const PAGE: Pa = Pa(0x8000_0000);

@@ -1,9 +1,9 @@
 //! The life of a request: every state with every move, legal or not.
 
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::ids::{Ipa, ServerId, Ticks};
 use portunus::ioreq::request::{IllegalMove, Move, Pending};
 use portunus::ioreq::{Answer, OnFailure, Policy, Request};
-use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 
 fn pending(on_failure: OnFailure) -> Pending {
     Pending {

@@ -1,10 +1,10 @@
 //! A vCPU's slot against a server that writes what it likes, when it likes.
 
 use portunus::abi::ioreq::{Ioreq, State};
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::fakes::{FakeMachine, Interference, Operation, SharedAccessKind};
 use portunus::ids::{EventPort, Ipa, Pa};
 use portunus::ioreq::slot::{Reading, Slot, SlotError};
-use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 use zerocopy::IntoBytes;
 
 const PAGE: Pa = Pa(0x8000_0000);

@@ -17,7 +17,8 @@ use portunus::manifest::layout::VirtualGic;
 use portunus::manifest::lifecycle::{OnShutdown, RestartLimit};
 use portunus::manifest::rtc::Rtc;
 use portunus::manifest::tree::{Interrupt, Trigger};
-use portunus::manifest::{Host, IpaRange, Manifest, MemoryAccess, NoModules, PaRange, Tree};
+use portunus::manifest::{Host, Manifest, MemoryAccess, NoModules, Tree};
+use portunus::range::{IpaRange, PaRange};
 
 const MIB: u64 = 1 << 20;
 

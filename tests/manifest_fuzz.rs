@@ -10,8 +10,8 @@ mod source;
 use domains::{DOMAINS, PARTIAL, Partial};
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
 use portunus::fakes::Random;
-use portunus::manifest::{DomainConfig, GuestTree, Host, Manifest, ManifestError, Report, Tree};
-use portunus::policy::Policy;
+use portunus::manifest::{DomainConfig, GuestTree, Host, Manifest, ManifestError, Tree};
+use portunus::policy::{Policy, Report};
 
 /// Numbers that have broken parsers before.
 const INTERESTING: [u32; 14] = [

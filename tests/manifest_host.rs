@@ -7,9 +7,10 @@ mod source;
 
 use machines::{BOARD, VIRT, VIRT_GICV2, VIRT_GICV3};
 use portunus::ids::{IntId, PcpuId};
+use portunus::manifest::ManifestError;
 use portunus::manifest::host::{Conduit, Gic, Host, HostCpu, Psci};
 use portunus::manifest::tree::{Interrupt, Tree, Trigger};
-use portunus::manifest::{ManifestError, PaRange};
+use portunus::range::PaRange;
 
 fn host(source: &str) -> Result<Host, ManifestError> {
     let blob = machines::machine(source, "");

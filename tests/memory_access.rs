@@ -12,8 +12,9 @@ use domains::{DOMAINS, PARTIAL, read};
 use machines::VIRT;
 use portunus::ids::DomainId;
 use portunus::manifest::tree::{Node, Tree};
-use portunus::manifest::{GuestTree, IpaRange, Manifest, MemoryAccess};
+use portunus::manifest::{GuestTree, Manifest, MemoryAccess};
 use portunus::policy::{Permission, Policy};
+use portunus::range::IpaRange;
 
 const GUEST: DomainId = DomainId(1);
 const BACKEND: DomainId = DomainId(2);

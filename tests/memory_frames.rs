@@ -2,10 +2,10 @@
 
 use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, DomainSet, PAGE_SIZE, Pa};
-use portunus::manifest::PaRange;
 use portunus::memory::frames::{FrameAllocator, FrameError, Zone};
 use portunus::memory::pool::{Pool, PoolError, Retired};
 use portunus::memory::references::{FrameReferences, ReferenceError};
+use portunus::range::PaRange;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

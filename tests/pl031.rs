@@ -1,8 +1,8 @@
 //! The PL031 that guests see: registers by the reference manual, its one interrupt, and accesses that mean harm.
 
+use portunus::access::{AccessWidth, Direction};
 use portunus::primecell::BadAccess;
 use portunus::rtc::pl031::Pl031;
-use portunus::trap::access::{AccessWidth, Direction};
 
 const RTCDR: u64 = 0x000;
 const RTCMR: u64 = 0x004;

@@ -10,8 +10,9 @@ mod source;
 use domains::{DOMAINS, PARTIAL, read};
 use machines::VIRT;
 use portunus::ids::{DomainId, IntId};
-use portunus::manifest::{IpaRange, Manifest, Report};
-use portunus::policy::{Denied, Permission, Policy};
+use portunus::manifest::Manifest;
+use portunus::policy::{Denied, Permission, Policy, Report};
+use portunus::range::IpaRange;
 
 const GUEST: DomainId = DomainId(1);
 const BACKEND: DomainId = DomainId(2);

@@ -13,10 +13,11 @@ use portunus::domain::builder::{self, BuildError, CpuLimits};
 use portunus::fakes::{FakeMachine, Operation};
 use portunus::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
 use portunus::manifest::tree::Tree;
-use portunus::manifest::{GuestTree, Host, IpaRange, Manifest, ManifestError, PaRange, Report, SharedMemory};
+use portunus::manifest::{GuestTree, Host, Manifest, ManifestError, SharedMemory};
 use portunus::memory::frames::FrameError;
 use portunus::memory::uncached::Caching;
-use portunus::policy::Policy;
+use portunus::policy::{Policy, Report};
+use portunus::range::{IpaRange, PaRange};
 use portunus::stage2::PageUse;
 
 const MIB: u64 = 1 << 20;

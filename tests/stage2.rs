@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use portunus::fakes::translation_order::{self, OrderError};
 use portunus::fakes::{FakeMachine, Operation, Random};
 use portunus::ids::{Ipa, PAGE_SIZE, Pa, Vmid};
-use portunus::manifest::PaRange;
+use portunus::memory::MemoryType;
 use portunus::memory::pool::{Pool, PoolError};
 use portunus::memory::uncached::Caching;
+use portunus::range::PaRange;
 use portunus::stage2::{
-    BATCH, Geometry, GeometryError, Mapping, MemoryType, NewPage, PageUse, Previous, Stage2, Stage2Error,
-    hardware_attributes, physical_bits,
+    BATCH, Geometry, GeometryError, Mapping, NewPage, PageUse, Previous, Stage2, Stage2Error, hardware_attributes,
+    physical_bits,
 };
 
 const TABLES: PaRange = PaRange::new(0x7000_0000, 4 << 20);

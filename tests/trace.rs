@@ -3,7 +3,8 @@
 use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, EventPort, PcpuId, ServerId, Ticks, VcpuId};
 use portunus::machine::Machine;
-use portunus::trace::{Denial, Event, Kind, call, exception, rung, served, vcpu_bits, vcpu_byte, vcpu_of, word};
+use portunus::trace::{Denial, Event, Kind, call, rung, served, vcpu_bits, vcpu_byte, vcpu_of, word};
+use portunus::trap::event::of_exception;
 use portunus::trap::registers::GuestFrame;
 
 const fn vcpu(domain: u16, index: u8) -> VcpuId {
@@ -61,7 +62,7 @@ fn an_exception_is_one_event_that_says_what_kind_of_call_it_was() {
         ("system register", 0x6230_1234, (Kind::Trap, 0x6230_1234)),
         ("data abort with ISS2", 0x5_9381_0007, (Kind::Trap, 0x9381_0007)),
     ] {
-        assert_eq!(exception(esr, &frame), event, "{what}");
+        assert_eq!(of_exception(esr, &frame), event, "{what}");
     }
 }
 

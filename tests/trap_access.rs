@@ -1,10 +1,10 @@
 //! Performing a planned access: values, registers, base and PC, and nothing before everything is answered.
 
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::cpu::El1Register;
 use portunus::ids::Ipa;
-use portunus::trap::access::{
-    AccessPlan, AccessWidth, Base, Direction, Extension, MmioAccess, PendingPlan, StackPointerWrite, Transfer,
-    Unanswered, Writeback, load_value,
+use portunus::trap::plan::{
+    AccessPlan, Base, Extension, PendingPlan, StackPointerWrite, Transfer, Unanswered, Writeback, load_value,
 };
 use portunus::trap::registers::{GuestFrame, GuestMode, InstructionLength};
 

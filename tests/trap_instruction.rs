@@ -1,12 +1,13 @@
 //! The load/store decoder: golden encodings from an assembler, an independent mask table on random words, and plans.
 
+use portunus::access::AccessWidth;
 use portunus::cpu::El1Register;
 use portunus::fakes::Random;
 use portunus::ids::Ipa;
-use portunus::trap::access::{AccessPlan, AccessWidth, Base, Extension, Transfer, Writeback};
 use portunus::trap::instruction::{
     Addressing, LoadStore, Operation, PlanError, Refusal, RegisterExtend, ReportedAccess, decode, plan_from_instruction,
 };
+use portunus::trap::plan::{AccessPlan, Base, Extension, Transfer, Writeback};
 use portunus::trap::registers::{GuestFrame, InstructionLength};
 
 use AccessWidth::{Byte, Doubleword, Halfword, Word};

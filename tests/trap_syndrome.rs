@@ -1,10 +1,9 @@
 //! Syndromes: (ESR, FAR, HPFAR) to what they mean, and to the plan of an access or the reason there is none.
 
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::ids::Ipa;
-use portunus::trap::access::{
-    AccessPlan, AccessWidth, DataAbortPlan, Direction, Extension, MmioAccess, Transfer, plan_from_syndrome,
-};
 use portunus::trap::instruction::Refusal;
+use portunus::trap::plan::{AccessPlan, DataAbortPlan, Extension, Transfer, plan_from_syndrome};
 use portunus::trap::registers::{GuestFrame, InstructionLength};
 use portunus::trap::syndrome::{
     DataAbort, Exception, FaultAddress, FaultStatus, Hpfar, Syndrome, SystemRegister, SystemRegisterAccess,

@@ -8,9 +8,11 @@ mod source;
 use portunus::domain::builder::{self, Built, BuiltDomain, CpuLimits};
 use portunus::fakes::{FakeMachine, Operation};
 use portunus::ids::{DomainId, Ipa, PAGE_SIZE, Pa};
-use portunus::manifest::{Host, Manifest, NoModules, PaRange, Tree};
+use portunus::manifest::{Host, Manifest, NoModules, Tree};
+use portunus::memory::MemoryType;
 use portunus::memory::uncached::{Caching, hypervisor_regions};
-use portunus::stage2::{Attributes, MemoryType, NewPage, PageUse, hardware_attributes};
+use portunus::range::PaRange;
+use portunus::stage2::{Attributes, NewPage, PageUse, hardware_attributes};
 
 const KERNEL: u64 = 0x5000_0000;
 const BOTH: [Caching; 2] = [Caching::NonCacheable, Caching::ForcedWriteBack];

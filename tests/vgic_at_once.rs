@@ -5,9 +5,9 @@
 mod guest;
 
 use guest::{BOTH, Guest, offsets};
+use portunus::access::AccessWidth;
 use portunus::fakes::Random;
 use portunus::ids::IntId;
-use portunus::trap::access::AccessWidth;
 use portunus::vgic::list_register::ListRegister;
 use portunus::vgic::{Frame, SgiRegister, Version};
 

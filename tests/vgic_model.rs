@@ -10,9 +10,9 @@ mod ideal;
 
 use guest::{BOTH, Guest, offsets};
 use ideal::Ideal;
+use portunus::access::{AccessWidth, Direction};
 use portunus::fakes::Random;
 use portunus::ids::IntId;
-use portunus::trap::access::{AccessWidth, Direction};
 use portunus::vgic::list_register::{Backing, VirtualInterface};
 use portunus::vgic::{Frame, SgiRegister, Version};
 

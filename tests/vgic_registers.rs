@@ -4,8 +4,8 @@
 mod guest;
 
 use guest::{BOTH, Guest, offsets};
+use portunus::access::{AccessWidth, Direction};
 use portunus::ids::IntId;
-use portunus::trap::access::{AccessWidth, Direction};
 use portunus::vgic::{Config, Frame, Version, Vgic, VgicError};
 
 const WIDTHS: [AccessWidth; 4] = [

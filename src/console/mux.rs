@@ -23,9 +23,9 @@ use super::keys::{self, Topic};
 use super::pl011::{IdleFlags, Pl011};
 use super::port::{Port, Source};
 use super::ring::ByteRing;
+use crate::access::{AccessWidth, Direction};
 use crate::ids::{DomainId, MAX_DOMAINS, Ticks};
 use crate::primecell::BadAccess;
-use crate::trap::access::{AccessWidth, Direction};
 
 /// Bytes of a line that are kept to be shown whole; longer ones are shown in pieces.
 pub const LINE_CAPACITY: usize = 256;

@@ -12,8 +12,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use super::ring::ByteRing;
+use crate::access::{AccessWidth, Direction};
 use crate::primecell::{self, BadAccess, PERIPH_ID0};
-use crate::trap::access::{AccessWidth, Direction};
 
 /// Bytes that a domain can have sent and nobody taken.
 pub const TRANSMIT_CAPACITY: usize = 16 * 1024;

@@ -12,8 +12,8 @@ use crate::domain::ram::{GuestRam, OutsideRam};
 use crate::entropy::Seeds;
 use crate::ids::Ipa;
 use crate::manifest::guest_tree::fresh::FreshValues;
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
+use crate::range::{IpaRange, PaRange};
 
 /// Why a domain's memory could not be made.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]

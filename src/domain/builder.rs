@@ -19,12 +19,12 @@ use crate::manifest::domain::DomainConfig;
 use crate::manifest::guest_tree::fresh::FreshValues;
 use crate::manifest::host::{Gic, Host};
 use crate::manifest::layout::VirtualGic;
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::{Manifest, ManifestError};
 use crate::memory::frames::{FrameAllocator, FrameError, Zone};
 use crate::memory::pool::Pool;
 use crate::memory::references::{FrameReferences, ReferenceError};
 use crate::memory::uncached::{Caching, FRAMES_PER_DEVICE, frames_of};
+use crate::range::{IpaRange, PaRange};
 use crate::sorting::sort_by_key;
 use crate::stage2::{Geometry, GeometryError, PageUse, Stage2, Stage2Error};
 

@@ -3,10 +3,10 @@
 
 use alloc::vec::Vec;
 
+use crate::access::MmioAccess;
 use crate::ids::{Ipa, PAGE_SIZE};
-use crate::manifest::IpaRange;
+use crate::range::IpaRange;
 use crate::sorting::sort_by_key;
-use crate::trap::access::MmioAccess;
 use crate::vgic::Frame;
 
 /// A device inside the hypervisor.
@@ -123,9 +123,9 @@ impl Devices {
 #[cfg(test)]
 mod tests {
     use super::{Device, Devices, Window};
+    use crate::access::{AccessWidth, Direction, MmioAccess};
     use crate::ids::Ipa;
-    use crate::manifest::IpaRange;
-    use crate::trap::access::{AccessWidth, Direction, MmioAccess};
+    use crate::range::IpaRange;
     use crate::vgic::Frame;
 
     #[test]

@@ -11,8 +11,8 @@ mod gzip;
 use crate::domain::imaging::{Budget, Cost, Transfer};
 use crate::domain::ram::{GuestRam, OutsideRam};
 use crate::ids::Ipa;
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
+use crate::range::{IpaRange, PaRange};
 
 use elf::Executable;
 use gzip::{Decompression, Inflater};

@@ -5,8 +5,8 @@
 
 use crate::domain::ram::{GuestRam, OutsideRam};
 use crate::ids::{Ipa, PAGE_SIZE, Pa};
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
+use crate::range::{IpaRange, PaRange};
 
 /// Bytes copied at once, by way of the stack.
 const CHUNK: usize = 4 << 10;

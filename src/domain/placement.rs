@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use crate::manifest::range::IpaRange;
+use crate::range::IpaRange;
 use crate::sorting::sort_by_key;
 
 /// Old kernels look for their device tree only so far from the start of memory (Linux,

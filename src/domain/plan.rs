@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::ids::{IntId, Pa};
 use crate::manifest::lifecycle::{OnShutdown, RestartLimit};
 use crate::manifest::passthrough::{Passthrough, Quiesce};
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 use crate::stage2::Region;
 
 /// Bytes of a virtio-mmio transport's registers, at the least; a page of a machine may hold several.

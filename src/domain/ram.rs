@@ -5,8 +5,8 @@
 use alloc::vec::Vec;
 
 use crate::ids::{Ipa, Pa};
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::memory::PhysicalMemory;
+use crate::range::{IpaRange, PaRange};
 use crate::sorting::sort_by_key;
 
 /// Bytes of a range that are no RAM of the domain.

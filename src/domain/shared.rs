@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use crate::domain::builder::BuildError;
 use crate::machine::Machine;
 use crate::manifest::Manifest;
-use crate::manifest::range::PaRange;
 use crate::memory::frames::{FrameAllocator, FrameError};
+use crate::range::PaRange;
 
 /// Regions by id.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::counters::VcpuCounters;
-use crate::hypercall::RunstateArea;
+use crate::domain::runstate::RunstateArea;
 use crate::ids::{Ipa, PcpuId, VcpuId};
 use crate::sched::{Slot, Wait};
 use crate::sync::Mutex;

@@ -8,8 +8,7 @@
 use super::entry::{Access, announce, announce_writer};
 use super::frames::FrameList;
 use crate::abi::grant::{ENTRIES_PER_FRAME, GrantEntry, GrantStatus};
-use crate::ids::{DomainId, MAX_DOMAINS, PAGE_SIZE, Pa};
-use crate::ioreq::DomainSet;
+use crate::ids::{DomainId, DomainSet, MAX_DOMAINS, PAGE_SIZE, Pa};
 use crate::memory::PhysicalMemory;
 use crate::memory::atomic::SharedWords;
 use crate::memory::pool::{Pool, PoolError};

@@ -8,9 +8,10 @@ use super::host::{Host, Right};
 use crate::abi::HypercallError;
 use crate::abi::control as abi;
 use crate::abi::sched::ShutdownReason;
-use crate::counters::report::{DomainReport, ServerReport, VcpuActivity, VcpuReport};
 use crate::domain::life::Phase;
+use crate::domain::report::{DomainReport, VcpuActivity, VcpuReport};
 use crate::ids::{DomainId, MAX_DOMAINS, ServerId, Ticks, VcpuId};
+use crate::ioreq::report::ServerReport;
 use crate::ioreq::{Range, Stage};
 use crate::sched::Wait;
 

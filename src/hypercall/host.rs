@@ -7,10 +7,10 @@
 use super::buffers::GuestBuffers;
 use super::control::Supervisor;
 use super::grant_table_op::Granting;
-use super::runstate::RunstateArea;
 use super::shadow::Shadowing;
 use crate::abi::HypercallError;
 use crate::abi::sched::ShutdownReason;
+use crate::domain::runstate::RunstateArea;
 use crate::ids::{DomainId, EventPort, IntId, Pa, VcpuId};
 use crate::ioreq::Range;
 use crate::routing::Domains;

@@ -2,10 +2,10 @@
 
 use super::buffers::read_value;
 use super::host::Host;
-use super::runstate::RunstateArea;
 use crate::abi::HypercallError;
 use crate::abi::shared_info::VcpuInfo;
 use crate::abi::vcpu as abi;
+use crate::domain::runstate::RunstateArea;
 use crate::ids::{PAGE_SIZE, Pa};
 use crate::routing::Domains;
 
@@ -26,7 +26,7 @@ pub(super) fn run<H: Host>(host: &mut H, command: u32, vcpu: u32, pointer: u64) 
         let request: abi::RegisterRunstateMemoryArea = read_value(host, pointer)?;
         let area = match request.pointer {
             0 => None,
-            address => Some(RunstateArea::at(host, address)?),
+            address => Some(RunstateArea::at(address, |address| host.pin_address(address))?),
         };
         host.set_runstate_area(index, area);
     }

@@ -8,10 +8,10 @@ use super::host::{DomainInfo, Host, Right};
 use super::shadow;
 use crate::abi::HypercallError;
 use crate::abi::dm_op as abi;
+use crate::access::AccessWidth;
 use crate::ids::ServerId;
 use crate::ioreq::{DoorbellRequest, Range};
 use crate::routing::Domains;
-use crate::trap::access::AccessWidth;
 
 pub(super) fn run<H: Host>(operation: &Operation, host: &mut H, target: &DomainInfo) -> Result<u64, HypercallError> {
     match operation.op {

@@ -1,14 +1,15 @@
 //! What a control domain may do: the hypercall's side of pause, restart and shutdown.
 
 use crate::abi::HypercallError;
-use crate::counters::report::{DomainReport, ServerReport, VcpuReport};
 use crate::cpu::Cpu;
 use crate::domain::life::Phase;
+use crate::domain::report::{DomainReport, VcpuReport};
 use crate::hypercall::control::Ranges;
 use crate::hypercall::{Direction, Supervisor};
 use crate::hypervisor::calls::Caller;
 use crate::hypervisor::lifecycle::RestartCause;
 use crate::ids::{DomainId, ServerId, Ticks, VcpuId};
+use crate::ioreq::report::ServerReport;
 use crate::machine::Machine;
 
 impl<M: Machine, C: Cpu> Supervisor for Caller<'_, M, C> {

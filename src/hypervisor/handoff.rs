@@ -13,6 +13,7 @@ use core::sync::atomic::Ordering;
 
 use crate::abi::HypercallError;
 use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_RUNNABLE};
+use crate::access::MmioAccess;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
@@ -28,7 +29,6 @@ use crate::machine::Machine;
 use crate::routing;
 use crate::sched::{Pick, Slot, Wait};
 use crate::trace::{Kind, served};
-use crate::trap::access::MmioAccess;
 
 /// What became of a request.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -1,6 +1,7 @@
 //! Between a domain's vGIC and everything that makes or takes interrupts.
 
 use crate::abi::vcpu::RUNSTATE_BLOCKED;
+use crate::access::{Direction, MmioAccess};
 use crate::cpu::{Cpu, El1Register};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
@@ -8,7 +9,6 @@ use crate::hypervisor::{Claim, Hypervisor, Located, Quick, VcpuState};
 use crate::ids::{IntId, Ticks, VcpuSet};
 use crate::machine::Machine;
 use crate::sched::Wait;
-use crate::trap::access::{Direction, MmioAccess};
 use crate::vgic::{Answer, Frame, PhysicalChange, PhysicalChanges, SgiRegister, Vgic};
 
 /// The virtual timer's PPI in every guest.

@@ -30,24 +30,13 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::blueprint::ImagingError;
 use crate::domain::life::Phase;
-use crate::domain::limit::RestartTimes;
+use crate::domain::lifecycle::Lifecycle;
 use crate::domain::vcpu::{Attention, Power, Vcpu};
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Entry, Hypervisor, VcpuState};
-use crate::ids::Ticks;
 use crate::machine::Machine;
 use crate::manifest::lifecycle::{OnShutdown, RestartLimit};
 use crate::sched::Wait;
-
-/// What ends and starts a domain.
-#[derive(Debug, Default)]
-pub struct Lifecycle {
-    /// What is to be done next.
-    stage: work::Stage,
-    /// When it began.
-    since: Ticks,
-    restarts: RestartTimes,
-}
 
 /// Why a domain starts again.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

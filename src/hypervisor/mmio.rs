@@ -5,6 +5,7 @@
 
 mod plain;
 
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
@@ -18,11 +19,9 @@ use crate::ioreq::{Answer, Begun, Effects, Surroundings};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::trace::Kind;
-use crate::trap::access::{
-    AccessPlan, AccessWidth, DataAbortPlan, Direction, MmioAccess, PendingPlan, Transfer, plan_from_syndrome,
-};
 use crate::trap::exception::GuestException;
 use crate::trap::instruction::{PlanError, ReportedAccess, plan_from_instruction};
+use crate::trap::plan::{AccessPlan, DataAbortPlan, PendingPlan, Transfer, plan_from_syndrome};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{DataAbort, FaultAddress, FaultStatus, InstructionAbort};
 

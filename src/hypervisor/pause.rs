@@ -19,7 +19,7 @@ pub struct NotRunning;
 
 impl<M: Machine> Hypervisor<M> {
     /// Holds a domain. vCPUs on other pCPUs leave their guests soon afterwards
-    /// ([`crate::counters::report::DomainReport::leaving`]). Holding it again changes nothing.
+    /// ([`crate::domain::report::DomainReport::leaving`]). Holding it again changes nothing.
     ///
     /// # Errors
     /// [`NotRunning`]

@@ -1,6 +1,7 @@
 //! Writes of a guest that wait for nobody: doorbells, which need no lock of the servers, and what is posted to a buffered
 //! page.
 
+use crate::access::MmioAccess;
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
 use crate::evtchn::{Received, Sender};
@@ -9,7 +10,6 @@ use crate::ids::{DomainId, EventPort};
 use crate::machine::Machine;
 use crate::routing;
 use crate::trace::{Kind, rung, served};
-use crate::trap::access::MmioAccess;
 
 /// What became of a write.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -13,6 +13,7 @@ mod shown;
 use crate::abi::HypercallError;
 use crate::abi::evtchn::SEND;
 use crate::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVC_IMMEDIATE, MEMORY_OP};
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -22,7 +23,7 @@ use crate::hypervisor::mmio::PlainAccess;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{EventPort, Ipa, PAGE_SIZE};
 use crate::machine::Machine;
-use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
+use crate::trap::plan::{Extension, load_value};
 use crate::trap::registers::{GuestFrame, Saved};
 use crate::trap::syndrome::{Hpfar, Syndrome};
 
@@ -100,7 +101,7 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// HVC from AArch64, if [`crate::trap::quick::answer`] has no answer. `arch` goes straight to what it calls.
+    /// HVC from AArch64, if [`crate::hypervisor::at_vector::answer`] has no answer. `arch` goes straight to what it calls.
     #[inline]
     pub fn on_quick_call<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> Quick {
         if is_send(esr, &state.frame) {

@@ -5,11 +5,12 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::counters::report::{DomainCounters, DomainReport, ServerReport, VcpuActivity, VcpuReport};
 use crate::domain::Domain;
+use crate::domain::report::{DomainCounters, DomainReport, VcpuActivity, VcpuReport};
 use crate::hypercall::control::Ranges;
 use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, PAGE_SHIFT, ServerId, VcpuId};
+use crate::ioreq::report::ServerReport;
 use crate::machine::Machine;
 use crate::sched::Wait;
 

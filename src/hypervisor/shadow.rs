@@ -5,6 +5,7 @@
 //! interrupts.
 
 use crate::abi::HypercallError;
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::cpu::Cpu;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, DomainMemory};
@@ -17,7 +18,6 @@ use crate::ioreq::{Ack, Range, Servers, Standing};
 use crate::machine::Machine;
 use crate::stage2::{Mapping, NewPage, PageUse, Stage2Error};
 use crate::trace::Kind;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 use crate::vgic::{Line, Vgic, VgicError};
 
 /// What a guest's map has of a page that it is shown.

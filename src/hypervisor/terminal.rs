@@ -6,12 +6,12 @@
 use core::sync::atomic::Ordering;
 
 use crate::abi::evtchn::VIRQ_CONSOLE;
+use crate::access::MmioAccess;
 use crate::console::{Console, InputEffect, LineChange};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::ids::{DomainId, MAX_DOMAINS, PcpuId, Ticks};
 use crate::machine::Machine;
-use crate::trap::access::MmioAccess;
 
 /// Bytes moved at once.
 const CHUNK: usize = 256;

@@ -7,7 +7,7 @@ use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
 use crate::hypervisor::{Hypervisor, VcpuState};
 use crate::machine::Machine;
-use crate::trace::{Denial, Kind};
+use crate::trace::Kind;
 use crate::trap::exception::{GuestException, Injected, inject};
 use crate::trap::registers::InstructionLength;
 use crate::trap::syndrome::{Exception, Syndrome, SystemRegisterAccess, SystemRegisterDirection, WaitInstruction};
@@ -86,7 +86,7 @@ impl<M: Machine> Hypervisor<M> {
 
     pub(crate) fn inject<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState, exception: GuestException) {
         self.machine
-            .trace(Kind::Denied, state.id, Denial::of(&exception).argument(None));
+            .trace(Kind::Denied, state.id, exception.denial().argument(None));
         match inject(cpu, &mut state.frame, exception, self.ids.pstate_features()) {
             Injected::Entered => {}
             Injected::PendSystemError { syndrome } => cpu.pend_system_error(syndrome),

@@ -4,13 +4,13 @@
 use core::mem::offset_of;
 
 use crate::abi::shared_info::SharedInfo;
+use crate::access::MmioAccess;
 use crate::domain::{Domain, DomainClock};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::alarms::Alarm;
 use crate::ids::{Pa, Ticks};
 use crate::machine::Machine;
 use crate::rtc::pl031::Pl031;
-use crate::trap::access::MmioAccess;
 
 /// Nanoseconds of a second.
 pub(crate) const NANOSECONDS: u64 = 1_000_000_000;

@@ -1,10 +1,10 @@
 //! What is counted of servers and requests, under the lock that is held anyway.
 
 use super::Range;
+use super::report::{RequestReport, ServerReport};
 use super::request::Request;
 use super::server::{Server, Servers};
 use crate::counters::Latencies;
-use crate::counters::report::{RequestReport, ServerReport};
 use crate::ids::{ServerId, Ticks};
 
 /// What is counted of one server.

@@ -7,11 +7,11 @@
 
 use super::request::{Move, Pending, Policy, Request};
 use super::server::Servers;
-use super::{DomainSet, Effects, Failure, Surroundings};
+use super::{Effects, Failure, Surroundings};
 use crate::abi::dm_op::MAX_SERVERS;
-use crate::ids::{Ipa, ServerId};
+use crate::access::{AccessWidth, Direction, MmioAccess};
+use crate::ids::{DomainSet, Ipa, ServerId};
 use crate::memory::PhysicalMemory;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// What the target says it accesses. No access of a guest is there: none fits below the end of 64 bits.
 const ANNOUNCEMENT: MmioAccess = MmioAccess {

@@ -12,10 +12,10 @@ use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{BUFFERED_REACH, MAX_BUFFERED_RANGES, MAX_SERVERS};
 use crate::abi::ioreq::{BUFFERED_FIRST_SLOT, BUFFERED_SLOTS, BUFFERED_WRITE_POINTER, BufferedIoreq, TYPE_COPY};
+use crate::access::AccessWidth;
 use crate::ids::{Ipa, PAGE_SIZE, Pa, ServerId};
 use crate::memory::PhysicalMemory;
 use crate::memory::atomic::try_update;
-use crate::trap::access::AccessWidth;
 
 const SLOTS: u32 = BUFFERED_SLOTS as u32;
 /// The bits of the address that a slot keeps.

@@ -15,9 +15,9 @@ use super::buffered::page_bit;
 use super::ranges::Range;
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{MAX_DOORBELLS, MAX_SERVERS};
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::ids::{DomainId, EventPort, Ipa, ServerId};
 use crate::sync::Mutex;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// One doorbell.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

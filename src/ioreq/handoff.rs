@@ -5,10 +5,10 @@ use super::ranges::Range;
 use super::request::{Pending, Policy, Request};
 use super::server::Servers;
 use super::slot::Reading;
+use crate::access::{Direction, MmioAccess};
 use crate::evtchn;
 use crate::ids::{DomainId, EventPort, ServerId, Ticks};
 use crate::memory::PhysicalMemory;
-use crate::trap::access::{Direction, MmioAccess};
 
 /// A request that a server has.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -12,11 +12,11 @@ use super::server::{Servers, Stage};
 use super::{Effects, Resources};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::Detach;
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::evtchn::Consumer;
 use crate::ids::{DomainId, EventPort, ServerId};
 use crate::memory::PhysicalMemory;
 use crate::trace::{Kind, served};
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// A doorbell that a server asks for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

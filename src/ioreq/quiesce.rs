@@ -5,14 +5,15 @@
 //! server that has answered it uses the target's memory no more (VIRTIO 1.3, section 2.4). One that does not in time, or that
 //! failed before, may still do so: what its domain has mapped of the target must be taken from it.
 
+use super::OnFailure;
 use super::ranges::Range;
-use super::request::{Move, OnFailure, Pending, Policy, Request};
+use super::request::{Move, Pending, Policy, Request};
 use super::server::{Servers, Stage};
 use super::{Effects, Event, Failure, Surroundings};
 use crate::abi::dm_op::MAX_SERVERS;
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::ids::{DomainId, DomainSet, Ipa, Pa, ServerId, Ticks};
 use crate::memory::PhysicalMemory;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// Status in the registers of a virtio-mmio device (VIRTIO 1.3, section 4.2.2).
 const STATUS: u64 = 0x70;

@@ -12,31 +12,9 @@
 //!
 //! Every other move is an [`IllegalMove`]; nothing changes then.
 
+use crate::access::MmioAccess;
 use crate::ids::{ServerId, Ticks};
-use crate::trap::access::MmioAccess;
-
-/// What a guest gets when its server does not answer (manifest: `on-failure`).
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
-pub enum OnFailure {
-    /// It waits for another server, up to the attach limit, then all ones.
-    #[default]
-    Wait,
-    /// Reads give all ones, writes are dropped.
-    Ones,
-    /// An external abort.
-    Abort,
-}
-
-impl OnFailure {
-    /// The word for it in a manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Wait => "wait",
-            Self::Ones => "ones",
-            Self::Abort => "abort",
-        }
-    }
-}
+use crate::manifest::devices::OnFailure;
 
 /// How long a guest waits for a device, and what then.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]

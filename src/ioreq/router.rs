@@ -1,14 +1,15 @@
 //! From an access to its answer: which server gets it, what its notifications mean, when patience ends.
 
+use super::OnFailure;
 use super::ranges::Range;
-use super::request::{Answer, IllegalMove, Move, OnFailure, Pending, Request};
+use super::request::{Answer, IllegalMove, Move, Pending, Request};
 use super::server::{Server, Servers, Stage};
 use super::slot::Reading;
 use super::{Effects, Event, Failure, Surroundings};
+use crate::access::MmioAccess;
 use crate::ids::{ServerId, Ticks};
 use crate::memory::PhysicalMemory;
 use crate::trace::{Kind, served};
-use crate::trap::access::MmioAccess;
 
 /// Whether an access is anybody's.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

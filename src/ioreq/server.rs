@@ -10,10 +10,10 @@ use super::ranges::{Range, RangeError, RangeTable};
 use super::request::{Move, Policy, Request};
 use super::slot::Slot;
 use super::standing::Shadowed;
-use super::{DomainSet, Effects, Event, Surroundings};
+use super::{Effects, Event, Surroundings};
 use crate::abi::HypercallError;
 use crate::abi::dm_op::{Features, IoRange, MAX_DOORBELLS, MAX_SERVERS, VENDOR_FIRST_FRAME};
-use crate::ids::{DomainId, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
+use crate::ids::{DomainId, DomainSet, EventPort, MAX_VCPUS, PAGE_SIZE, Pa, ServerId, Ticks, VcpuSet};
 use crate::memory::PhysicalMemory;
 use crate::sorting::sort_by_key;
 

@@ -7,9 +7,9 @@
 use zerocopy::IntoBytes;
 
 use crate::abi::ioreq::{Ioreq, State, TYPE_COPY, TYPE_INVALIDATE};
+use crate::access::{Direction, MmioAccess};
 use crate::ids::{EventPort, Pa};
 use crate::memory::PhysicalMemory;
-use crate::trap::access::{Direction, MmioAccess};
 
 /// Offset of the word that begins with [`Ioreq::count`].
 const COUNT_WORD: u64 = 16;

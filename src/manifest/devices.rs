@@ -5,15 +5,14 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::ids::{DomainId, PAGE_SIZE};
-pub use crate::ioreq::OnFailure;
 use crate::manifest::DomainConfig;
 use crate::manifest::domain::DomainNode;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::layout::DeviceWindow;
 use crate::manifest::name_of;
 use crate::manifest::notice::Notices;
-use crate::manifest::range::IpaRange;
 use crate::manifest::tree::{Interrupt, Node, Trigger, decode_gic_interrupt};
+use crate::range::IpaRange;
 
 /// Queues that a device may have.
 const MAX_QUEUES: u32 = 64;
@@ -142,6 +141,29 @@ impl Transport {
         match self {
             Self::Mmio => "mmio",
             Self::Argo => "argo",
+        }
+    }
+}
+
+/// What a guest gets when its server does not answer (manifest: `on-failure`).
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
+pub enum OnFailure {
+    /// It waits for another server, up to the attach limit, then all ones.
+    #[default]
+    Wait,
+    /// Reads give all ones, writes are dropped.
+    Ones,
+    /// An external abort.
+    Abort,
+}
+
+impl OnFailure {
+    /// The word for it in a manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Ones => "ones",
+            Self::Abort => "abort",
         }
     }
 }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::ids::{IntId, PcpuId};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Conduit, Gic, Host, HostCpu, Uart, joined};
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 
 /// A console that there is a driver for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

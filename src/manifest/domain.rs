@@ -14,10 +14,10 @@ use crate::manifest::lifecycle::{self, OnShutdown, RestartLimit};
 use crate::manifest::modules::{self, ModuleReader, Modules};
 use crate::manifest::notice::Notices;
 use crate::manifest::passthrough::{self, Passthrough};
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::rtc;
 use crate::manifest::shared_memory::{self, SharedRegion};
 use crate::manifest::tree::Node;
+use crate::range::{IpaRange, PaRange};
 use crate::sched::DEFAULT_SHARE;
 
 /// The largest share: keeps the scheduler's arithmetic in 32 bits.

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::ops::Deref;
 
-use crate::manifest::range::{IpaRange, PaRange};
+use crate::range::{IpaRange, PaRange};
 
 /// The first thing that is wrong with a device tree: a [`Fault`], in a box because every reader of a property can return
 /// one.

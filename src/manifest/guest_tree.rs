@@ -23,8 +23,8 @@ use crate::manifest::devices::{DeviceConfig, MemoryAccess};
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::layout::{VirtualGic, VirtualRtc, VirtualUart};
-use crate::manifest::range::IpaRange;
 use crate::manifest::tree::{Interrupt, Tree, Trigger};
+use crate::range::IpaRange;
 
 use nodes::{Builder, cells, regs};
 use passthrough::Phandles;

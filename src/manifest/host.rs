@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 
 use crate::ids::{MAX_PCPUS, PAGE_SIZE, Pa, PcpuId};
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::range::PaRange;
 use crate::manifest::tree::{GIC_V2, GIC_V3, Interrupt, Node, Reg, Tree, is_gic};
 use crate::primecell;
+use crate::range::PaRange;
 use crate::sorting::sort_by_key;
 
 /// Frames that GICv2's distributor and each of its other register blocks have at least (GICv2 specification, chapter 4).

@@ -15,9 +15,9 @@ use crate::ids::{IntId, PAGE_SIZE};
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Gic, Host, REDISTRIBUTOR_SIZE};
-use crate::manifest::range::IpaRange;
 use crate::manifest::rtc;
 use crate::manifest::tree::Node;
+use crate::range::IpaRange;
 use crate::sorting::sort_by_key;
 
 use devices::{place_devices, place_windows};

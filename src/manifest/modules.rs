@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::Host;
 use crate::manifest::notice::Notices;
-use crate::manifest::range::PaRange;
 use crate::manifest::tree::Node;
 use crate::memory::PhysicalMemory;
+use crate::range::PaRange;
 
 /// The largest partial device tree: bounds what reading one allocates.
 const MAX_DEVICE_TREE: u64 = 1 << 20;

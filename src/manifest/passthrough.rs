@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::tree::{Interrupt, Node, Tree, decode_gic_interrupt};
+use crate::range::{IpaRange, PaRange};
 
 /// Where a partial tree keeps the devices.
 pub const ROOT: &str = "/passthrough";

@@ -6,7 +6,7 @@ use crate::ids::DomainId;
 use crate::manifest::domain::{DomainConfig, DomainNode};
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::Host;
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 
 /// The property.
 pub(crate) const RTC: &str = "portunus,rtc";

@@ -10,8 +10,8 @@ use crate::ids::{DomainId, PAGE_SIZE, Pa};
 use crate::manifest::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::Host;
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::tree::Node;
+use crate::range::{IpaRange, PaRange};
 
 /// What a node of a region says it is.
 pub(crate) const COMPATIBLE: &str = "xen,domain-shared-memory-v1";

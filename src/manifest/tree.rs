@@ -15,7 +15,7 @@ use dtoolkit::fdt::{FdtNode, FdtProperty};
 use dtoolkit::{Node as _, Property as _};
 
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 
 pub use interrupt::{GIC_V2, GIC_V3, Interrupt, Trigger, decode_gic_interrupt, is_gic};
 

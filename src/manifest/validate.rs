@@ -8,9 +8,9 @@ use crate::manifest::error::{ManifestError, Reason};
 use crate::manifest::host::{Gic, Host};
 use crate::manifest::modules::is_module;
 use crate::manifest::notice::Notices;
-use crate::manifest::range::PaRange;
 use crate::manifest::tree::Node;
 use crate::manifest::{DomainConfig, Manifest};
+use crate::range::PaRange;
 
 /// Names on the console are coloured.
 pub(crate) const COLOUR: &str = "portunus,colour";

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::ids::{PAGE_SIZE, Pa};
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 
 /// Sizes that a stage-2 descriptor can map at once, the biggest first; memory is handed out at the greatest of these
 /// alignments that the request is big enough for (Arm ARM, 4 KiB granule).

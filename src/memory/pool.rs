@@ -6,8 +6,8 @@
 use alloc::vec::Vec;
 
 use crate::ids::{PAGE_SHIFT, PAGE_SIZE, Pa};
-use crate::manifest::range::PaRange;
 use crate::memory::PhysicalMemory;
+use crate::range::PaRange;
 
 /// Why the pool refuses.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]

@@ -16,8 +16,8 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use crate::ids::{DomainId, DomainSet, MAX_DOMAINS, PAGE_SHIFT, PAGE_SIZE, Pa};
-use crate::manifest::range::PaRange;
 use crate::memory::PhysicalMemory;
+use crate::range::PaRange;
 
 /// Bytes of a frame's counter, and behind it the domains that have mapped the frame, a bit each.
 const COUNTER: u64 = size_of::<u64>() as u64;

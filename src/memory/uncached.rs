@@ -8,9 +8,9 @@
 
 use alloc::vec::Vec;
 
+use super::MemoryType;
 use crate::ids::{PAGE_SIZE, Pa};
-use crate::manifest::range::PaRange;
-use crate::stage2::MemoryType;
+use crate::range::PaRange;
 
 /// Frames that each device has: one that the guest sees, and one that its server prepares.
 pub const FRAMES_PER_DEVICE: u64 = 2;

@@ -5,8 +5,8 @@
 //! somebody looks, so the model needs an alarm only while the guest waits for its interrupt. A match that has passed comes
 //! again when the counter, of 32 bits, comes round.
 
+use crate::access::{AccessWidth, Direction};
 use crate::primecell::{self, BadAccess, PERIPH_ID0};
-use crate::trap::access::{AccessWidth, Direction};
 
 const RTCDR: u64 = 0x000;
 const RTCMR: u64 = 0x004;

@@ -6,6 +6,7 @@
 //! say, as without, and frames of the uncached pool are write-back whatever these say.
 
 use crate::ids::{PAGE_SIZE, Pa};
+use crate::memory::MemoryType;
 use crate::memory::uncached::Caching;
 
 /// Valid, all levels.
@@ -62,17 +63,6 @@ pub enum PageUse {
     /// Memory that the manifest gives to several domains, and that is nobody's own.
     Common,
     /// Registers of a device that belongs to the domain.
-    Device,
-}
-
-/// A memory type, as stage 2 gives it.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
-pub enum MemoryType {
-    /// Normal, inner and outer write-back, inner shareable.
-    WriteBack,
-    /// Normal, non-cacheable.
-    NonCacheable,
-    /// Device-nGnRE.
     Device,
 }
 

@@ -7,6 +7,7 @@
 use super::registers::{GuestFrame, GuestMode};
 use super::syndrome::{DataAbort, Exception, InstructionAbort, Syndrome};
 use crate::cpu::{Cpu, El1Register};
+use crate::trace::Denial;
 
 /// An exception that the guest is to take.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -42,6 +43,14 @@ pub enum GuestException {
 }
 
 impl GuestException {
+    /// What giving it to the guest denies it.
+    pub const fn denial(&self) -> Denial {
+        match self {
+            Self::Undefined => Denial::Undefined,
+            _ => Denial::Refused,
+        }
+    }
+
     /// The external abort that a guest gets for an access that nobody answers.
     pub fn of_data_abort(abort: &DataAbort) -> Self {
         Self::DataAbort {

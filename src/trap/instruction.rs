@@ -7,9 +7,10 @@
 
 use thiserror::Error;
 
-use super::access::{AccessPlan, AccessWidth, Base, Extension, Transfer, Writeback, place};
+use super::plan::{AccessPlan, Base, Extension, Transfer, Writeback, place};
 use super::registers::{GuestFrame, GuestMode, InstructionLength};
 use super::syndrome::FaultStatus;
+use crate::access::AccessWidth;
 use crate::ids::Ipa;
 
 /// Why an access to an emulated address is not performed.

@@ -5,8 +5,9 @@
 //! permission fault: whoever needs one must translate the virtual address, and a test that poisons HPFAR can prove
 //! that nobody reads it.
 
-use super::access::{AccessWidth, Extension};
+use super::plan::Extension;
 use super::registers::InstructionLength;
+use crate::access::AccessWidth;
 use crate::ids::{Ipa, PAGE_SIZE};
 
 /// The registers that describe an exception taken to EL2 from a lower level, each read once.

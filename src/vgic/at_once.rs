@@ -14,9 +14,9 @@ use super::distributor_regs::GICD_SGIR;
 use super::irq::{Place, Slot};
 use super::list_register::{Backing, ListRegister, LrState, VirtualInterface};
 use super::{Frame, SgiRegister, Version, Vgic, sgi};
+use crate::access::AccessWidth;
 use crate::ids::IntId;
 use crate::trace::Kind;
-use crate::trap::access::AccessWidth;
 
 /// ICC_SGI1R_EL1.INTID; all else but TargetList is 0 for a vCPU of the first sixteen.
 const SGI_INTID: u64 = 0xf << 24;

@@ -4,8 +4,8 @@ use super::distributor::{Answer, Scope, Setting};
 use super::irq::{NOBODY, PRIORITY_MASK, Slot, Wanted};
 use super::list_register::VirtualInterface;
 use super::{Version, Vgic};
+use crate::access::AccessWidth;
 use crate::ids::VcpuSet;
-use crate::trap::access::AccessWidth;
 
 /// A kind of field.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -9,8 +9,8 @@ use super::distributor_regs as regs;
 use super::irq::{NOBODY, Slot};
 use super::list_register::VirtualInterface;
 use super::{Config, GroupEnables, Version, Vgic};
+use crate::access::{AccessWidth, Direction};
 use crate::ids::{IntId, VcpuSet};
-use crate::trap::access::{AccessWidth, Direction};
 
 /// Which registers an access is for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]

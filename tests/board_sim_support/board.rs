@@ -7,7 +7,8 @@ use dtoolkit::Node as _;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use portunus::manifest::discovery::Discovery;
-use portunus::manifest::{Host, PaRange, Tree};
+use portunus::manifest::{Host, Tree};
+use portunus::range::PaRange;
 use portunus_serial::{Cadence, Pl011, Scif};
 
 use crate::source;

@@ -4,7 +4,8 @@ use portunus::ids::IntId;
 use portunus::manifest::discovery::{self, Console, Interrupts};
 use portunus::manifest::host::{Conduit, Gic, Psci};
 use portunus::manifest::tree::{Interrupt, Trigger};
-use portunus::manifest::{Manifest, PaRange, Tree};
+use portunus::manifest::{Manifest, Tree};
+use portunus::range::PaRange;
 
 use crate::board::{BLOB, CLUSTERS, GIB, MIB, SCIF2, add, changed, discover, host, trees};
 use crate::domains::{DOMAINS, PARTIAL, Partial};

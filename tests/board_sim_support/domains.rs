@@ -5,8 +5,9 @@ use portunus::domain::builder::{self, Built, CpuLimits};
 use portunus::fakes::FakeMachine;
 use portunus::hypervisor::{Hypervisor, MachineFacts};
 use portunus::ids::Pa;
-use portunus::manifest::{GuestTree, Host, IpaRange, Manifest, ModuleReader, PaRange, Tree};
+use portunus::manifest::{GuestTree, Host, Manifest, ModuleReader, Tree};
 use portunus::memory::uncached::Caching;
+use portunus::range::{IpaRange, PaRange};
 use portunus::trap::syndrome::Hpfar;
 use portunus::trap::system_register::identification::{IdTraps, RawIdRegisters};
 

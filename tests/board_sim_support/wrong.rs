@@ -2,7 +2,8 @@
 
 use dtoolkit::model::DeviceTree;
 use portunus::manifest::discovery::{Console, Discovery};
-use portunus::manifest::{Host, PaRange, Tree};
+use portunus::manifest::{Host, Tree};
+use portunus::range::PaRange;
 
 use crate::board::{BLOB, SCIF2, add, changed, drivers, host, trees};
 

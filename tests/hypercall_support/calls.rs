@@ -2,12 +2,12 @@
 
 use crate::host::{Action, DEVICE, FakeHost, GUEST, VA};
 use portunus::abi::{dm_op, evtchn, hypercall, memory};
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::evtchn::Delivery;
 use portunus::hypercall::Outcome;
 use portunus::ids::{DomainId, Ipa, Pa, VcpuSet};
 use portunus::ioreq::{Begun, Effects};
 use portunus::routing;
-use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub(crate) const SELF: u16 = DomainId::SELF.0;

@@ -4,11 +4,12 @@ use portunus::abi::HypercallError::{self, BadPointer, Busy, Invalid, NoDomain, N
 use portunus::abi::control::{self as abi, Action, Domain, Server, Vcpu, Version};
 use portunus::abi::hypercall::CONTROL;
 use portunus::abi::sched::ShutdownReason;
-use portunus::counters::report::{DomainCounters, DomainReport, RequestReport, ServerReport, VcpuActivity, VcpuReport};
 use portunus::domain::life::Phase;
+use portunus::domain::report::{DomainCounters, DomainReport, VcpuActivity, VcpuReport};
 use portunus::hypercall::control::Ranges;
 use portunus::hypercall::{Direction, Outcome, Supervisor};
 use portunus::ids::{DomainId, Ipa, PcpuId, ServerId, Ticks, VcpuId};
+use portunus::ioreq::report::{RequestReport, ServerReport};
 use portunus::ioreq::{Range, Stage};
 use portunus::sched::Wait;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};

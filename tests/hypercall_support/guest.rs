@@ -5,7 +5,8 @@ use portunus::abi::console_io::{READ, WRITE};
 use portunus::abi::hvm_op::{self, GET_PARAM, Parameter, SET_PARAM};
 use portunus::abi::hypercall::{CONSOLE_IO, HVM_OP, MEMORY_OP, MulticallEntry, VM_ASSIST};
 use portunus::abi::{hypercall, memory, vcpu};
-use portunus::hypercall::{Outcome, RunstateArea};
+use portunus::domain::runstate::RunstateArea;
+use portunus::hypercall::{Host, Outcome};
 use portunus::ids::{DomainId, Pa};
 use portunus::memory::PhysicalMemory;
 
@@ -107,7 +108,9 @@ fn a_marked_account_is_never_read_half_changed() {
     // Wherever a page ends in it.
     for offset in (4096 - 48..=4096).step_by(8) {
         for marked in [false, true] {
-            let area = RunstateArea::at(&mut host, VA + offset).unwrap().marked(marked);
+            let area = RunstateArea::at(VA + offset, |address| host.pin_address(address))
+                .unwrap()
+                .marked(marked);
             let at = Pa(0x8010_0000 + 0x20_0000 + offset);
             host.machine.memory(|memory| memory.zero(Pa(0x8030_0000), 0x3000));
             area.publish(&host.machine, &info);

@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 
 use portunus::abi::HypercallError;
 use portunus::abi::sched::ShutdownReason;
+use portunus::domain::runstate::RunstateArea;
 use portunus::domain::watchdog::Watchdogs;
 use portunus::evtchn::{Consumer, Delivery, EventChannels, PortLimits, Tables};
 use portunus::fakes::FakeMachine;
-use portunus::hypercall::{
-    Call, Direction, DomainInfo, ForeignPage, GuestBuffers, Host, Outcome, Right, RunstateArea, dispatch,
-};
+use portunus::hypercall::{Call, Direction, DomainInfo, ForeignPage, GuestBuffers, Host, Outcome, Right, dispatch};
 use portunus::ids::{DomainId, EventPort, IntId, Pa, Ticks, VcpuId, VcpuSet};
 use portunus::ioreq::{
     Clock, DeviceRange, Event, OnFailure, Policy, Range, Resources, ServerLimits, Servers, Surroundings,

@@ -10,11 +10,11 @@ use portunus::abi::dm_op::{
     self, AttachAck, AttachBuffered, AttachDoorbell, AttachShadow, Detach, Features, Replace, Update, WRITE_ONLY,
 };
 use portunus::abi::{evtchn, hypercall};
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::hypercall::Outcome;
 use portunus::ids::{EventPort, Ipa, Pa};
 use portunus::ioreq::{Begun, Effects};
 use portunus::routing::{self, Domains};
-use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 
 const NOTIFY: u64 = DEVICE + 0x50;
 

@@ -2,7 +2,7 @@
 
 use portunus::abi::memory;
 use portunus::counters::Exit;
-use portunus::counters::report::{DomainCounters, VcpuActivity};
+use portunus::domain::report::{DomainCounters, VcpuActivity};
 use portunus::ids::{DomainId, ServerId, Ticks, VcpuId};
 use portunus::ioreq::Stage;
 use portunus::sched::Wait;

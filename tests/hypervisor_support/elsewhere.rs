@@ -2,8 +2,8 @@
 //! else comes is noticed as ever.
 
 use portunus::abi::sched::ShutdownReason;
-use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Cpu, El1Register};
+use portunus::domain::report::VcpuActivity;
 use portunus::ids::{IntId, Ticks, VcpuId};
 use portunus::machine::Machine;
 use portunus::sched::Wait;

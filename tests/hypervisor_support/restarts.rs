@@ -11,7 +11,7 @@ use portunus::fakes::Operation;
 use portunus::hypervisor::lifecycle::RestartCause;
 use portunus::ids::{DomainId, EventPort, IntId, PAGE_SIZE, VcpuId};
 use portunus::machine::Machine;
-use portunus::manifest::PaRange;
+use portunus::range::PaRange;
 use portunus::stage2::Region;
 
 use crate::announcements::give_back_heard;

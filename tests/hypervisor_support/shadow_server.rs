@@ -188,7 +188,7 @@ impl Sim {
             .iter()
             .map(|frame| {
                 self.hypervisor
-                    .references_to(portunus::manifest::PaRange::new(frame.0, 4096))
+                    .references_to(portunus::range::PaRange::new(frame.0, 4096))
             })
             .sum()
     }

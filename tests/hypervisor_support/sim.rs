@@ -8,9 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use portunus::counters::report::VcpuActivity;
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
 use portunus::domain::Domain;
+use portunus::domain::report::VcpuActivity;
 use portunus::fakes::{FakeCpu, FakeMachine, FakeVirtualInterface, Operation};
 use portunus::hypervisor::{
     Claim, Entry, Hypervisor, News, Quick, RestEnd, Rested, Saved, Schedule, Syndrome, VcpuState,

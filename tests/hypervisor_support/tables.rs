@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use portunus::abi::{evtchn, hypercall, sched};
-use portunus::counters::report::VcpuReport;
 use portunus::cpu::{Cpu, El1Register};
+use portunus::domain::report::VcpuReport;
 use portunus::ids::{Ticks, VcpuId};
 use portunus::machine::Machine;
 

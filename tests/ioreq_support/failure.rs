@@ -2,9 +2,9 @@
 
 use crate::world::{BACKEND, DEVICE, World, load, policy, range, store};
 use portunus::abi::ioreq::State;
+use portunus::access::AccessWidth;
 use portunus::ids::{ServerId, VcpuSet};
 use portunus::ioreq::{Answer, Begun, DeviceRange, Event, Failure, OnFailure, Range, Request};
-use portunus::trap::access::AccessWidth;
 
 const WORD: AccessWidth = AccessWidth::Word;
 const INPROCESS: u8 = State::INPROCESS.0;

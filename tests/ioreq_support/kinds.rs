@@ -3,10 +3,10 @@
 use portunus::abi::HypercallError::{Exists, Invalid, NoEntry, NoSpace, NotPermitted};
 use portunus::abi::dm_op::Detach;
 use portunus::abi::ioreq::State;
+use portunus::access::AccessWidth::{self, Byte, Doubleword, Halfword, Word};
 use portunus::evtchn::Consumer;
 use portunus::ids::{DomainId, EventPort, Pa, ServerId};
 use portunus::ioreq::{Begun, DoorbellRequest, Effects, OnFailure, Range, Request, Ring, Stage};
-use portunus::trap::access::AccessWidth::{self, Byte, Doubleword, Halfword, Word};
 
 use crate::world::{BACKEND, DEVICE, OTHER_BACKEND, World, load, range, store};
 

@@ -3,9 +3,9 @@
 use crate::world::{BACKEND, OTHER_BACKEND, World, load, policy, range};
 use portunus::abi::HypercallError::{Exists, NoEntry, NoSpace, NotPermitted};
 use portunus::abi::ioreq::State;
+use portunus::access::AccessWidth;
 use portunus::ids::ServerId;
 use portunus::ioreq::{Answer, Begun, DeviceRange, OnFailure, Range, Request};
-use portunus::trap::access::AccessWidth;
 
 const WORD: AccessWidth = AccessWidth::Word;
 const DONE: u8 = State::IORESP_READY.0;

@@ -6,9 +6,9 @@ use portunus::abi::HypercallError::{
 };
 use portunus::abi::dm_op::IoRange;
 use portunus::abi::ioreq::State;
+use portunus::access::AccessWidth;
 use portunus::ids::{EventPort, ServerId, VcpuSet};
 use portunus::ioreq::{Answer, Begun, OnFailure, Request};
-use portunus::trap::access::AccessWidth;
 
 const WORD: AccessWidth = AccessWidth::Word;
 const READY: u8 = State::READY.0;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use portunus::abi::HypercallError;
 use portunus::abi::dm_op::IoRange;
 use portunus::abi::ioreq::Ioreq;
+use portunus::access::{AccessWidth, Direction, MmioAccess};
 use portunus::evtchn::Consumer;
 use portunus::fakes::FakeMachine;
 use portunus::ids::{DomainId, EventPort, Ipa, Pa, ServerId, Ticks};
 use portunus::ioreq::{Clock, DeviceRange, OnFailure, Policy, Range, Resources, ServerLimits, Servers, Surroundings};
-use portunus::trap::access::{AccessWidth, Direction, MmioAccess};
 
 /// Where frames come from.
 const FRAMES: u64 = 0x8000_0000;

@@ -1,7 +1,8 @@
 //! A manifest that uses most of what there is: a guest, its backend with a passed-through disk, and a bystander.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use portunus::manifest::{Host, Manifest, ManifestError, ModuleReader, PaRange, Tree};
+use portunus::manifest::{Host, Manifest, ManifestError, ModuleReader, Tree};
+use portunus::range::PaRange;
 
 /// Goes where a machine's source says `CHOSEN`.
 pub(crate) const DOMAINS: &str = r#"

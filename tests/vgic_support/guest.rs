@@ -3,9 +3,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its part")]
 
+use portunus::access::{AccessWidth, Direction};
 use portunus::fakes::FakeVirtualInterface;
 use portunus::ids::{IntId, VcpuSet};
-use portunus::trap::access::{AccessWidth, Direction};
 use portunus::vgic::list_register::{Backing, ListRegister};
 use portunus::vgic::{Answer, Config, Frame, PhysicalChange, Version, Vgic, VgicError};
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use portunus::manifest::report::Report;
-use portunus::manifest::{Host, Manifest, ModuleReader, NoModules, PaRange, Tree};
-use portunus::policy::Policy;
+use portunus::manifest::{Host, Manifest, ModuleReader, NoModules, Tree};
+use portunus::policy::{Policy, Report};
+use portunus::range::PaRange;
 
 use crate::failure::{Doing, Result};
 use crate::manifest::{self, Loaded};

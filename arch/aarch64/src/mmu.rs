@@ -16,9 +16,9 @@ use alloc::vec::Vec;
 use core::arch::naked_asm;
 use core::ops::Range;
 use portunus::ids::MAX_PCPUS;
-use portunus::manifest::range::PaRange;
+use portunus::memory::MemoryType;
 use portunus::memory::uncached::{Caching, hypervisor_regions};
-use portunus::stage2::MemoryType;
+use portunus::range::PaRange;
 use portunus::sync::Mutex;
 
 /// MAIR_EL2: 0 Normal write-back read/write-allocate, 1 Device-nGnRE, 2 Normal non-cacheable.

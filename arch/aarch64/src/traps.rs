@@ -10,10 +10,11 @@ use crate::{console, epitaph, fp, keys, power, timer, trace};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portunus::abi::hypercall::{EVENT_CHANNEL_OP, GRANT_TABLE_OP, MEMORY_OP};
 use portunus::counters::Exit;
+use portunus::hypervisor::at_vector::{self, Answered};
 use portunus::hypervisor::{Claim, HYPERCALL, Quick, RestEnd, Rested, Saved, Syndrome, is_send};
 use portunus::ids::IntId;
-use portunus::trace::{Kind, call as trace_of, exception};
-use portunus::trap::quick;
+use portunus::trace::{Kind, call as trace_of};
+use portunus::trap::event;
 use portunus::trap::registers::GuestFrame;
 
 /// ESR_EL2.EC of an FP or SIMD instruction that trapped.
@@ -103,7 +104,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
     if esr == HYPERCALL {
         return hypercall(pcpu, context);
     }
-    if let Some(answered) = quick::answer(esr, &mut context.state.frame) {
+    if let Some(answered) = at_vector::answer(esr, &mut context.state.frame) {
         return answer(pcpu, context, answered);
     }
     if class == WAIT_CLASS {
@@ -114,7 +115,7 @@ pub(crate) unsafe extern "C" fn synchronous(pcpu: &'static Pcpu, context: &'stat
             wait(pcpu, context, esr)
         };
     }
-    let (kind, argument) = exception(esr, &context.state.frame);
+    let (kind, argument) = event::of_exception(esr, &context.state.frame);
     trace::record_loaded(pcpu, kind, argument);
     match class {
         FP_CLASS => floating_point(pcpu),
@@ -151,7 +152,7 @@ fn hypercall(pcpu: &'static Pcpu, context: &mut VcpuContext) -> Next {
             return memory(context);
         }
     }
-    if let Some(answered) = quick::answer(HYPERCALL, &mut context.state.frame) {
+    if let Some(answered) = at_vector::answer(HYPERCALL, &mut context.state.frame) {
         return answer(pcpu, context, answered);
     }
     record();
@@ -159,7 +160,7 @@ fn hypercall(pcpu: &'static Pcpu, context: &mut VcpuContext) -> Next {
 }
 
 #[inline(always)]
-fn answer(pcpu: &'static Pcpu, context: &mut VcpuContext, answered: quick::Answered) -> Next {
+fn answer(pcpu: &'static Pcpu, context: &mut VcpuContext, answered: Answered) -> Next {
     trace::record_loaded(pcpu, answered.kind, answered.argument);
     context.state.count(answered.exit);
     Next::Guest

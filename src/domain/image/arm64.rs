@@ -2,8 +2,8 @@
 
 use super::{ImageError, KERNEL_ALIGNMENT, Source};
 use crate::domain::ram::GuestRam;
-use crate::manifest::range::IpaRange;
 use crate::memory::PhysicalMemory;
+use crate::range::IpaRange;
 
 /// Bytes of the header.
 pub(super) const HEADER_SIZE: usize = 64;

@@ -10,8 +10,8 @@ use super::{ImageError, KERNEL_ALIGNMENT, LoadedImage, Source};
 use crate::domain::imaging::{Budget, Cost, Transfer};
 use crate::domain::ram::GuestRam;
 use crate::ids::Ipa;
-use crate::manifest::range::IpaRange;
 use crate::memory::PhysicalMemory;
+use crate::range::IpaRange;
 
 const IDENT_SIZE: usize = 16;
 const HEADER_SIZE: usize = 64;

@@ -11,8 +11,8 @@ use super::arm64::{HEADER_SIZE, Header};
 use super::{ImageError, LoadedImage, Source};
 use crate::domain::imaging::{Budget, Cost};
 use crate::domain::ram::GuestRam;
-use crate::manifest::range::IpaRange;
 use crate::memory::PhysicalMemory;
+use crate::range::IpaRange;
 
 /// As far back as compressed data refer (RFC 1951, 2).
 const WINDOW: usize = 32 << 10;

@@ -1,13 +1,14 @@
 //! Devices come to rest before the memory that they may use is made anew.
 
 use super::StaysDown;
-use super::work::{Progress, Stage};
+use super::work::Progress;
 use crate::domain::Domain;
+use crate::domain::lifecycle::Stage;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::clock::CoreClock;
-use crate::ids::{DomainId, Ipa, Pa, Ticks};
-use crate::ioreq::{Clock, DomainSet, Effects, Rest, Surroundings};
+use crate::ids::{DomainId, DomainSet, Ipa, Pa, Ticks};
+use crate::ioreq::{Clock, Effects, Rest, Surroundings};
 use crate::machine::Machine;
 use crate::manifest::passthrough::Quiesce;
 use crate::sched::Wait;

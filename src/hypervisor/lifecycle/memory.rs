@@ -3,17 +3,17 @@
 use core::sync::atomic::Ordering;
 
 use super::StaysDown;
-use super::work::{Progress, Stage};
+use super::work::Progress;
 use crate::domain::blueprint::{Fresh, Step};
 use crate::domain::imaging::Budget;
+use crate::domain::lifecycle::Stage;
 use crate::domain::{Domain, DomainMemory};
 use crate::entropy::Entropy;
 use crate::grant::Handle;
 use crate::hypervisor::Hypervisor;
-use crate::ids::{DomainId, Ipa, MAX_DOMAINS};
-use crate::ioreq::DomainSet;
+use crate::ids::{DomainId, DomainSet, Ipa, MAX_DOMAINS};
 use crate::machine::Machine;
-use crate::manifest::range::PaRange;
+use crate::range::PaRange;
 use crate::routing::Domains;
 use crate::stage2::{PageUse, TableCursor, Taken};
 

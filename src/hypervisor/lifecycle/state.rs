@@ -1,7 +1,8 @@
 //! Interrupts, event channels, console of a domain: as before its first instruction.
 
-use super::work::{Progress, Stage};
+use super::work::Progress;
 use crate::domain::Domain;
+use crate::domain::lifecycle::Stage;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::ids::{IntId, Ipa, PAGE_SIZE};

@@ -2,67 +2,17 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Lifecycle, StaysDown};
+use super::StaysDown;
 use crate::domain::Domain;
 use crate::domain::life::Phase;
+use crate::domain::lifecycle::{Lifecycle, Stage};
 use crate::domain::vcpu::Vcpu;
-use crate::grant::Handle;
 use crate::hypervisor::messages::Message;
 use crate::hypervisor::{Entry, Hypervisor};
-use crate::ids::{DomainId, Ipa, PAGE_SIZE, Ticks};
-use crate::ioreq::DomainSet;
+use crate::ids::{DomainId, DomainSet, Ipa, PAGE_SIZE, Ticks};
 use crate::machine::Machine;
 use crate::sched::Wait;
 use crate::stage2::TableCursor;
-
-/// What is to be done next; the order is that of the variants.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub(super) enum Stage {
-    /// Nobody waits for an answer any more, and nobody for its servers.
-    #[default]
-    Requests,
-    /// Devices that others serve come to rest, one after the other. `suspects` may still use its memory.
-    Served {
-        device: usize,
-        /// The server's runnable time when it was first asked.
-        since: Option<Ticks>,
-        suspects: DomainSet,
-    },
-    /// What `suspects` have mapped of it is taken from them.
-    Revoked { suspects: DomainSet, at: Ipa },
-    /// Its own devices come to rest.
-    Own {
-        device: usize,
-        transport: u64,
-        /// When the transport was asked to.
-        since: Option<Ticks>,
-    },
-    /// Its event channels are closed.
-    Channels,
-    /// Its map is taken apart: others get their references back.
-    Unmapped { at: Ipa },
-    /// What it had of others' grants is given back, by handle.
-    Handles { handle: Handle },
-    /// Its grant table is as before its first instruction.
-    Grants,
-    /// Its tables go back to its pool.
-    Tables { cursor: TableCursor },
-    /// Its RAM is all in its own hands again.
-    Frames { counter: u64 },
-    /// What its dead servers had of their targets, one after the other, is free.
-    Servers { target: u16 },
-    /// Its map is as before its first instruction.
-    Mapped { region: usize, done: u64 },
-    /// So are its interrupts, channels and console.
-    State,
-    /// If it is to start again, what others still have mapped of its grants is taken from them, and its memory begins to be
-    /// made.
-    Granted { holders: DomainSet, at: Ipa },
-    /// It is being made.
-    Image,
-    /// All is done.
-    Done,
-}
 
 /// What a step came to.
 pub(super) enum Progress {

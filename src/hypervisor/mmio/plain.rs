@@ -1,6 +1,7 @@
 //! Accesses of the usual kind: a load or store of one register that the syndrome describes, from the abort to the answer.
 
 use super::Routed;
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -10,8 +11,8 @@ use crate::hypervisor::{Hypervisor, Quick, VcpuState};
 use crate::ioreq::Answer;
 use crate::machine::Machine;
 use crate::trace::Kind;
-use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess, load_value};
 use crate::trap::exception::GuestException;
+use crate::trap::plan::{Extension, load_value};
 use crate::trap::registers::InstructionLength;
 
 /// A load or store of one register, as the syndrome describes it: all that most accesses are.

@@ -2,13 +2,13 @@
 //! while it has nothing to show.
 
 use super::{Quick, finish_read, register_of};
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::Ipa;
 use crate::machine::Machine;
-use crate::trap::access::{AccessWidth, Direction, MmioAccess};
 use crate::vgic::{Frame, SgiRegister};
 
 impl<M: Machine> Hypervisor<M> {

@@ -7,6 +7,7 @@
 //! that is shown ([`KnownLine`]). The table is the vCPU's, so that it has no lock.
 
 use super::register_of;
+use crate::access::MmioAccess;
 use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::Domain;
@@ -19,7 +20,6 @@ use crate::ioreq::shadow::Shadow;
 use crate::machine::Machine;
 use crate::sync::MutexGuard;
 use crate::trace::{Kind, rung};
-use crate::trap::access::MmioAccess;
 use crate::trap::registers::Saved;
 use crate::vgic::{Cleared, KnownLine, Vgic};
 

@@ -3,6 +3,7 @@
 
 use super::known::{KnownStores, key};
 use super::{AARCH32, PLAIN_ACCESS_MASK, Quick, WRITE, register_of};
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::counters::Exit;
 use crate::cpu::{Access, Cpu};
 use crate::domain::Domain;
@@ -14,7 +15,7 @@ use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::{Ipa, PAGE_SIZE};
 use crate::ioreq::ShadowSlot;
 use crate::machine::Machine;
-use crate::trap::access::{AccessWidth, Direction, Extension, MmioAccess};
+use crate::trap::plan::Extension;
 use crate::trap::registers::Saved;
 
 /// As [`super::PLAIN_ACCESS`], of a store without the right (WnR, DFSC 0b0011xx).

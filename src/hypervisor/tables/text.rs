@@ -2,8 +2,8 @@
 
 use core::fmt::{self, Write};
 
+use crate::access::{Direction, MmioAccess};
 use crate::ids::{DomainId, Ipa};
-use crate::trap::access::{Direction, MmioAccess};
 
 /// A line without the hypervisor's name before it: together they have at most 100 columns. What is longer is cut.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ mod tests {
     use std::string::{String, ToString};
 
     use super::{Access, DomainId, Ipa, Line, MmioAccess, Name, Time, write_ranges};
-    use crate::trap::access::{AccessWidth, Direction};
+    use crate::access::{AccessWidth, Direction};
 
     #[test]
     fn names_are_cut_and_tell_a_terminal_nothing() {

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
 
 use crate::ids::IntId;
-use crate::manifest::range::IpaRange;
 use crate::manifest::tree::Interrupt;
+use crate::range::IpaRange;
 
 /// Every CPU of a GIC's PPI (binding arm,gic: bits 15:8 of the flags; GICv3 ignores them).
 const ALL_CPUS: u32 = 0xff00;

@@ -10,8 +10,8 @@ use crate::ids::PAGE_SIZE;
 use crate::manifest::devices;
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::error::{ManifestError, Reason};
-use crate::manifest::range::{IpaRange, PaRange};
 use crate::manifest::tree::Node;
+use crate::range::{IpaRange, PaRange};
 
 /// Gives every device its range, and the interrupt that the manifest asks for.
 pub(super) fn place_devices(

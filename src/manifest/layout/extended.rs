@@ -6,7 +6,7 @@ use super::taken::Taken;
 use super::{EXTENDED_ALIGNMENT, EXTENDED_SIZE, EXTENDED_SIZES, Layout, RAM0, RAM1};
 use crate::manifest::domain::DomainConfig;
 use crate::manifest::host::Host;
-use crate::manifest::range::IpaRange;
+use crate::range::IpaRange;
 
 /// Room for others' memory: for an ordinary domain the unused part of its RAM windows, for a direct-mapped one a hole above
 /// all of the machine's RAM.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::manifest::error::Reason;
 use crate::manifest::host::joined;
-use crate::manifest::range::{IpaRange, PaRange};
+use crate::range::{IpaRange, PaRange};
 
 /// Where the search for holes begins: below are reset vectors and boot ROMs on many machines.
 const FIRST_HOLE: u64 = 16 << 20;

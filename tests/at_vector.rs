@@ -5,9 +5,9 @@ use portunus::abi::hypercall::{SCHED_OP, SYSCTL, VM_ASSIST, XEN_VERSION};
 use portunus::abi::version;
 use portunus::counters::Exit;
 use portunus::hypercall::{Call, Hypercall, refused};
+use portunus::hypervisor::at_vector::{Answered, answer};
 use portunus::psci;
-use portunus::trace::exception;
-use portunus::trap::quick::{Answered, answer};
+use portunus::trap::event::of_exception;
 use portunus::trap::registers::GuestFrame;
 
 const HYPERCALL: u64 = 0x5a00_0ea1;
@@ -75,7 +75,7 @@ fn what_is_answered_changes_x0_alone() {
         } else {
             Exit::Firmware
         };
-        let (kind, argument) = exception(esr, &changed);
+        let (kind, argument) = of_exception(esr, &changed);
         let answered = Answered { exit, kind, argument };
         assert_eq!(answer(esr, &mut changed), Some(answered), "{what}");
         expected.write(0, wanted);

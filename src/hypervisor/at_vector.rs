@@ -3,13 +3,13 @@
 //! `arch` asks here before it calls the core. An answer is the one that the core would give; the vCPU goes on at once, and
 //! whatever else is due is due at its next exception, which is pending already.
 
-use super::registers::GuestFrame;
 use crate::abi::hypercall::{HVC_IMMEDIATE, XEN_VERSION};
 use crate::abi::version;
 use crate::counters::Exit;
 use crate::hypercall::refused;
 use crate::psci;
 use crate::trace::{self, Kind};
+use crate::trap::registers::GuestFrame;
 
 /// ESR_EL2 of an HVC from AArch64 with this immediate (EC 0x16, IL).
 const fn hvc(immediate: u16) -> u64 {

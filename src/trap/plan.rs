@@ -1,4 +1,4 @@
-//! One memory access of a guest to an emulated address, in neutral form, and the plan to perform one instruction.
+//! What a load or a store to an emulated address does: the plan to perform one instruction.
 //!
 //! An instruction is performed write-then-advance: an [`AccessPlan`] is made once, from values that were read once; its
 //! transfers are answered in order, however long that takes; and only when all are answered do registers, base and PC
@@ -9,71 +9,9 @@ use thiserror::Error;
 use super::instruction::Refusal;
 use super::registers::{GuestFrame, GuestMode, InstructionLength};
 use super::syndrome::{DataAbort, FaultStatus};
+use crate::access::{AccessWidth, Direction, MmioAccess};
 use crate::cpu::El1Register;
 use crate::ids::{Ipa, PAGE_SIZE};
-
-/// How many bytes an access moves.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
-pub enum AccessWidth {
-    /// 1
-    Byte,
-    /// 2
-    Halfword,
-    /// 4
-    Word,
-    /// 8
-    Doubleword,
-}
-
-impl AccessWidth {
-    /// From the two lowest bits of a syndrome's SAS.
-    pub const fn from_sas(sas: u64) -> Self {
-        match sas & 3 {
-            0 => Self::Byte,
-            1 => Self::Halfword,
-            2 => Self::Word,
-            _ => Self::Doubleword,
-        }
-    }
-    /// From 1, 2, 4 or 8.
-    pub const fn from_bytes(bytes: u64) -> Option<Self> {
-        match bytes {
-            1 => Some(Self::Byte),
-            2 => Some(Self::Halfword),
-            4 => Some(Self::Word),
-            8 => Some(Self::Doubleword),
-            _ => None,
-        }
-    }
-    /// 1, 2, 4 or 8.
-    pub const fn bytes(self) -> u64 {
-        1 << self as u64
-    }
-    /// The bits of a register that such an access moves.
-    pub const fn mask(self) -> u64 {
-        u64::MAX >> (64 - 8 * self.bytes())
-    }
-}
-
-/// Which way the bytes go.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
-pub enum Direction {
-    /// A load.
-    Read,
-    /// A store of this value, masked to the width.
-    Write(u64),
-}
-
-/// One access: address, width, direction.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
-pub struct MmioAccess {
-    /// Where.
-    pub ipa: Ipa,
-    /// How wide.
-    pub width: AccessWidth,
-    /// Load, or store of a value.
-    pub direction: Direction,
-}
 
 /// How a loaded value fills its register.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]

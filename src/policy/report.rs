@@ -1,13 +1,13 @@
-//! A manifest as text: what will be built and who may do what, for a person to read before it runs.
+//! A manifest and the rights made from it as text: what will be built and who may do what, for a person to read before it runs.
 
 use core::fmt;
 
+use super::Policy;
+use crate::manifest::Manifest;
 use crate::manifest::devices::{DeviceConfig, Source};
 use crate::manifest::domain::{DomainConfig, UnmappedAccess};
 use crate::manifest::host::Host;
 use crate::manifest::layout::VirtualGic;
-use crate::manifest::{Manifest, name_of};
-use crate::policy::Policy;
 
 /// Displays the machine, the domains, the rights and the notices, several lines.
 #[derive(Copy, Clone, Debug)]
@@ -40,7 +40,7 @@ impl fmt::Display for Report<'_> {
         }
         for channel in &self.manifest.channels {
             let [first, second] = [channel.first, channel.second];
-            let name = |domain| name_of(&self.manifest.domains, domain);
+            let name = |domain| self.manifest.name_of(domain);
             let (from, to) = (name(first.domain), name(second.domain));
             writeln!(
                 f,
@@ -55,7 +55,7 @@ impl fmt::Display for Report<'_> {
             }
             let users = shared.users.iter();
             users
-                .map(|(domain, range)| (name_of(&self.manifest.domains, *domain), range))
+                .map(|(domain, range)| (self.manifest.name_of(*domain), range))
                 .try_for_each(|(name, range)| write!(f, ", {name} at {range}"))?;
             writeln!(f)?;
         }
@@ -164,7 +164,7 @@ impl Report<'_> {
 
     fn device(&self, f: &mut fmt::Formatter<'_>, device: &DeviceConfig) -> fmt::Result {
         write!(f, "  device {}: {}", device.name, device.kind)?;
-        let backend = name_of(&self.manifest.domains, device.backend);
+        let backend = self.manifest.name_of(device.backend);
         write!(
             f,
             " at {}, INTID {}, served by {backend}",
@@ -207,7 +207,7 @@ impl Report<'_> {
         for domain in &self.manifest.domains {
             for (permission, object) in self.policy.rights_of(domain.id) {
                 none = false;
-                let object = name_of(&self.manifest.domains, object);
+                let object = self.manifest.name_of(object);
                 writeln!(f, "  {} may {permission} of {object}", domain.name)?;
             }
         }

@@ -8,7 +8,6 @@ use core::sync::atomic::{Ordering, fence};
 
 use zerocopy::IntoBytes;
 
-use super::host::Host;
 use crate::abi::HypercallError;
 use crate::abi::vcpu::RunstateInfo;
 use crate::ids::{PAGE_SIZE, Pa};
@@ -30,22 +29,18 @@ pub struct RunstateArea {
 }
 
 impl RunstateArea {
-    /// Finds the area at a virtual address of the caller.
+    /// Finds the area at a virtual address of the caller; `pin` says where an address is in physical memory.
     ///
     /// # Errors
-    /// EINVAL: not a multiple of 8; EFAULT: not writable RAM.
-    pub fn at<H: Host>(host: &mut H, address: u64) -> Result<Self, HypercallError> {
+    /// EINVAL: not a multiple of 8; EFAULT: beyond the last address; what `pin` says.
+    pub fn at(address: u64, mut pin: impl FnMut(u64) -> Result<Pa, HypercallError>) -> Result<Self, HypercallError> {
         if !address.is_multiple_of(8) {
             return Err(HypercallError::Invalid);
         }
         let length = (PAGE_SIZE - address % PAGE_SIZE).min(SIZE);
         let next = address.checked_add(length).ok_or(HypercallError::BadPointer)?;
-        let first = host.pin_address(address)?;
-        let second = if length < SIZE {
-            Some(host.pin_address(next)?)
-        } else {
-            None
-        };
+        let first = pin(address)?;
+        let second = if length < SIZE { Some(pin(next)?) } else { None };
         Ok(Self {
             first,
             length,
