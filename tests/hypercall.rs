@@ -10,6 +10,8 @@ mod dm_errors;
 mod errors;
 #[path = "hypercall_support/event_errors.rs"]
 mod event_errors;
+#[path = "hypercall_support/foreign_batch.rs"]
+mod foreign_batch;
 #[path = "hypercall_support/guest.rs"]
 mod guest;
 #[path = "hypercall_support/host.rs"]

@@ -55,7 +55,7 @@ pub(super) fn run<H: Host>(
         abi::MAXIMUM_GPFN => info(host, pointer)?.maximum_gfn,
         abi::ADD_TO_PHYSMAP => {
             let request: abi::AddToPhysmap = read_value(host, pointer)?;
-            own(host, request.domid)?;
+            own_map(host, request.domid, request.space)?;
             if !add_one(host, request.space, request.idx, request.gpfn)? {
                 return Ok(Done::Continue(arguments));
             }
@@ -102,25 +102,38 @@ fn add_one<H: Host>(host: &mut H, space: u32, index: u64, gfn: u64) -> Result<bo
             let index = u32::try_from(index).map_err(|_| HypercallError::Invalid)?;
             host.map_grant_frame(index, gfn)
         }
-        abi::SPACE_DEV_MMIO => Err(HypercallError::AccessDenied),
         _ => Err(HypercallError::NotImplemented),
     }
 }
 
+/// The caller changes its own map, and has no device memory to put there.
+fn own_map<H: Host>(host: &H, domain: u16, space: u32) -> Result<(), HypercallError> {
+    match own(host, domain) {
+        Ok(_) | Err(HypercallError::NotPermitted) if space == abi::SPACE_DEV_MMIO => Err(HypercallError::AccessDenied),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5]) -> Result<Done, HypercallError> {
+    if start > u64::from(u16::MAX) {
+        return Err(HypercallError::Domain);
+    }
     let request: abi::AddToPhysmapBatch = read_value(host, pointer)?;
-    own(host, request.domid)?;
+    if u32::from(request.space) == abi::SPACE_GMFN_RANGE {
+        return Err(HypercallError::NotSupported);
+    }
+    own_map(host, request.domid, request.space.into())?;
     let size = u64::from(request.size);
     // A call that has done all is never resumed.
     if start > size || start != 0 && start == size {
         return Err(HypercallError::IllegalSequence);
     }
-    let foreign = match u32::from(request.space) {
-        abi::SPACE_GMFN_FOREIGN => Some(foreign(host, request.foreign_domid)?),
-        abi::SPACE_GMFN_RANGE => return Err(HypercallError::NotSupported),
-        _ => None,
-    };
-    if let (Some(foreign), 0, 1) = (foreign, start, size) {
+    if size == 0 {
+        return Ok(Done::Value(0));
+    }
+    let foreign = (u32::from(request.space) == abi::SPACE_GMFN_FOREIGN).then(|| foreign(host, request.foreign_domid));
+    if let (Some(Ok(foreign)), 0, 1) = (foreign, start, size) {
         return map_one(host, &request, foreign);
     }
     let end = size.min(start.saturating_add(LIMIT));
@@ -140,11 +153,12 @@ fn batch<H: Host>(host: &mut H, pointer: u64, start: u64, mut arguments: [u64; 5
     Ok(Done::Continue(arguments))
 }
 
-/// The domain whose memory the caller wants.
+/// The domain whose memory the caller wants. That it may not have it is told by each entry, as Xen does.
 fn foreign<H: Host>(host: &H, id: u16) -> Result<DomainId, HypercallError> {
     let id = DomainId(id);
-    if id == DomainId::SELF || id == host.caller().domain {
-        return Err(HypercallError::Invalid);
+    // By that name nobody is another domain, and the hypervisor's own pages are nobody's to map.
+    if id == DomainId::XEN || id == host.caller().domain {
+        return Err(HypercallError::NotPermitted);
     }
     if !host.exists(id) {
         return Err(HypercallError::NoDomain);
@@ -156,25 +170,36 @@ fn foreign<H: Host>(host: &H, id: u16) -> Result<DomainId, HypercallError> {
     }
 }
 
-/// As [`map_piece`], of a single page of another domain.
-fn map_one<H: Host>(host: &mut H, request: &abi::AddToPhysmapBatch, foreign: DomainId) -> Result<Done, HypercallError> {
-    let source = read_value(host, request.idxs)?;
-    let destination = read_value(host, request.gpfns)?;
+/// What entry `index` asks for.
+fn entry<H: Host>(host: &mut H, request: &abi::AddToPhysmapBatch, index: u64) -> Result<ForeignPage, HypercallError> {
+    let source = read_value(host, element(request.idxs, index, size_of::<u64>())?)?;
+    let destination = read_value(host, element(request.gpfns, index, size_of::<u64>())?)?;
     if destination == INVALID_GFN {
         return Err(HypercallError::Invalid);
     }
-    write_value(host, request.errs, &0i32)?;
-    if let Err(error) = host.map_foreign_page(foreign, source, destination) {
+    // The place of the result must be writable before anything is mapped.
+    write_value(host, element(request.errs, index, size_of::<i32>())?, &0i32)?;
+    Ok(ForeignPage {
+        source,
+        destination,
+        result: Ok(()),
+    })
+}
+
+/// As [`map_piece`], of a single page of another domain.
+fn map_one<H: Host>(host: &mut H, request: &abi::AddToPhysmapBatch, foreign: DomainId) -> Result<Done, HypercallError> {
+    let page = entry(host, request, 0)?;
+    if let Err(error) = host.map_foreign_page(foreign, page.source, page.destination) {
         write_value(host, request.errs, &error.entry())?;
     }
     Ok(Done::Value(0))
 }
 
-/// How many entries are done: all, but where one needs another call.
+/// How many entries are done: all, but where one needs another call. Those before one that fails the call are done, too.
 fn map_piece<H: Host>(
     host: &mut H,
     request: &abi::AddToPhysmapBatch,
-    foreign: Option<DomainId>,
+    foreign: Option<Result<DomainId, HypercallError>>,
     first: u64,
     count: usize,
 ) -> Result<usize, HypercallError> {
@@ -183,19 +208,23 @@ fn map_piece<H: Host>(
         destination: 0,
         result: Ok(()),
     }; PIECE];
-    let pages = pages.get_mut(..count).ok_or(HypercallError::Invalid)?;
-    for (page, index) in pages.iter_mut().zip(first..) {
-        page.source = read_value(host, element(request.idxs, index, size_of::<u64>())?)?;
-        page.destination = read_value(host, element(request.gpfns, index, size_of::<u64>())?)?;
-        if page.destination == INVALID_GFN {
-            return Err(HypercallError::Invalid);
+    let mut wanted = 0;
+    let mut failure = None;
+    for (page, index) in pages.iter_mut().take(count).zip(first..) {
+        match entry(host, request, index) {
+            Ok(entry) => *page = entry,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
         }
-        // The place of the result must be writable before anything is mapped.
-        write_value(host, element(request.errs, index, size_of::<i32>())?, &0i32)?;
+        wanted += 1;
     }
-    let mut done = count;
+    let pages = pages.get_mut(..wanted).ok_or(HypercallError::Invalid)?;
+    let mut done = wanted;
     match foreign {
-        Some(foreign) => host.map_foreign(foreign, pages),
+        Some(Ok(foreign)) => host.map_foreign(foreign, pages),
+        Some(Err(error)) => pages.iter_mut().for_each(|page| page.result = Err(error)),
         None => {
             for (index, page) in pages.iter_mut().enumerate() {
                 match add_one(host, request.space.into(), page.source, page.destination) {
@@ -214,7 +243,10 @@ fn map_piece<H: Host>(
             write_value(host, element(request.errs, index, size_of::<i32>())?, &error.entry())?;
         }
     }
-    Ok(done)
+    match failure {
+        Some(error) if done == wanted => Err(error),
+        _ => Ok(done),
+    }
 }
 
 fn acquire_resource<H: Host>(host: &mut H, pointer: u64) -> Result<u64, HypercallError> {

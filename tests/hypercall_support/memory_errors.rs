@@ -2,7 +2,8 @@
 
 use crate::host::{self, BACKEND, FakeHost, GUEST, MAXIMUM_GFN, READ_ONLY, STRANGER, UNMAPPED, VA};
 use portunus::abi::HypercallError::{
-    AccessDenied, BadPointer, IllegalSequence, Invalid, NoDomain, NoEntry, NotImplemented, NotPermitted, NotSupported,
+    AccessDenied, BadPointer, Domain, IllegalSequence, Invalid, NoDomain, NoEntry, NotImplemented, NotPermitted,
+    NotSupported,
 };
 use portunus::abi::{hypercall, memory};
 
@@ -89,36 +90,41 @@ fn memory_op_refuses_what_is_not_the_callers() {
         memory::AddToPhysmapBatch { domid: 1, ..batch },
         NotPermitted
     );
-    row!(
-        "its own memory",
-        op,
-        memory::AddToPhysmapBatch {
-            foreign_domid: BACKEND.0,
-            ..batch
-        },
-        Invalid
-    );
-    row!(
-        "its own memory by name",
-        op,
-        memory::AddToPhysmapBatch {
-            foreign_domid: SELF,
-            ..batch
-        },
-        Invalid
-    );
-    row!(
-        "a stranger's",
-        op,
-        memory::AddToPhysmapBatch {
-            foreign_domid: STRANGER.0,
-            ..batch
-        },
-        NotPermitted
-    );
     row!("more done than there is", op | 3 << 6, batch, IllegalSequence);
     row!("all done before", op | 2 << 6, batch, IllegalSequence);
-    row!("very much done", u64::MAX << 6 | op, batch, IllegalSequence);
+    row!("as much done as can be", op | 0xffff << 6, batch, IllegalSequence);
+    row!("more done than can be", op | 0x1_0000 << 6, batch, Domain);
+    row!("very much done", u64::MAX << 6 | op, batch, Domain);
+    row!(
+        "another's map for device memory",
+        op,
+        memory::AddToPhysmapBatch {
+            domid: 1,
+            space: 5,
+            ..batch
+        },
+        AccessDenied
+    );
+    row!(
+        "device memory",
+        op,
+        memory::AddToPhysmapBatch {
+            space: 5,
+            size: 0,
+            ..batch
+        },
+        AccessDenied
+    );
+    row!(
+        "x86 space of nobody",
+        op,
+        memory::AddToPhysmapBatch {
+            domid: NOBODY[1],
+            space: 3,
+            ..batch
+        },
+        NotSupported
+    );
     row!(
         "x86 space",
         op,
@@ -152,7 +158,7 @@ fn memory_op_refuses_what_is_not_the_callers() {
         },
         BadPointer
     );
-    host.put(VA + 0x208, &u64::MAX);
+    host.put(VA + 0x200, &u64::MAX);
     row!("an invalid frame", op, batch, Invalid);
 
     let acquire = memory::AcquireResource {
@@ -294,11 +300,6 @@ fn memory_op_refuses_what_is_not_the_callers() {
             memory::AddToPhysmap { domid: nobody, ..add },
             NoDomain
         );
-        let foreign = memory::AddToPhysmapBatch {
-            foreign_domid: nobody,
-            ..batch
-        };
-        row!("nobody", memory::ADD_TO_PHYSMAP_BATCH, foreign, NoDomain);
         row!("nobody", memory::MAXIMUM_GPFN, nobody, NoDomain);
     }
     row!(
@@ -309,13 +310,6 @@ fn memory_op_refuses_what_is_not_the_callers() {
     );
     row!("resumed", memory::MAXIMUM_RESERVATION | 1 << 6, SELF, Invalid);
     host.caller.domain = host::SECOND_BACKEND;
-    host.put(VA + 0x208, &1u64);
-    row!(
-        "a server's memory without the right",
-        memory::ADD_TO_PHYSMAP_BATCH,
-        batch,
-        NotPermitted
-    );
     host.put(VA + 0x100, &5u64);
     row!("another's server", memory::ACQUIRE_RESOURCE, acquire, NotPermitted);
 }

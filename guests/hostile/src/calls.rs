@@ -278,7 +278,7 @@ pub(crate) fn bad_pointers(attacker: &mut Attacker) -> u64 {
 
 /// Whose memory, servers, interrupts and channels are not to be had, and what does not exist.
 pub(crate) fn refused(attacker: &mut Attacker) -> u64 {
-    use HypercallError::{Invalid, NoDomain, NotImplemented, NotPermitted, NotSupported};
+    use HypercallError::{NoDomain, NotImplemented, NotPermitted, NotSupported};
     let number = |number| {
         // SAFETY: a call that does nothing.
         from_register(unsafe { raw(number, [0; 5]) }).map(drop)
@@ -289,7 +289,8 @@ pub(crate) fn refused(attacker: &mut Attacker) -> u64 {
     let map = |domain| {
         let mut errors = [0];
         // SAFETY: it is refused.
-        unsafe { memory::map_foreign(domain, &[0x4_0000], &[frame], &mut errors) }
+        let result = unsafe { memory::map_foreign(domain, &[0x4_0000], &[frame], &mut errors) };
+        result.and_then(|()| from_register(i64::from(errors[0]) as u64).map(drop))
     };
     let mut rows = alloc::vec![
         ("an operation on grants that does not exist", grant(99), NotImplemented),
@@ -302,7 +303,7 @@ pub(crate) fn refused(attacker: &mut Attacker) -> u64 {
             number(abi::XEN_VERSION | 1 << 32),
             NotImplemented
         ),
-        ("mapping its own memory as another's", map(DOMID_SELF), Invalid),
+        ("mapping its own memory as another's", map(DOMID_SELF), NoDomain),
         ("mapping the memory of nobody", map(15), NoDomain),
     ];
     for other in OTHERS {

@@ -35,7 +35,7 @@ pub(crate) fn run() -> ! {
         // SAFETY: nothing is at that frame.
         let mapped = unsafe { hypercall::memory::map_foreign(domain, &[address >> 12], &[FREE], &mut errors) };
         expect(
-            mapped == Err(HypercallError::NotPermitted),
+            mapped.is_ok() && errors == [HypercallError::NotPermitted.entry()],
             format_args!("mapping the region of domain {domain}: {mapped:?}, {errors:?}"),
         );
         let bound = hypercall::bind_interdomain(domain, PORT);

@@ -22,7 +22,6 @@ const READ_ONLY: &str = "structure in memory that may only be read";
 const RESULT_LOST: &str = "it acts before it finds that the result can't be written";
 const NEWER: &str = "these operations came with Xen 4.18";
 const RESUMED: &str = "as if it were resumed";
-const PER_ENTRY: &str = "each entry has that error, and the call none";
 const OTHER_STRUCTURE: &str = "it looks at the structure before it refuses the call";
 const NO_SERVERS: &str = "serving domains are an option of its build that distributions leave out";
 const FIFO: &str = "it has event channels of the FIFO kind, and guests are told so by errors of their own";
@@ -152,27 +151,6 @@ const DIFFERENCES: &[Difference] = &[
     (
         "memory_op",
         "add_to_physmap_batch",
-        "its own memory as another's",
-        Otherwise::Skipped,
-        PER_ENTRY,
-    ),
-    (
-        "memory_op",
-        "add_to_physmap_batch",
-        "memory of a domain that the manifest does not open",
-        Otherwise::Skipped,
-        PER_ENTRY,
-    ),
-    (
-        "memory_op",
-        "add_to_physmap_batch",
-        "memory of a domain that does not exist",
-        Otherwise::Skipped,
-        PER_ENTRY,
-    ),
-    (
-        "memory_op",
-        "add_to_physmap_batch",
         "the first page of another's RAM",
         Otherwise::Skipped,
         NO_SERVERS,
@@ -190,13 +168,6 @@ const DIFFERENCES: &[Difference] = &[
         "the last frame fails by itself",
         Otherwise::Skipped,
         NO_SERVERS,
-    ),
-    (
-        "memory_op",
-        "add_to_physmap_batch",
-        "of a domain that it does not serve",
-        Otherwise::Skipped,
-        PER_ENTRY,
     ),
     (
         "memory_op",

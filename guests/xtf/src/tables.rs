@@ -12,7 +12,16 @@ mod sched_op;
 mod small;
 mod xen_version;
 
+use portunus::abi::memory::AddToPhysmapBatch;
+
+use crate::case::Case;
 use crate::suite::Suite;
+use crate::world::World;
+
+/// Whether a batch has told that error, or 0, of its one entry.
+fn entry_is<const ERROR: i32>(_: &Case<AddToPhysmapBatch>, world: &mut World) -> bool {
+    world.list_half(4) as i32 == ERROR
+}
 
 /// What a domain tries by itself, while others do the same.
 pub(crate) fn local(suite: &mut Suite) {

@@ -17,6 +17,8 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::trampoline::{Conduit, call};
 
 pub(crate) const DOMID_SELF: u16 = 0x7ff0;
+/// The hypervisor itself.
+pub(crate) const DOMID_XEN: u16 = 0x7ff2;
 /// A domain that does not exist.
 pub(crate) const NOBODY: u16 = 1000;
 pub(crate) const PAGE: u64 = 4096;

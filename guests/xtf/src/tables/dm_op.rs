@@ -11,6 +11,7 @@ use portunus::abi::memory::{self, AcquireResource, AddToPhysmapBatch, RemoveFrom
 
 use crate::case::{Case, Row, Structure, Table};
 use crate::suite::Suite;
+use crate::tables::entry_is;
 use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, NOBODY, PAGE, World, ask, plain};
 
@@ -466,9 +467,6 @@ fn acquire_resource(suite: &mut Suite) {
 /// The memory of the domain that it serves.
 fn foreign_memory(suite: &mut Suite) {
     type R = Row<AddToPhysmapBatch>;
-    fn entry_is<const ERROR: i32>(_: &Case<AddToPhysmapBatch>, world: &mut World) -> bool {
-        world.list_half(4) as i32 == ERROR
-    }
     suite.table(&Table {
         call: "memory_op",
         operation: "add_to_physmap_batch",
@@ -498,11 +496,11 @@ fn foreign_memory(suite: &mut Suite) {
             R::boundary("what is no RAM fails by itself", |_, world| {
                 world.set_list_word(0, 0x3_0000)
             })
-            .check(entry_is::<{ -22 }>),
+            .check(entry_is::<{ Invalid.entry() }>),
             R::boundary("the last frame fails by itself", |_, world| {
                 world.set_list_word(0, u64::MAX)
             })
-            .check(entry_is::<{ -22 }>),
+            .check(entry_is::<{ Invalid.entry() }>),
             R::bad("to no frame", Invalid, |_, world| world.set_list_word(1, u64::MAX)),
             R::bad("from a list that is nowhere", BadPointer, |case, world| {
                 case.structure.idxs = world.nowhere
@@ -513,9 +511,10 @@ fn foreign_memory(suite: &mut Suite) {
             R::bad("with errors that can't be written", BadPointer, |case, world| {
                 case.structure.errs = world.read_only
             }),
-            R::bad("of a domain that it does not serve", NotPermitted, |case, _| {
+            R::boundary("of a domain that it does not serve", |case, _| {
                 case.structure.foreign_domid = STRANGER as u16
-            }),
+            })
+            .check(entry_is::<{ NotPermitted.entry() }>),
         ],
     });
 }

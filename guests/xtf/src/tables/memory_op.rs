@@ -1,7 +1,7 @@
 //! memory_op on the memory of one domain.
 
 use portunus::abi::HypercallError::{
-    AccessDenied, IllegalSequence, Invalid, NoDomain, NoEntry, NotImplemented, NotPermitted, NotSupported,
+    AccessDenied, Domain, IllegalSequence, Invalid, NoDomain, NoEntry, NotImplemented, NotPermitted, NotSupported,
 };
 use portunus::abi::grant::{self, QuerySize};
 use portunus::abi::hypercall::{GRANT_TABLE_OP, MEMORY_OP};
@@ -10,8 +10,9 @@ use zerocopy::FromZeros;
 
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
+use crate::tables::entry_is;
 use crate::trampoline::Conduit;
-use crate::world::{DOMID_SELF, NOBODY, PAGE, World, ask, plain};
+use crate::world::{DOMID_SELF, DOMID_XEN, NOBODY, PAGE, World, ask, plain};
 
 /// A frame beyond what guests address.
 const NO_FRAME: u64 = 1 << 40;
@@ -351,6 +352,13 @@ fn add_to_physmap(suite: &mut Suite) {
     });
 }
 
+/// Makes the call one for memory of that domain.
+fn ask_for(case: &mut Case<AddToPhysmapBatch>, world: &mut World, domain: u16) {
+    world.map_table();
+    case.structure.space = memory::SPACE_GMFN_FOREIGN as u16;
+    case.structure.foreign_domid = domain;
+}
+
 fn add_to_physmap_batch(suite: &mut Suite) {
     type R = Row<AddToPhysmapBatch>;
     suite.table(&Table {
@@ -386,7 +394,7 @@ fn add_to_physmap_batch(suite: &mut Suite) {
                 R::boundary("an entry fails by itself", |_, world| {
                     world.set_list_word(0, grant_frames())
                 })
-                .check(|_, world| world.list_half(4) as i32 == Invalid.entry()),
+                .check(entry_is::<{ Invalid.entry() }>),
                 R::bad("resumed beyond its end", IllegalSequence, |case, world| {
                     world.map_table();
                     case.registers[0] |= 2 * RESUMED;
@@ -395,25 +403,44 @@ fn add_to_physmap_batch(suite: &mut Suite) {
                     world.map_table();
                     case.structure.space = memory::SPACE_GMFN_RANGE as u16;
                 }),
-                R::bad("its own memory as another's", Invalid, |case, world| {
+                R::bad("resumed beyond all", Domain, |case, world| {
                     world.map_table();
-                    case.structure.space = memory::SPACE_GMFN_FOREIGN as u16;
-                    case.structure.foreign_domid = DOMID_SELF;
+                    case.registers[0] |= RESUMED << 16;
                 }),
-                R::bad(
-                    "memory of a domain that the manifest does not open",
-                    NotPermitted,
-                    |case, world| {
-                        world.map_table();
-                        case.structure.space = memory::SPACE_GMFN_FOREIGN as u16;
-                        case.structure.foreign_domid = world.other;
-                    },
-                ),
-                R::bad("memory of a domain that does not exist", NoDomain, |case, world| {
+                R::bad("device memory", AccessDenied, |case, world| {
                     world.map_table();
-                    case.structure.space = memory::SPACE_GMFN_FOREIGN as u16;
-                    case.structure.foreign_domid = NOBODY;
+                    case.structure.space = memory::SPACE_DEV_MMIO as u16;
                 }),
+                R::bad("device memory for another domain", AccessDenied, |case, world| {
+                    world.map_table();
+                    case.structure.space = memory::SPACE_DEV_MMIO as u16;
+                    case.structure.domid = world.other;
+                }),
+                R::boundary("its own memory as another's", |case, world| {
+                    ask_for(case, world, world.me)
+                })
+                .check(entry_is::<{ NotPermitted.entry() }>),
+                R::boundary("its own memory as another's, by name", |case, world| {
+                    ask_for(case, world, DOMID_SELF)
+                })
+                .check(entry_is::<{ NoDomain.entry() }>),
+                R::boundary("memory of the hypervisor", |case, world| {
+                    ask_for(case, world, DOMID_XEN)
+                })
+                .check(entry_is::<{ NotPermitted.entry() }>),
+                R::boundary("memory of a domain that the manifest does not open", |case, world| {
+                    ask_for(case, world, world.other)
+                })
+                .check(entry_is::<{ NotPermitted.entry() }>),
+                R::boundary("memory of a domain that does not exist", |case, world| {
+                    ask_for(case, world, NOBODY)
+                })
+                .check(entry_is::<{ NoDomain.entry() }>),
+                R::boundary("no memory of a domain that does not exist", |case, world| {
+                    ask_for(case, world, NOBODY);
+                    case.structure.size = 0;
+                })
+                .check(|_, world| world.list_half(4) == u32::MAX),
                 R::bad("of another domain", NotPermitted, |case, world| {
                     world.map_table();
                     case.structure.domid = world.other;
