@@ -125,6 +125,41 @@ fn a_vcpu_with_something_to_do_does_not_sleep() {
 }
 
 #[test]
+fn block_takes_the_mask_of_interrupts_away_and_nothing_else_and_the_other_waits_keep_it() {
+    const MASKED: u64 = 1 << 7;
+    // Condition flags, each of D, A and F, and SSBS beside it.
+    for kept in [5, 0x345, 0xf000_0305, 0x1145] {
+        for before in [kept, kept | MASKED] {
+            for sleeps in [false, true] {
+                let sim = Sim::new(&connected());
+                listen(&sim, G0);
+                sim.enable_interrupts(G0);
+                if !sleeps {
+                    assert_eq!(sim.send(B0, 11), 0);
+                }
+                let pstate = || sim.with(G0, |context| context.state.frame.pstate);
+                sim.with(G0, |context| context.state.frame.pstate = before);
+                sim.wfi(G0);
+                if sleeps {
+                    assert_eq!(sim.send(B0, 11), 0);
+                    assert_eq!(sim.take_interrupt(G0), Some(UPCALL));
+                    sim.take_events(G0, SHARED);
+                }
+                sim.hypercall(G0, hypercall::SCHED_OP, &[sched::YIELD, 0]);
+                assert_eq!(pstate(), before, "WFI and yield");
+                block(&sim, G0);
+                assert_eq!(sim.runs(G0), !sleeps);
+                if sleeps {
+                    assert_eq!(sim.send(B0, 11), 0);
+                }
+                assert!(sim.runs(G0));
+                assert_eq!(pstate(), kept, "{before:#x}, sleeps: {sleeps}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_wake_up_at_any_moment_before_the_sleep_is_not_lost() {
     // Where the core is, for the vCPU that goes to sleep, when the event comes.
     let moments = [

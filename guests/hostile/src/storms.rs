@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use guest_runtime::exceptions::disable_interrupts;
 use guest_runtime::{attempt, hypercall, timer, wait_for_interrupt};
 
 use crate::helper::{self, Task};
@@ -36,6 +37,7 @@ pub(crate) fn sleeps(attacker: &mut Attacker) -> u64 {
             0 => wait_for_interrupt(),
             1 => {
                 let _ = hypercall::block();
+                disable_interrupts();
             }
             2 => {
                 let _ = hypercall::yield_now();

@@ -126,7 +126,7 @@ pub unsafe fn register_vcpu_info(index: u32, address: u64) -> Result<()> {
     .map(drop)
 }
 
-/// Sleeps until an event or an interrupt is pending.
+/// Sleeps until an event or an interrupt is pending, and lets interrupts in.
 pub fn block() -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { call(abi::SCHED_OP, [sched::BLOCK, 0, 0, 0, 0]) }.map(drop)

@@ -204,9 +204,9 @@ const DIFFERENCES: &[Difference] = &[
     (
         "sched_op",
         "block",
-        "*",
+        "an event is pending: it comes back",
         Otherwise::Skipped,
-        "it takes the mask of interrupts away, and only those that the interrupt controller delivers end it",
+        "it sleeps although an event is pending if the interrupt controller does not deliver the upcall",
     ),
     (
         "sched_op",

@@ -1,5 +1,9 @@
 //! sched_op, without what ends the domain.
 
+use core::arch::asm;
+
+use guest_runtime::exceptions::{disable_interrupts, enable_interrupts};
+use guest_runtime::timer;
 use portunus::abi::HypercallError::{BadPointer, Invalid, NoSpace, NotImplemented, NotPermitted};
 use portunus::abi::evtchn::{self, Port};
 use portunus::abi::hypercall::{EVENT_CHANNEL_OP, SCHED_OP};
@@ -25,6 +29,16 @@ fn table<'a, T: FromZeros>(operation: &'static str, structure: Structure, rows: 
     }
 }
 
+/// Long enough to be asleep before, in microseconds.
+const SOON: u64 = 50_000;
+
+fn are_interrupts_masked() -> bool {
+    let masks: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, daif", out(reg) masks, options(nomem, nostack, preserves_flags)) };
+    masks & 1 << 7 != 0
+}
+
 pub(crate) fn run(suite: &mut Suite) {
     suite.table(&Table {
         registers: |_| [sched::YIELD, 0, 0, 0, 0],
@@ -41,13 +55,29 @@ pub(crate) fn run(suite: &mut Suite) {
     });
     suite.table(&Table {
         registers: |_| [sched::BLOCK, 0, 0, 0, 0],
+        undo: |_, _| {
+            timer::stop();
+            disable_interrupts();
+        },
         ..table(
             "block",
             Structure::None,
-            &[Row::good(
-                "an event is pending: it comes back",
-                |_: &mut Case<()>, world| send_to_itself(world),
-            )],
+            &[
+                Row::good("an event is pending: it comes back", |_: &mut Case<()>, world| {
+                    send_to_itself(world)
+                })
+                .check(|_, _| !are_interrupts_masked()),
+                // The interrupt controller delivers none to this guest.
+                Row::good("the timer wakes it, with interrupts let in", |_, _| {
+                    timer::set_deadline(timer::now() + timer::ticks(SOON))
+                })
+                .check(|_, _| !are_interrupts_masked()),
+                Row::boundary("interrupts were let in before", |_, _| {
+                    timer::set_deadline(timer::now() + timer::ticks(SOON));
+                    enable_interrupts();
+                })
+                .check(|_, _| !are_interrupts_masked()),
+            ],
         )
     });
     poll(suite);
