@@ -15,7 +15,7 @@
 //! guest is shown its registers, rings doorbells and acknowledges interrupts without waiting, as far as the hypervisor can.
 //!
 //! Boot arguments, for tests:
-//! - `delay-ms=N` makes it wait before it does anything: its guests then wait for it;
+//! - `delay-ms=N` makes it wait before it does anything, unless somebody types: its guests then wait for it;
 //! - `disk-delay-ms=N` makes each read of a disk last so long;
 //! - `map-from=BYTES` makes it map granted buffers of so many bytes and more, instead of letting the hypervisor copy them;
 //! - `deaf` makes it ignore a driver that resets its running device; `slow-reset-ms=N` makes it take that long, once;
@@ -62,6 +62,9 @@ use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
 
+/// How long a sleep is without a look at the keyboard, in microseconds.
+const NAP: u64 = 100_000;
+
 /// What part of a window one request may take.
 const WINDOW_SHARE: u64 = 4;
 
@@ -73,7 +76,7 @@ fn main() -> ! {
     let gic = Gic::init();
     if let Some(delay) = device_tree::boot_number("delay-ms") {
         println!("backend: sleeps for {delay} ms");
-        timer::sleep(&gic, delay * 1000);
+        sleep_until_typed(&gic, delay);
         println!("backend: awake");
     }
     let events = match Events::init() {
@@ -144,6 +147,14 @@ fn main() -> ! {
             }
             wait_for_interrupt();
         }
+    }
+}
+
+/// Sleeps for so many milliseconds, or until somebody types.
+fn sleep_until_typed(gic: &Gic, milliseconds: u64) {
+    let end = timer::now() + timer::ticks(milliseconds * 1000);
+    while timer::now() < end && console::read_byte().is_none() {
+        timer::sleep(gic, NAP);
     }
 }
 
