@@ -262,7 +262,12 @@ impl<M: Machine> Hypervisor<M> {
         limit: Option<Ticks>,
         now: Ticks,
     ) -> Option<Option<Ticks>> {
-        let physical = state.registers.physical_timer.deadline(now);
+        let timer = &state.registers.physical_timer;
+        // Its time has come since the vCPU was entered: the line rises when it is entered again.
+        if timer.line(now) && !state.physical_timer_line {
+            return None;
+        }
+        let physical = timer.deadline(now);
         let earlier = |one: Option<Ticks>, other: Option<Ticks>| match (one, other) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),

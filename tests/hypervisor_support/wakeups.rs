@@ -323,17 +323,42 @@ fn a_vcpu_that_is_on_its_way_says_so_and_is_started_once() {
     assert_eq!((sim.pc(G1), sim.x(G1, 0)), (RAM + 0x2000, 1));
 }
 
+/// MSR of a register of the EL1 physical timer: CNTP_CVAL_EL0 (2), CNTP_CTL_EL0 (1), CNTP_TVAL_EL0 (0).
+fn write_physical_timer(sim: &Sim, vcpu: VcpuId, op2: u64, value: u64) {
+    sim.set_x(vcpu, 1, value);
+    let syndrome = 3 << 20 | op2 << 17 | 3 << 14 | 14 << 10 | 1 << 5 | 2 << 1;
+    sim.trap(vcpu, exception(0x18, syndrome));
+}
+
+#[test]
+fn a_physical_timer_whose_time_comes_while_its_vcpu_goes_to_sleep_wakes_it() {
+    let ways: [(&str, fn(&Sim)); 2] = [("WFI", |sim| sim.wfi(G0)), ("SCHEDOP_block", |sim| block(sim, G0))];
+    for (way, sleep) in ways {
+        for late in [0, 1, MS] {
+            let sim = Sim::new(&Options::default());
+            sim.enable_interrupts(G0);
+            write_physical_timer(&sim, G0, 0, MS);
+            write_physical_timer(&sim, G0, 1, 1);
+            // The guest executes its instruction first, and the hypervisor has masked interrupts when the time comes.
+            sim.set_stuck(0, true);
+            sim.advance(MS + late);
+            sleep(&sim);
+            sim.set_stuck(0, false);
+            sim.advance(0);
+            assert!(sim.runs(G0), "{way}, {late} ticks late");
+            assert_eq!(sim.take_interrupt(G0), Some(30), "{way}, {late} ticks late");
+        }
+    }
+}
+
 #[test]
 fn a_vcpu_that_starts_again_has_a_quiet_physical_timer() {
     let sim = Sim::new(&Options::default());
     assert_eq!(sim.psci(G0, &[CPU_ON, 1, RAM, 0]), Some(0));
     sim.enable_interrupts(G1);
-    // CNTP_CVAL_EL0 = 0 and CNTP_CTL_EL0 = ENABLE: its interrupt is asserted.
-    let write = |op2: u64, rt: u64| exception(0x18, 3 << 20 | op2 << 17 | 3 << 14 | 14 << 10 | rt << 5 | 2 << 1);
-    sim.set_x(G1, 1, 0);
-    sim.trap(G1, write(2, 1));
-    sim.set_x(G1, 1, 1);
-    sim.trap(G1, write(1, 1));
+    // Its interrupt is asserted.
+    write_physical_timer(&sim, G1, 2, 0);
+    write_physical_timer(&sim, G1, 1, 1);
     assert!(
         sim.with(G1, |context| context.cpu.fake.interface().find(IntId(30)))
             .is_some()
