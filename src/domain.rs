@@ -9,6 +9,7 @@ pub mod imaging;
 pub mod life;
 pub mod lifecycle;
 pub mod limit;
+pub mod modules;
 mod placement;
 pub mod plan;
 pub mod ram;

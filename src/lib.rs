@@ -16,7 +16,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
-pub mod ids;
+
+pub use portunus_base::ids;
+#[cfg(feature = "hypervisor")]
+pub use portunus_base::{range, sorting};
+#[cfg(feature = "hypervisor")]
+pub use portunus_manifest as manifest;
 
 #[cfg(feature = "hypervisor")]
 pub mod access;
@@ -47,8 +52,6 @@ pub mod ioreq;
 #[cfg(feature = "hypervisor")]
 pub mod machine;
 #[cfg(feature = "hypervisor")]
-pub mod manifest;
-#[cfg(feature = "hypervisor")]
 pub mod memory;
 #[cfg(feature = "hypervisor")]
 pub mod policy;
@@ -57,8 +60,6 @@ pub mod primecell;
 #[cfg(feature = "hypervisor")]
 pub mod psci;
 #[cfg(feature = "hypervisor")]
-pub mod range;
-#[cfg(feature = "hypervisor")]
 pub mod registers;
 #[cfg(feature = "hypervisor")]
 pub mod routing;
@@ -66,8 +67,6 @@ pub mod routing;
 pub mod rtc;
 #[cfg(feature = "hypervisor")]
 pub mod sched;
-#[cfg(feature = "hypervisor")]
-pub mod sorting;
 #[cfg(feature = "hypervisor")]
 pub mod stage2;
 #[cfg(feature = "hypervisor")]

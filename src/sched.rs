@@ -31,6 +31,7 @@ mod volleys;
 use alloc::vec::Vec;
 
 use crate::ids::{Ticks, VcpuId};
+pub use crate::manifest::domain::DEFAULT_SHARE;
 use entry::Entry;
 pub use entry::{SlotReport, Spent};
 use heap::Heap;
@@ -102,9 +103,6 @@ const NOBODY: usize = usize::MAX;
 fn at(deadline: Option<Ticks>) -> u64 {
     deadline.map_or(NEVER, |deadline| deadline.0)
 }
-
-/// The share of a domain whose manifest names none.
-pub const DEFAULT_SHARE: u32 = 100;
 
 impl RunQueue {
     /// An empty queue with slices of `slice` ticks.
