@@ -284,11 +284,61 @@ impl Storm {
     }
 
     fn unmap_those(&mut self, chosen: &[usize]) {
-        let those: Vec<Map> = chosen.iter().map(|index| self.maps[*index]).collect();
-        let place = |storm: &Self, map: &Map| {
-            map.slot()
-                .map_or(storm.window + (SLOTS as u64) * PAGE, |slot| storm.address(slot))
+        let nowhere = self.window + (SLOTS as u64) * PAGE;
+        let place = |storm: &Self, map: &Map| map.slot().map_or(nowhere, |slot| storm.address(slot));
+        self.give_back(chosen, place, |storm, status, map| {
+            let general = GrantStatus::GeneralError.code();
+            let is_lost = map.at == Place::Lost;
+            // Without its page a handle stays until its granter has died.
+            let is_right = match status {
+                0 => !is_lost || storm.is_dead(map.granter, map.life),
+                status => status == general && is_lost,
+            };
+            if !is_right {
+                storm.fail(format_args!("an unmap answered {status}: {map:?}"));
+            }
+            if status == 0 {
+                storm.ledger.add(storm.me, Count::Unmaps, 1);
+                storm
+                    .maps
+                    .retain(|other| !other.has_handle() || other.handle != map.handle);
+                if let Some(slot) = map.slot() {
+                    storm.must_fault(slot, "is unmapped");
+                }
+            }
+        });
+    }
+
+    /// Gives handles back for a place where their pages are not.
+    fn unmap_elsewhere(&mut self, chosen: &[usize]) {
+        let address = match self.random.below(3) {
+            0 => 0,
+            1 => self.window + SLOTS as u64 * PAGE,
+            _ => (&raw const *self.buffer) as u64,
         };
+        self.give_back(
+            chosen,
+            |_, _| address,
+            |storm, status, map| match status {
+                0 if address == 0 => {}
+                status if address != 0 && status == GrantStatus::GeneralError.code() => {
+                    storm.ledger.add(storm.me, Count::Refusals, 1);
+                }
+                0 if storm.is_dead(map.granter, map.life) => storm.abandon(map),
+                status => storm.fail(format_args!("an unmap at {address:#x} answered {status}: {map:?}")),
+            },
+        );
+        self.notice_deaths();
+    }
+
+    /// Gives handles back, each for its place, and has each status judged.
+    fn give_back(
+        &mut self,
+        chosen: &[usize],
+        place: impl Fn(&Self, &Map) -> u64,
+        judge: impl Fn(&mut Self, i16, &Map),
+    ) {
+        let those: Vec<Map> = chosen.iter().map(|index| self.maps[*index]).collect();
         let mut entries: Vec<UnmapGrantRef> = those
             .iter()
             .map(|map| UnmapGrantRef {
@@ -307,69 +357,11 @@ impl Storm {
         }
         self.ledger.add(self.me, Count::Operations, entries.len() as u64);
         for (entry, map) in entries.iter().zip(&those) {
-            let general = GrantStatus::GeneralError.code();
-            let is_lost = map.at == Place::Lost;
-            // Without its page a handle stays until its granter has died.
-            let is_right = match entry.status {
-                0 => !is_lost || self.is_dead(map.granter, map.life),
-                status => status == general && is_lost,
-            };
-            if !is_right {
-                self.fail(format_args!("an unmap answered {}: {map:?}", entry.status));
-            }
-            if entry.status == 0 {
-                self.ledger.add(self.me, Count::Unmaps, 1);
-                self.maps
-                    .retain(|other| !other.has_handle() || other.handle != map.handle);
-                if let Some(slot) = map.slot() {
-                    self.must_fault(slot, "is unmapped");
-                }
-            }
+            judge(self, entry.status, map);
         }
         for map in those {
             self.publish_pins(map.granter, map.page, false);
         }
-    }
-
-    /// Gives handles back for a place where their pages are not.
-    fn unmap_elsewhere(&mut self, chosen: &[usize]) {
-        let address = match self.random.below(3) {
-            0 => 0,
-            1 => self.window + SLOTS as u64 * PAGE,
-            _ => (&raw const *self.buffer) as u64,
-        };
-        let those: Vec<Map> = chosen.iter().map(|index| self.maps[*index]).collect();
-        let mut entries: Vec<UnmapGrantRef> = those
-            .iter()
-            .map(|map| UnmapGrantRef {
-                host_addr: address,
-                handle: map.handle,
-                status: i16::MAX,
-                ..Default::default()
-            })
-            .collect();
-        for map in &those {
-            self.publish_pins(map.granter, map.page, true);
-        }
-        // SAFETY: nobody looks at those pages but `attempt`.
-        if let Err(error) = unsafe { grant::unmap(&mut entries) } {
-            self.fail(format_args!("an unmap of {} pages: {error}", entries.len()));
-        }
-        self.ledger.add(self.me, Count::Operations, entries.len() as u64);
-        for (entry, map) in entries.iter().zip(&those) {
-            match entry.status {
-                0 if address == 0 => {}
-                status if address != 0 && status == GrantStatus::GeneralError.code() => {
-                    self.ledger.add(self.me, Count::Refusals, 1);
-                }
-                0 if self.is_dead(map.granter, map.life) => self.abandon(map),
-                status => self.fail(format_args!("an unmap at {address:#x} answered {status}: {map:?}")),
-            }
-        }
-        for map in those {
-            self.publish_pins(map.granter, map.page, false);
-        }
-        self.notice_deaths();
     }
 
     /// A handle is gone, and its page may be there until its granter's next life begins.

@@ -1,6 +1,7 @@
 //! What a row of a table is: a good, a boundary or a bad call, what it must return, and what it must leave behind.
 
 use portunus::abi::HypercallError;
+use zerocopy::FromZeros;
 
 use crate::trampoline::Conduit;
 use crate::world::World;
@@ -165,4 +166,26 @@ pub(crate) struct Table<'a, T> {
     /// Takes back what the call did, if it did, and what [`Self::good`] has set up.
     pub(crate) undo: fn(&Case<T>, &mut World),
     pub(crate) rows: &'a [Row<T>],
+}
+
+impl<'a, T: FromZeros> Table<'a, T> {
+    /// A hypercall with zeroes all over, which leaves nothing to take back.
+    pub(crate) fn hypercall(
+        (call, number): (&'static str, u64),
+        operation: &'static str,
+        structure: Structure,
+        rows: &'a [Row<T>],
+    ) -> Self {
+        Self {
+            call,
+            operation,
+            conduit: Conduit::Hypercall,
+            number,
+            registers: |_| [0; 5],
+            structure,
+            good: |_, _| T::new_zeroed(),
+            undo: |_, _| {},
+            rows,
+        }
+    }
 }

@@ -8,7 +8,6 @@ use zerocopy::FromZeros;
 use super::dm_op::{FAST, NO_SERVER, STRANGER, create, destroy, make};
 use crate::case::{Case, Registers, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, NOBODY, World, plain};
 
 const OTHER_VERSION: u32 = abi::INTERFACE_VERSION + 1;
@@ -20,15 +19,9 @@ fn table<'a, T: FromZeros>(
     rows: &'a [Row<T>],
 ) -> Table<'a, T> {
     Table {
-        call: "control",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: CONTROL,
         registers,
-        structure: Structure::InOut,
         good,
-        undo: |_, _| {},
-        rows,
+        ..Table::hypercall(("control", CONTROL), operation, Structure::InOut, rows)
     }
 }
 
@@ -223,44 +216,47 @@ const ACTIONS: [(&str, Registers); 4] = [
     ("shutdown", |at| [abi::SHUTDOWN, at, 0, 0, 0]),
 ];
 
-fn actions(suite: &mut Suite) {
-    type R = Row<Action>;
+/// Rows of every operation that does something to a domain, of which it is the other one.
+fn each_action(suite: &mut Suite, rows: &[Row<Action>]) {
     for (operation, registers) in ACTIONS {
         suite.table(&Table {
             structure: Structure::Ignored,
-            ..table(
-                operation,
-                registers,
-                |_, world| Action::on(world.other),
-                &[
-                    R::bad("another, without the right", NotPermitted, |_, _| {}),
-                    R::bad("itself", Invalid, |case, world| case.structure.domain = world.me),
-                    R::bad("DOMID_SELF", Invalid, |case, _| case.structure.domain = DOMID_SELF),
-                    R::bad("one that does not exist", NoDomain, |case, _| {
-                        case.structure.domain = NOBODY
-                    }),
-                    R::bad("the last number of a domain", NoDomain, |case, _| {
-                        case.structure.domain = u16::MAX
-                    }),
-                    R::bad("padding", Invalid, |case, _| case.structure.pad = 1),
-                    R::bad("padding at the end", Invalid, |case, _| case.structure.pad2 = 1),
-                    R::bad("another version", Invalid, |case, _| {
-                        case.structure.version = OTHER_VERSION
-                    })
-                    .writes()
-                    .check(|case, _| case.structure.version == abi::INTERFACE_VERSION),
-                    R::bad("no structure", HypercallError::BadPointer, |case, _| {
-                        case.registers[1] = 0
-                    }),
-                    R::bad(
-                        "structure in memory that may only be read",
-                        HypercallError::BadPointer,
-                        |case, world| case.registers[1] = world.read_only,
-                    ),
-                ],
-            )
+            ..table(operation, registers, |_, world| Action::on(world.other), rows)
         });
     }
+}
+
+fn actions(suite: &mut Suite) {
+    type R = Row<Action>;
+    each_action(
+        suite,
+        &[
+            R::bad("another, without the right", NotPermitted, |_, _| {}),
+            R::bad("itself", Invalid, |case, world| case.structure.domain = world.me),
+            R::bad("DOMID_SELF", Invalid, |case, _| case.structure.domain = DOMID_SELF),
+            R::bad("one that does not exist", NoDomain, |case, _| {
+                case.structure.domain = NOBODY
+            }),
+            R::bad("the last number of a domain", NoDomain, |case, _| {
+                case.structure.domain = u16::MAX
+            }),
+            R::bad("padding", Invalid, |case, _| case.structure.pad = 1),
+            R::bad("padding at the end", Invalid, |case, _| case.structure.pad2 = 1),
+            R::bad("another version", Invalid, |case, _| {
+                case.structure.version = OTHER_VERSION
+            })
+            .writes()
+            .check(|case, _| case.structure.version == abi::INTERFACE_VERSION),
+            R::bad("no structure", HypercallError::BadPointer, |case, _| {
+                case.registers[1] = 0
+            }),
+            R::bad(
+                "structure in memory that may only be read",
+                HypercallError::BadPointer,
+                |case, world| case.registers[1] = world.read_only,
+            ),
+        ],
+    );
 }
 
 fn domain_other(suite: &mut Suite) {
@@ -416,23 +412,16 @@ fn hold(suite: &mut Suite) {
 
 fn refused_of_another(suite: &mut Suite) {
     type R = Row<Action>;
-    for (operation, registers) in ACTIONS {
-        suite.table(&Table {
-            structure: Structure::Ignored,
-            ..table(
-                operation,
-                registers,
-                |_, world| Action::on(world.other),
-                &[
-                    R::bad("a reason that there is not", Invalid, |case, _| {
-                        case.structure.reason = 1
-                    }),
-                    R::bad("the last reason", Invalid, |case, _| case.structure.reason = u32::MAX),
-                    R::bad("one that it does not control", NotPermitted, |case, _| {
-                        case.structure.domain = STRANGER as u16
-                    }),
-                ],
-            )
-        });
-    }
+    each_action(
+        suite,
+        &[
+            R::bad("a reason that there is not", Invalid, |case, _| {
+                case.structure.reason = 1
+            }),
+            R::bad("the last reason", Invalid, |case, _| case.structure.reason = u32::MAX),
+            R::bad("one that it does not control", NotPermitted, |case, _| {
+                case.structure.domain = STRANGER as u16
+            }),
+        ],
+    );
 }

@@ -68,22 +68,21 @@ fn servers_before(world: &World, count: usize) {
 }
 
 /// Destroys every server that there may be.
-fn destroy_all(_: &Case<Words>, world: &mut World) {
+fn destroy_all<T>(_: &Case<T>, world: &mut World) {
     (0..8).for_each(|id| destroy(world, id));
 }
 
-fn table<'a>(operation: &'static str, good: fn(u64, &mut World) -> Words, rows: &'a [R]) -> Table<'a, Words> {
+pub(super) fn table<'a, const N: usize>(
+    operation: &'static str,
+    good: fn(u64, &mut World) -> [u64; N],
+    rows: &'a [Row<[u64; N]>],
+) -> Table<'a, [u64; N]> {
     Table {
-        call: "dm_op",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: DM_OP,
         // The one that the suite serves is domain 1.
         registers: |at| [1, 1, at, 0, 0],
-        structure: Structure::InOut,
         good,
         undo: destroy_all,
-        rows,
+        ..Table::hypercall(("dm_op", DM_OP), operation, Structure::InOut, rows)
     }
 }
 

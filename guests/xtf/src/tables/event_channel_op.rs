@@ -7,7 +7,6 @@ use zerocopy::FromZeros;
 
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, NOBODY, World, ask};
 
 /// The first port that the two-level ABI can't name.
@@ -16,17 +15,7 @@ const NO_PORT: u32 = 4096;
 const HIGH_PORT: u32 = 4000;
 
 fn table<'a, T: FromZeros>(operation: &'static str, structure: Structure, rows: &'a [Row<T>]) -> Table<'a, T> {
-    Table {
-        call: "event_channel_op",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: EVENT_CHANNEL_OP,
-        registers: |_| [0; 5],
-        structure,
-        good: |_, _| T::new_zeroed(),
-        undo: |_, _| {},
-        rows,
-    }
+    Table::hypercall(("event_channel_op", EVENT_CHANNEL_OP), operation, structure, rows)
 }
 
 fn close(port: u32) -> u64 {

@@ -11,7 +11,6 @@ use zerocopy::FromZeros;
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
 use crate::tables::entry_is;
-use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, DOMID_XEN, NOBODY, PAGE, World, ask, plain};
 
 /// A frame beyond what guests address.
@@ -21,17 +20,7 @@ const INVALID_GFN: u64 = u64::MAX;
 const RESUMED: u64 = 1 << memory::EXTENT_SHIFT;
 
 fn table<'a, T: FromZeros>(operation: &'static str, structure: Structure, rows: &'a [Row<T>]) -> Table<'a, T> {
-    Table {
-        call: "memory_op",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: MEMORY_OP,
-        registers: |_| [0; 5],
-        structure,
-        good: |_, _| T::new_zeroed(),
-        undo: |_, _| {},
-        rows,
-    }
+    Table::hypercall(("memory_op", MEMORY_OP), operation, structure, rows)
 }
 
 pub(crate) fn run(suite: &mut Suite) {

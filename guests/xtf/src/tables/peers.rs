@@ -6,14 +6,17 @@ use guest_runtime::timer;
 use portunus::abi::HypercallError::{self, Invalid, NoDomain, NotPermitted};
 use portunus::abi::dm_op as device;
 use portunus::abi::evtchn::{self, BindInterdomain, Port, Status};
-use portunus::abi::grant::{self, CacheFlush, CopyEnd, GrantCopy, MapGrantRef, UnmapGrantRef};
+use portunus::abi::grant::{self, CacheFlush, GrantCopy, MapGrantRef, UnmapGrantRef};
 use portunus::abi::hypercall::{DM_OP, EVENT_CHANNEL_OP, GRANT_TABLE_OP, MEMORY_OP};
 use portunus::abi::ioreq::Ioreq;
 use portunus::abi::memory::{self, AcquireResource, RemoveFromPhysmap};
 use zerocopy::FromZeros;
 
 use super::dm_op::{STRANGER, Words, create, destroy, words};
-use super::grant_table_op::{self, BAD_COPY_ARG, BAD_GNTREF, DONE, GENERAL, NO_REFERENCE, map_one, unmap_one};
+use super::grant_table_op::{
+    self, BAD_COPY_ARG, BAD_GNTREF, BAD_HANDLE, GENERAL, NO_REFERENCE, end, map_at, map_at_window, to_map, told,
+    unmap_one,
+};
 use crate::case::{Case, Registers, Row, Structure, Table};
 use crate::suite::Suite;
 use crate::trampoline::Conduit;
@@ -51,14 +54,7 @@ pub(crate) fn run(suite: &mut Suite) {
     let handle = core::cell::Cell::new(0);
     let met = until(|| {
         if handle.get() == 0 {
-            let mut entry = MapGrantRef {
-                host_addr: meeting,
-                flags: grant::MAP_HOST,
-                reference: Grants::MEETING,
-                dom: world.other,
-                ..MapGrantRef::default()
-            };
-            plain(GRANT_TABLE_OP, [grant::MAP_GRANT_REF, &raw mut entry as u64, 1, 0, 0]);
+            let entry = map_at(meeting, world.other, Grants::MEETING);
             if entry.status != 0 {
                 return false;
             }
@@ -91,20 +87,11 @@ const WORD: u64 = Grants::SHARED_PAGE * PAGE / 8;
 
 fn map(suite: &mut Suite) {
     type R = Row<MapGrantRef>;
-    fn is<const STATUS: i16>(case: &Case<MapGrantRef>, _: &mut World) -> bool {
-        case.structure.status == STATUS
-    }
     suite.table(&Table {
         registers: |at| [grant::MAP_GRANT_REF, at, 1, 0, 0],
         good: |_, world| {
             world.handle.set(u32::MAX);
-            MapGrantRef {
-                host_addr: world.window,
-                flags: grant::MAP_HOST,
-                reference: Grants::SHARED,
-                dom: world.other,
-                ..MapGrantRef::default()
-            }
+            to_map(world.window, world.other, Grants::SHARED)
         },
         undo: |case, world| {
             if case.structure.status == 0 {
@@ -140,46 +127,29 @@ fn map(suite: &mut Suite) {
                     case.structure.status == 0 && world.word_at(world.window) == world.spare_word(WORD + PAGE / 8)
                 }),
                 R::boundary("another's page a second time", |_, world| {
-                    let mut entry = MapGrantRef {
-                        host_addr: world.window + PAGE,
-                        flags: grant::MAP_HOST,
-                        reference: Grants::SHARED,
-                        dom: world.other,
-                        ..MapGrantRef::default()
-                    };
-                    plain(GRANT_TABLE_OP, [grant::MAP_GRANT_REF, &raw mut entry as u64, 1, 0, 0]);
-                    world.handle.set(entry.handle);
+                    let again = map_at(world.window + PAGE, world.other, Grants::SHARED);
+                    world.handle.set(again.handle);
                 })
                 .check(|case, world| {
                     case.structure.status == 0
                         && case.structure.handle != world.handle.get()
                         && world.word_at(world.window) == world.word_at(world.window + PAGE)
                 }),
-                R::bad("for writing what another grants for reading", Invalid, |case, _| {
+                told::<GENERAL, _>("for writing what another grants for reading", |case, _| {
                     case.structure.reference = Grants::SHARED_READ_ONLY;
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("what another grants to itself", Invalid, |case, _| {
+                }),
+                told::<GENERAL, _>("what another grants to itself", |case, _| {
                     case.structure.reference = Grants::OWN
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("what another grants to a third", Invalid, |case, _| {
+                }),
+                told::<GENERAL, _>("what another grants to a third", |case, _| {
                     case.structure.reference = Grants::NOBODYS
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("a free reference of another", Invalid, |case, _| {
+                }),
+                told::<GENERAL, _>("a free reference of another", |case, _| {
                     case.structure.reference = Grants::FREE
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("beyond another's table", Invalid, |case, _| {
+                }),
+                told::<BAD_GNTREF, _>("beyond another's table", |case, _| {
                     case.structure.reference = NO_REFERENCE
-                })
-                .returns(DONE)
-                .check(is::<BAD_GNTREF>),
+                }),
             ],
         )
     });
@@ -190,8 +160,7 @@ fn unmap(suite: &mut Suite) {
     suite.table(&Table {
         registers: |at| [grant::UNMAP_GRANT_REF, at, 1, 0, 0],
         good: |_, world| {
-            let mapped = map_one(world, world.other, Grants::SHARED, grant::MAP_HOST);
-            world.handle.set(mapped.handle);
+            let mapped = map_at_window(world, world.other, Grants::SHARED);
             UnmapGrantRef {
                 host_addr: world.window,
                 handle: mapped.handle,
@@ -206,11 +175,9 @@ fn unmap(suite: &mut Suite) {
                     .check(|case, world| case.structure.status == 0 && !world.is_memory(world.window)),
                 R::boundary("another's page, by no address", |case, _| case.structure.host_addr = 0)
                     .check(|case, world| case.structure.status == 0 && world.is_memory(world.window)),
-                R::bad("another's page, a second time", Invalid, |case, world| {
+                told::<BAD_HANDLE, _>("another's page, a second time", |case, world| {
                     unmap_one(world.window, case.structure.handle)
-                })
-                .returns(DONE)
-                .check(|case, _| case.structure.status == -4),
+                }),
             ],
         )
     });
@@ -218,20 +185,9 @@ fn unmap(suite: &mut Suite) {
 
 fn copy(suite: &mut Suite) {
     type R = Row<GrantCopy>;
-    fn is<const STATUS: i16>(case: &Case<GrantCopy>, _: &mut World) -> bool {
-        case.structure.status == STATUS
-    }
-    fn end(frame: u64, domid: u16, offset: u16) -> CopyEnd {
-        CopyEnd {
-            frame,
-            domid,
-            offset,
-            pad: 0,
-        }
-    }
     /// What is in the other one's page, at `offset`.
     fn there(world: &World, offset: u64) -> u64 {
-        let mapped = map_one(world, world.other, Grants::SHARED, grant::MAP_HOST);
+        let mapped = map_at(world.window, world.other, Grants::SHARED);
         let word = world.word_at(world.window + offset);
         unmap_one(world.window, mapped.handle);
         word
@@ -297,33 +253,23 @@ fn copy(suite: &mut Suite) {
                     case.structure.status == 0
                         && world.spare_word(0) as u8 == (world.spare_word(WORD + 511) >> 56) as u8
                 }),
-                R::bad("beyond another's page", Invalid, |case, _| {
+                told::<BAD_COPY_ARG, _>("beyond another's page", |case, _| {
                     case.structure.source.offset = 4096 - 63
-                })
-                .returns(DONE)
-                .check(is::<BAD_COPY_ARG>),
-                R::bad("to what another grants for reading", Invalid, |case, world| {
+                }),
+                told::<GENERAL, _>("to what another grants for reading", |case, world| {
                     case.structure.source = end(world.spare_frame(1), DOMID_SELF, 0);
                     case.structure.dest = end(Grants::SHARED_READ_ONLY.into(), world.other, 0);
                     case.structure.flags = grant::COPY_DESTINATION_REFERENCE;
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("what another grants to itself", Invalid, |case, _| {
+                }),
+                told::<GENERAL, _>("what another grants to itself", |case, _| {
                     case.structure.source.frame = Grants::OWN.into()
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("a free reference of another", Invalid, |case, _| {
+                }),
+                told::<GENERAL, _>("a free reference of another", |case, _| {
                     case.structure.source.frame = Grants::FREE.into()
-                })
-                .returns(DONE)
-                .check(is::<GENERAL>),
-                R::bad("beyond another's table", Invalid, |case, _| {
+                }),
+                told::<BAD_GNTREF, _>("beyond another's table", |case, _| {
                     case.structure.source.frame = NO_REFERENCE.into()
-                })
-                .returns(DONE)
-                .check(is::<BAD_GNTREF>),
+                }),
             ],
         )
     });
@@ -334,8 +280,7 @@ fn cache_flush(suite: &mut Suite) {
     suite.table(&Table {
         registers: |at| [grant::CACHE_FLUSH, at, 1, 0, 0],
         good: |_, world| {
-            let mapped = map_one(world, world.other, Grants::SHARED, grant::MAP_HOST);
-            world.handle.set(mapped.handle);
+            let mapped = map_at_window(world, world.other, Grants::SHARED);
             CacheFlush {
                 dev_bus_addr: mapped.dev_bus_addr,
                 offset: 0,

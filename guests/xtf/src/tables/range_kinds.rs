@@ -6,10 +6,9 @@ use portunus::abi::evtchn::{self, BindInterdomain};
 use portunus::abi::hypercall::{DM_OP, EVENT_CHANNEL_OP, MEMORY_OP};
 use portunus::abi::memory::{self, AcquireResource, RemoveFromPhysmap};
 
-use super::dm_op::{DEVICE, FAST, HEADER, INTERRUPT, NO_SERVER, PAYLOAD, create, destroy, make};
+use super::dm_op::{self, DEVICE, FAST, HEADER, INTERRUPT, NO_SERVER, PAYLOAD, create, make};
 use crate::case::{Case, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, PAGE, World, ask, plain};
 
 /// Two buffers of two words, header, five words of payload.
@@ -99,32 +98,23 @@ fn published(world: &World, id: u64) -> u64 {
 
 fn table<'a>(operation: &'static str, good: fn(u64, &mut World) -> Words, rows: &'a [R]) -> Table<'a, Words> {
     Table {
-        call: "dm_op",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: DM_OP,
-        // The one that the suite serves is domain 1.
-        registers: |at| [1, 1, at, 0, 0],
         structure: Structure::Ignored,
-        good,
-        undo: |_, world| (0..8).for_each(|id| destroy(world, id)),
-        rows,
+        ..dm_op::table(operation, good, rows)
     }
 }
 
+/// attach_buffered of a register.
+fn buffered_register(at: u64, world: &mut World) -> Words {
+    words(
+        at,
+        abi::VENDOR_ATTACH_BUFFERED,
+        24,
+        [server(world), REGISTER, REGISTER + 3, 0, 0],
+    )
+}
+
 pub(crate) fn run(suite: &mut Suite) {
-    suite.table(&table(
-        "attach_buffered",
-        |at, world| {
-            words(
-                at,
-                abi::VENDOR_ATTACH_BUFFERED,
-                24,
-                [server(world), REGISTER, REGISTER + 3, 0, 0],
-            )
-        },
-        &ANY,
-    ));
+    suite.table(&table("attach_buffered", buffered_register, &ANY));
     attach_buffered(suite);
     attach_doorbell(suite);
     attach_shadow(suite);
@@ -159,14 +149,7 @@ fn attach_buffered(suite: &mut Suite) {
     }
     suite.table(&table(
         "attach_buffered",
-        |at, world| {
-            words(
-                at,
-                abi::VENDOR_ATTACH_BUFFERED,
-                24,
-                [server(world), REGISTER, REGISTER + 3, 0, 0],
-            )
-        },
+        buffered_register,
         &[
             R::good("a register", |_, _| {}),
             R::good("one that is never read", |case, _| case.structure[PAYLOAD] |= 1 << 32),

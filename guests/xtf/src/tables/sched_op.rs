@@ -12,21 +12,10 @@ use zerocopy::FromZeros;
 
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{World, ask};
 
 fn table<'a, T: FromZeros>(operation: &'static str, structure: Structure, rows: &'a [Row<T>]) -> Table<'a, T> {
-    Table {
-        call: "sched_op",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: SCHED_OP,
-        registers: |_| [0; 5],
-        structure,
-        good: |_, _| T::new_zeroed(),
-        undo: |_, _| {},
-        rows,
-    }
+    Table::hypercall(("sched_op", SCHED_OP), operation, structure, rows)
 }
 
 /// Long enough to be asleep before, in microseconds.

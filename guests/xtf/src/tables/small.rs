@@ -12,7 +12,6 @@ use zerocopy::FromZeros;
 
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{DOMID_SELF, NOBODY, PAGE, World, plain};
 
 fn table<'a, T: FromZeros>(
@@ -22,17 +21,7 @@ fn table<'a, T: FromZeros>(
     structure: Structure,
     rows: &'a [Row<T>],
 ) -> Table<'a, T> {
-    Table {
-        call,
-        operation,
-        conduit: Conduit::Hypercall,
-        number,
-        registers: |_| [0; 5],
-        structure,
-        good: |_, _| T::new_zeroed(),
-        undo: |_, _| {},
-        rows,
-    }
+    Table::hypercall((call, number), operation, structure, rows)
 }
 
 pub(crate) fn run(suite: &mut Suite) {

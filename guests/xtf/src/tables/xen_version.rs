@@ -6,7 +6,6 @@ use portunus::abi::version::{self, CompileInfo, FeatureInfo};
 
 use crate::case::{Case, Expected, Registers, Row, Structure, Table};
 use crate::suite::Suite;
-use crate::trampoline::Conduit;
 use crate::world::{World, plain};
 
 /// A table whose answer is a structure.
@@ -14,17 +13,7 @@ fn table<'a, T>(operation: &'static str, structure: Structure, rows: &'a [Row<T>
 where
     T: zerocopy::FromZeros,
 {
-    Table {
-        call: "xen_version",
-        operation,
-        conduit: Conduit::Hypercall,
-        number: XEN_VERSION,
-        registers: |_| [0; 5],
-        structure,
-        good: |_, _| T::new_zeroed(),
-        undo: |_, _| {},
-        rows,
-    }
+    Table::hypercall(("xen_version", XEN_VERSION), operation, structure, rows)
 }
 
 /// Whether `bytes` is text that ends with a zero.
