@@ -18,6 +18,10 @@ mod elsewhere;
 mod grants;
 #[path = "hypervisor_support/grants_batch.rs"]
 mod grants_batch;
+#[path = "hypervisor_support/grants_caches.rs"]
+mod grants_caches;
+#[path = "hypervisor_support/grants_calls.rs"]
+mod grants_calls;
 #[path = "hypervisor_support/grants_hostile.rs"]
 mod grants_hostile;
 #[path = "hypervisor_support/grants_life.rs"]
