@@ -268,7 +268,7 @@ pub enum News {
 pub enum Entry {
     /// Run the guest now.
     Run,
-    /// It still waits for something, or stopped: ask [`Hypervisor::schedule`] again.
+    /// It still waits for something, or stopped, or its timer is to be set: ask [`Hypervisor::schedule`] again.
     Blocked,
     /// In its time something was done that took some: take pending interrupts, then ask [`Hypervisor::schedule`] again.
     Worked,
@@ -477,8 +477,9 @@ impl<M: Machine> Hypervisor<M> {
             state.polls = false;
             domain.events.lock().stop_polling(vcpu.id.index);
         }
-        if state.registers.physical_timer.is_enabled() || state.physical_timer_line {
-            self.update_physical_timer(domain, vcpu, state);
+        let has_timer = state.registers.physical_timer.is_enabled() || state.physical_timer_line;
+        if has_timer && self.update_physical_timer(domain, vcpu, state) {
+            return Entry::Blocked;
         }
         if state.flush_due || vcpu.take_note(Attention::Interrupts) {
             state.flush_due = false;

@@ -310,12 +310,18 @@ impl RunQueue {
         }
     }
 
-    /// Sets or clears the time at which a runnable vCPU wants this pCPU's attention (an emulated timer).
-    pub fn set_deadline(&mut self, slot: Slot, deadline: Option<Ticks>) {
-        if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.deadline = at(deadline);
+    /// Sets or clears the time at which a runnable vCPU wants this pCPU's attention (an emulated timer), until it waits for
+    /// something. Returns whether it was another one.
+    pub fn set_deadline(&mut self, slot: Slot, deadline: Option<Ticks>) -> bool {
+        let Some(entry) = self.entries.get_mut(slot.0) else {
+            return false;
+        };
+        let deadline = at(deadline);
+        let changes = core::mem::replace(&mut entry.deadline, deadline) != deadline;
+        if changes {
             self.watch(slot.0);
         }
+        changes
     }
 
     /// The vCPU that this pCPU runs from `now` on, and when to ask again at the latest. One that is visited is not

@@ -320,9 +320,12 @@ impl<M: Machine> Hypervisor<M> {
         fires.then(|| Ticks(compare.saturating_add(cpu.read_el1(El1Register::CntvoffEl2))))
     }
 
-    /// Brings the emulated physical timer's line up to date before the vCPU runs.
-    pub(crate) fn update_physical_timer(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
-        let line = state.registers.physical_timer.line(self.machine.now());
+    /// Brings the emulated physical timer's line up to date, and has the vCPU's pCPU look again when that changes by itself:
+    /// after the guest wrote the timer, and before it runs, since a wait has a deadline of its own. Returns whether its pCPU
+    /// decides anew for that.
+    pub(crate) fn update_physical_timer(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
+        let now = self.machine.now();
+        let line = state.registers.physical_timer.line(now);
         if line != state.physical_timer_line {
             state.physical_timer_line = line;
             self.with_vgic(domain, |vgic| {
@@ -330,12 +333,6 @@ impl<M: Machine> Hypervisor<M> {
                     .unwrap_or_default()
             });
         }
-    }
-
-    /// The guest set its physical timer: its pCPU must look again when it is due.
-    pub(crate) fn physical_timer_written(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) {
-        self.update_physical_timer(domain, vcpu, state);
-        let deadline = state.registers.physical_timer.deadline(self.machine.now());
-        self.set_deadline(vcpu, deadline);
+        self.set_deadline(vcpu, state.registers.physical_timer.deadline(now))
     }
 }

@@ -129,12 +129,14 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The loaded vCPU wants its pCPU's attention at `deadline`.
-    pub(crate) fn set_deadline(&self, vcpu: &Vcpu, deadline: Option<Ticks>) {
-        if let Some(pcpu) = self.pcpu(vcpu.pcpu) {
-            pcpu.queue.lock().settled().set_deadline(vcpu.slot, deadline);
+    /// The loaded vCPU wants its pCPU's attention at `deadline`. Returns whether that is news, for which its pCPU decides anew.
+    pub(crate) fn set_deadline(&self, vcpu: &Vcpu, deadline: Option<Ticks>) -> bool {
+        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let is_news = pcpu.queue.lock().settled().set_deadline(vcpu.slot, deadline);
+        if is_news {
             pcpu.must_schedule.store(true, Ordering::Release);
         }
+        is_news
     }
 
     /// The loaded vCPU stops until `wait` ends, or until `deadline`.

@@ -119,7 +119,9 @@ impl<M: Machine> Hypervisor<M> {
         match system_register::access(access, value, &mut state.registers, &context) {
             SystemRegisterOutcome::Read(value) => state.frame.write(access.rt, value),
             SystemRegisterOutcome::Written => {}
-            SystemRegisterOutcome::TimerWritten => self.physical_timer_written(domain, vcpu, state),
+            SystemRegisterOutcome::TimerWritten => {
+                self.update_physical_timer(domain, vcpu, state);
+            }
             SystemRegisterOutcome::SendSgi { register, value } => {
                 self.send_sgi(cpu, domain, vcpu, !state.flush_due, (register, value));
             }

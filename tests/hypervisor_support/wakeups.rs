@@ -6,7 +6,7 @@ use portunus::ids::{DomainId, IntId, VcpuId};
 
 use crate::guest::{exception, vcpu};
 use crate::sim::{Moment, Sim};
-use crate::world::{BACKEND, EMPTY_GFN, GUEST, MS, Options, RAM, SCRATCH, STRANGER};
+use crate::world::{BACKEND, DISK, EMPTY_GFN, GUEST, MS, Options, RAM, SCRATCH, STRANGER};
 
 const G0: VcpuId = vcpu(GUEST, 0);
 const G1: VcpuId = vcpu(GUEST, 1);
@@ -351,6 +351,46 @@ fn a_physical_timer_whose_time_comes_while_its_vcpu_goes_to_sleep_wakes_it() {
             assert!(sim.runs(G0), "WFI: {wfi}, {late} ticks late");
             assert_eq!(sim.take_interrupt(G0), Some(30), "WFI: {wfi}, {late} ticks late");
         }
+    }
+}
+
+#[test]
+fn a_physical_timer_fires_in_time_whatever_its_vcpu_waited_for_before() {
+    let told = |sim: &Sim| {
+        sim.wfi(G0);
+        assert!(!sim.runs(G0));
+        assert_eq!(sim.send(B0, 11), 0);
+        assert!(sim.runs(G0), "the event ends the wait");
+    };
+    let preempted = |sim: &Sim| {
+        sim.wfi(G0);
+        sim.advance(MS);
+        assert_eq!(sim.send(B0, 11), 0);
+        sim.advance(MS);
+    };
+    let answered = |sim: &Sim| {
+        let server = sim.serve(B0);
+        assert_eq!(sim.load_from(G0, DISK + 8, 2, 1), None);
+        assert!(!sim.runs(G0));
+        sim.answer(B0, &server, 0, 7);
+        assert_eq!(sim.x(G0, 1), 7);
+    };
+    let waits: [(&str, &dyn Fn(&Sim)); 4] = [
+        ("nothing", &|_| ()),
+        ("a server", &answered),
+        ("an event", &told),
+        ("an event, for a time", &preempted),
+    ];
+    for (what, wait) in waits {
+        let sim = Sim::new(&connected());
+        listen(&sim, G0);
+        write_physical_timer(&sim, G0, 0, 10 * MS);
+        write_physical_timer(&sim, G0, 1, 1);
+        wait(&sim);
+        while sim.take_interrupt(G0).is_some() {}
+        // From here on the guest traps no more.
+        sim.advance(11 * MS);
+        assert_eq!(sim.take_interrupt(G0), Some(30), "it waited for {what}");
     }
 }
 
