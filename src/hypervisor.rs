@@ -77,6 +77,7 @@ pub use assemble::{AssemblyError, MachineFacts};
 pub use quick::{HYPERCALL, Quick, is_send};
 pub use rest::{RestEnd, Rested};
 
+use crate::abi::vcpu::RUNSTATE_RUNNABLE;
 use crate::console::Console;
 use crate::counters::{Exit, VcpuCounters};
 use crate::cpu::Cpu;
@@ -98,6 +99,7 @@ use crate::trap::registers::GuestFrame;
 use crate::trap::syndrome::Hpfar;
 use crate::trap::system_register::EmulatedRegisters;
 use crate::trap::system_register::identification::{IdRegisters, RawIdRegisters};
+use crate::vgic::list_register::VirtualInterface;
 
 /// A vCPU's state that only its pCPU touches. `arch` finds the frame at its start.
 #[derive(Debug)]
@@ -117,10 +119,7 @@ pub struct VcpuState {
     unheard: Unheard,
     /// Registers that exist in the core alone.
     registers: EmulatedRegisters,
-    /// What its physical timer's line was last.
-    physical_timer_line: bool,
-    /// Its list registers do not show what its vGIC holds.
-    flush_due: bool,
+    flags: Flags,
     /// The port by which it last sent an event to its own domain.
     own_port: EventPort,
     /// The port by which it sent to another domain last.
@@ -135,10 +134,6 @@ pub struct VcpuState {
     hole_before: quick::Hole,
     /// Where its stores to registers went lately.
     known: quick::KnownStores,
-    /// It sleeps in SCHEDOP_poll.
-    polls: bool,
-    /// It was powered on, and has not turned off since.
-    is_on: bool,
     /// How often its domain had been restarted when it was powered on.
     restarts: u32,
     /// CNTVOFF_EL2.
@@ -153,6 +148,36 @@ pub struct VcpuState {
     pub across: Across,
     set_way: SetWayWalk,
     counters: Arc<VcpuCounters>,
+    /// Its own.
+    pcpu: Arc<Pcpu>,
+}
+
+/// What is asked of a vCPU each time before it goes on, looked at together.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+struct Flags {
+    /// It sleeps in SCHEDOP_poll.
+    polls: bool,
+    /// It was powered on, and has not turned off since.
+    is_on: bool,
+    /// What its physical timer's line was last.
+    physical_timer_line: bool,
+    /// Its list registers do not show what its vGIC holds.
+    flush_due: bool,
+}
+
+impl Flags {
+    /// It is on, and that is all.
+    #[inline(always)]
+    const fn is_only_on(self) -> bool {
+        let flags = [
+            self.polls as u8,
+            self.is_on as u8,
+            self.physical_timer_line as u8,
+            self.flush_due as u8,
+        ];
+        u32::from_le_bytes(flags) == u32::from_le_bytes([0, 1, 0, 0])
+    }
 }
 
 impl VcpuState {
@@ -162,13 +187,26 @@ impl VcpuState {
         self.came_across
     }
 
+    /// The pCPU goes over to `to`, which is to have this news; `vcpu`, whose state this is, leaves it as one that is `leaves`,
+    /// a `RUNSTATE_*`.
+    #[inline(always)]
+    fn go_across(&mut self, vcpu: &Vcpu, to: VcpuId, news: News, leaves: u32) {
+        vcpu.set_may_wait(leaves != RUNSTATE_RUNNABLE);
+        self.across = Across {
+            to,
+            leaves,
+            parked: None,
+            news,
+        };
+    }
+
     /// It waits for the answer to an access.
     #[inline]
     fn has_access(&self) -> bool {
         self.plain.is_some() || self.access.is_some()
     }
 
-    fn new(id: VcpuId, counters: Arc<VcpuCounters>) -> Self {
+    fn new(id: VcpuId, counters: Arc<VcpuCounters>, pcpu: Arc<Pcpu>) -> Self {
         Self {
             id,
             frame: GuestFrame::default(),
@@ -177,8 +215,12 @@ impl VcpuState {
             departed: DomainSet::default(),
             unheard: Unheard::default(),
             registers: EmulatedRegisters::default(),
-            physical_timer_line: false,
-            flush_due: true,
+            flags: Flags {
+                polls: false,
+                is_on: false,
+                physical_timer_line: false,
+                flush_due: true,
+            },
             own_port: EventPort(0),
             peer: volleys::KnownPeer::NONE,
             came_across: false,
@@ -186,8 +228,6 @@ impl VcpuState {
             hole: quick::Hole::default(),
             hole_before: quick::Hole::default(),
             known: quick::KnownStores::default(),
-            polls: false,
-            is_on: false,
             restarts: 0,
             virtual_offset: 0,
             spent_before: Spent::default(),
@@ -197,11 +237,14 @@ impl VcpuState {
                 deadline: None,
             },
             across: Across {
+                leaves: RUNSTATE_RUNNABLE,
+                parked: None,
                 to: id,
                 news: News::Upcall,
             },
             set_way: SetWayWalk::default(),
             counters,
+            pcpu,
         }
     }
 
@@ -246,6 +289,10 @@ pub struct Schedule {
 pub struct Across {
     /// The vCPU.
     pub to: VcpuId,
+    /// What the one does meanwhile that is loaded now: a `RUNSTATE_*`.
+    leaves: u32,
+    /// That one's list registers are given up already; whether the physical interrupt of its virtual timer is active.
+    parked: Option<bool>,
     /// What has happened.
     pub news: News,
 }
@@ -289,7 +336,7 @@ pub struct Hypervisor<M: Machine> {
     machine: M,
     /// By number; number 0 is nobody's.
     domains: Vec<Option<Domain>>,
-    pcpus: Vec<Pcpu>,
+    pcpus: Vec<Arc<Pcpu>>,
     policy: Policy,
     references: Mutex<FrameReferences>,
     /// Where the seeds of guests come from. No other lock is taken under it.
@@ -369,10 +416,11 @@ impl<M: Machine> Hypervisor<M> {
         Some(Located { domain, vcpu })
     }
 
-    /// A vCPU's state before its first instruction; asked for once, at boot.
-    pub fn initial_state(&self, id: VcpuId) -> VcpuState {
-        let counters = self.vcpu(id).map(|(_, vcpu)| Arc::clone(&vcpu.counters));
-        VcpuState::new(id, counters.unwrap_or_default())
+    /// A vCPU's state before its first instruction; asked for once, at boot. `None` if there is no such vCPU.
+    pub fn initial_state(&self, id: VcpuId) -> Option<VcpuState> {
+        let (_, vcpu) = self.vcpu(id)?;
+        let pcpu = self.pcpus.get(usize::from(vcpu.pcpu.0))?;
+        Some(VcpuState::new(id, Arc::clone(&vcpu.counters), Arc::clone(pcpu)))
     }
 
     /// Whether everything is over: all guests have stopped, or the person at the console quits. `arch` then shows what the
@@ -392,8 +440,8 @@ impl<M: Machine> Hypervisor<M> {
     pub fn goes_on<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Located { domain, vcpu } = at;
         let registers = &state.registers.physical_timer;
-        let due = state.polls || state.physical_timer_line || registers.is_enabled() || !state.is_on;
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let due = state.flags.polls || state.flags.physical_timer_line || registers.is_enabled() || !state.flags.is_on;
         let decides = || pcpu.must_schedule.load(Ordering::Acquire);
         if due || !domain.life.is_running() || self.is_finished() || decides() {
             return false;
@@ -407,13 +455,13 @@ impl<M: Machine> Hypervisor<M> {
             if !straight {
                 self.take_upcall(domain, vcpu);
             }
-            state.flush_due |= !straight || notes.has(Attention::Interrupts);
+            state.flags.flush_due |= !straight || notes.has(Attention::Interrupts);
         }
         if state.has_access() && !self.take_plain(cpu, domain, vcpu, state) {
             return false;
         }
-        if state.flush_due {
-            state.flush_due = false;
+        if state.flags.flush_due {
+            state.flags.flush_due = false;
             let told = self.flush_interrupts(cpu, domain, vcpu);
             if told && decides() {
                 return false;
@@ -429,12 +477,10 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(always)]
     pub fn goes_straight_on(&self, at: Located<'_>, state: &VcpuState) -> bool {
         let Located { domain, vcpu } = at;
-        let timer = &state.registers.physical_timer;
-        let due = state.polls | state.physical_timer_line | timer.is_enabled() | !state.is_on | state.flush_due;
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
-        if due
+        if !state.flags.is_only_on()
+            || state.registers.physical_timer.is_enabled()
             || !domain.life.is_running()
-            || pcpu.must_schedule.load(Ordering::Acquire)
+            || state.pcpu.must_schedule.load(Ordering::Acquire)
             || vcpu.has_notes()
             || state.has_access()
             || vcpu.publishes_runstate()
@@ -452,10 +498,10 @@ impl<M: Machine> Hypervisor<M> {
             return Entry::Blocked;
         };
         let notes = vcpu.take_notes();
-        state.flush_due |= notes.has(Attention::Interrupts);
+        state.flags.flush_due |= notes.has(Attention::Interrupts);
         if notes.has(Attention::Upcall) {
             self.take_upcall(domain, vcpu);
-            state.flush_due = true;
+            state.flags.flush_due = true;
         }
         if notes.has(Attention::Snapshot) && !self.take_snapshot(cpu, vcpu, state) {
             vcpu.put_back(notes.without(Attention::Snapshot));
@@ -467,22 +513,22 @@ impl<M: Machine> Hypervisor<M> {
         if notes.has(Attention::Power) {
             self.apply_power(cpu, domain, vcpu, state);
         }
-        if !state.is_on {
+        if !state.flags.is_on {
             return self.stay_off(vcpu);
         }
         if state.has_access() && !self.resume_access(cpu, domain, vcpu, state) {
             return Entry::Blocked;
         }
-        if state.polls {
-            state.polls = false;
+        if state.flags.polls {
+            state.flags.polls = false;
             domain.events.lock().stop_polling(vcpu.id.index);
         }
-        let has_timer = state.registers.physical_timer.is_enabled() || state.physical_timer_line;
+        let has_timer = state.registers.physical_timer.is_enabled() || state.flags.physical_timer_line;
         if has_timer && self.update_physical_timer(domain, vcpu, state) {
             return Entry::Blocked;
         }
-        if state.flush_due || vcpu.take_note(Attention::Interrupts) {
-            state.flush_due = false;
+        if state.flags.flush_due || vcpu.take_note(Attention::Interrupts) {
+            state.flags.flush_due = false;
             self.flush_interrupts(cpu, domain, vcpu);
         }
         self.account_running(vcpu, state);
@@ -491,17 +537,30 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// First step when a vCPU is unloaded: takes what the list registers hold into the vGIC. Afterwards no list register
-    /// is in use. Returns whether the physical interrupt of the virtual timer is active, as it was handed to this vCPU.
+    /// is in use. `across`: its state has who runs next, after [`Quick::Across`]. Returns whether the physical interrupt of the
+    /// virtual timer is active, as it was handed to this vCPU.
     #[inline(always)]
-    pub fn leave<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
+    pub fn leave<V: VirtualInterface>(
+        &self,
+        at: Located<'_>,
+        interface: &mut V,
+        state: &mut VcpuState,
+        across: bool,
+    ) -> bool {
         let Located { domain, vcpu } = at;
-        let (kick, timer) = {
-            let mut vgic = domain.vgic.lock();
-            let kick = vgic.park(vcpu.id.index, cpu.virtual_interface());
-            (kick, vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER))
+        let (kick, timer) = match state.across.parked {
+            Some(timer) if across => (VcpuSet::EMPTY, timer),
+            _ => {
+                let mut vgic = domain.vgic.lock();
+                let kick = vgic.park(vcpu.id.index, interface);
+                (kick, vgic.holds_physical(vcpu.id.index, interrupts::VIRTUAL_TIMER))
+            }
         };
-        state.flush_due = true;
-        self.account_stopped(vcpu, state);
+        if across {
+            self.account_rest(vcpu, state, state.across.leaves);
+        } else {
+            self.account_stopped(vcpu, state);
+        }
         if !kick.is_empty() {
             self.tell_others(domain, kick);
         }
@@ -517,17 +576,24 @@ impl<M: Machine> Hypervisor<M> {
     /// First step when a vCPU is loaded that [`Self::leave`] unloaded, or none: its list registers hold what they held, and
     /// it has its `news`. Returns whether the physical interrupt of the virtual timer is to be active.
     #[inline(always)]
-    pub fn load<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, news: News) -> bool {
+    pub fn load<V: VirtualInterface>(
+        &self,
+        at: Located<'_>,
+        interface: &mut V,
+        state: &mut VcpuState,
+        news: News,
+    ) -> bool {
         let Located { domain, vcpu } = at;
         let index = vcpu.id.index;
         let holds = {
             let mut vgic = domain.vgic.lock();
-            let interface = cpu.virtual_interface();
-            state.flush_due = match news {
+            // The same before and after; here it shares a look with what follows.
+            let holds = vgic.holds_physical(index, interrupts::VIRTUAL_TIMER);
+            state.flags.flush_due = match news {
                 News::Upcall | News::Event => vgic.load_pulsed(index, UPCALL, interface),
                 _ => vgic.load(index, interface),
             };
-            vgic.holds_physical(index, interrupts::VIRTUAL_TIMER)
+            holds
         };
         state.came_across = matches!(news, News::Event);
         if let News::Answer(value) = news {
@@ -536,13 +602,19 @@ impl<M: Machine> Hypervisor<M> {
         holds
     }
 
-    /// The vCPU of [`Quick::Across`] could not be loaded: it has its news all the same.
+    /// The vCPU of [`Quick::Across`] could not be loaded: it has its news all the same, and the one that is loaded has its
+    /// list registers again.
     #[cold]
-    pub fn not_across(&self, across: Across) {
-        if let Some((_, vcpu)) = self.vcpu(across.to)
-            && matches!(across.news, News::Upcall | News::Event)
+    #[inline(never)]
+    pub fn not_across<V: VirtualInterface>(&self, at: Located<'_>, interface: &mut V, state: &mut VcpuState) {
+        let Across { to, parked, news, .. } = state.across;
+        if let Some((_, vcpu)) = self.vcpu(to)
+            && matches!(news, News::Upcall | News::Event)
         {
             vcpu.note(Attention::Upcall);
+        }
+        if parked.is_some() {
+            self.load(at, interface, state, News::Nothing);
         }
     }
 

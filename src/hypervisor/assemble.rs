@@ -3,6 +3,7 @@
 //! Runs once at boot and may allocate. Afterwards nothing here is used again.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -160,7 +161,7 @@ impl<M: Machine> Hypervisor<M> {
         let hypervisor = Self {
             machine,
             domains,
-            pcpus: queues.into_iter().map(Pcpu::new).collect(),
+            pcpus: queues.into_iter().map(Pcpu::new).map(Arc::new).collect(),
             policy: Policy::new(manifest),
             references: Mutex::new(built.references),
             entropy: Mutex::new(built.entropy),

@@ -85,7 +85,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Outcome::Poll { until } => {
                 state.frame.write(0, 0);
-                state.polls = true;
+                state.flags.polls = true;
                 let limit = until.map(|system_time| self.ticks_at(system_time));
                 self.wait_for_event(cpu, domain, vcpu, state, limit);
             }

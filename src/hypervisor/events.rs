@@ -74,7 +74,7 @@ impl<M: Machine> Hypervisor<M> {
         vcpu: &Vcpu,
         state: &VcpuState,
     ) -> bool {
-        !state.flush_due
+        !state.flags.flush_due
             && domain
                 .vgic
                 .lock()

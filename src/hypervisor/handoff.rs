@@ -22,7 +22,7 @@ use crate::hypervisor::alarms::NEVER;
 use crate::hypervisor::clock::CoreClock;
 use crate::hypervisor::run::{NOBODY, Pcpu};
 use crate::hypervisor::volleys::KnownPeer;
-use crate::hypervisor::{Across, Hypervisor, Located, News, Quick, Schedule, VcpuState};
+use crate::hypervisor::{Hypervisor, Located, News, Quick, Schedule, VcpuState};
 use crate::ids::{EventPort, PcpuId, ServerId, Ticks, VcpuId, VcpuSet};
 use crate::ioreq::{Answer, Clock, Handed, Servers};
 use crate::machine::Machine;
@@ -79,8 +79,7 @@ impl<M: Machine> Hypervisor<M> {
             } else {
                 News::Nothing
             };
-            state.across = Across { to, news };
-            state.leaves_as = Some(RUNSTATE_BLOCKED);
+            state.go_across(vcpu, to, news, RUNSTATE_BLOCKED);
             return Called::Across;
         }
         if let Some((server, delivery, _)) = &told
@@ -370,7 +369,7 @@ impl<M: Machine> Hypervisor<M> {
         let index = at.vcpu.id.index;
         delivery.upcall == Some(index)
             && delivery.wake.is_empty()
-            && !state.flush_due
+            && !state.flags.flush_due
             && at
                 .domain
                 .vgic
@@ -457,11 +456,7 @@ impl<M: Machine> Hypervisor<M> {
         if self.give_turn_back(vcpu, target, waiter, now)
             && let Some(Answer::Value(value)) = servers.take(waiter)
         {
-            state.across = Across {
-                to: answered,
-                news: News::Answer(value),
-            };
-            state.leaves_as = Some(RUNSTATE_RUNNABLE);
+            state.go_across(vcpu, answered, News::Answer(value), RUNSTATE_RUNNABLE);
             return Some(Quick::Across);
         }
         drop(servers);

@@ -25,7 +25,7 @@ impl<M: Machine> Hypervisor<M> {
         let Some((domain, vcpu)) = self.vcpu(state.id) else {
             return;
         };
-        self.with_own_vgic(cpu, domain, vcpu, !state.flush_due, |vgic, _| {
+        self.with_own_vgic(cpu, domain, vcpu, !state.flags.flush_due, |vgic, _| {
             vgic.physical_private(vcpu.id.index, VIRTUAL_TIMER).unwrap_or_default()
         });
     }
@@ -35,7 +35,7 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(always)]
     pub fn on_virtual_timer_again<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState) -> bool {
         let index = at.vcpu.id.index;
-        !state.flush_due
+        !state.flags.flush_due
             && at
                 .domain
                 .vgic
@@ -46,7 +46,7 @@ impl<M: Machine> Hypervisor<M> {
     /// As [`Self::on_virtual_timer`] if that is all there is to do before the vCPU goes on. `false`: nothing was done.
     pub fn on_virtual_timer_at_once<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &VcpuState) -> bool {
         let index = at.vcpu.id.index;
-        !state.flush_due
+        !state.flags.flush_due
             && at
                 .domain
                 .vgic
@@ -264,7 +264,7 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Option<Option<Ticks>> {
         let timer = &state.registers.physical_timer;
         // Its time has come since the vCPU was entered: the line rises when it is entered again.
-        if timer.line(now) && !state.physical_timer_line {
+        if timer.line(now) && !state.flags.physical_timer_line {
             return None;
         }
         let physical = timer.deadline(now);
@@ -287,7 +287,7 @@ impl<M: Machine> Hypervisor<M> {
         let mut vgic = domain.vgic.lock();
         let kick = vgic.wait(vcpu.id.index, cpu.virtual_interface());
         let deliverable = vgic.has_deliverable(vcpu.id.index);
-        state.flush_due |= vgic.needs_flush(vcpu.id.index);
+        state.flags.flush_due |= vgic.needs_flush(vcpu.id.index);
         drop(vgic);
         if !kick.is_empty() {
             self.interrupt_vcpus(domain, kick);
@@ -303,12 +303,12 @@ impl<M: Machine> Hypervisor<M> {
     /// The pCPU has nothing to run and keeps the vCPU loaded: what its list registers hold is taken into the vGIC, so that
     /// the domain's other vCPUs can see it.
     pub fn rest<C: Cpu>(&self, cpu: &mut C, state: &mut VcpuState) {
-        if state.flush_due {
+        if state.flags.flush_due {
             return;
         }
         let Some((domain, _)) = self.vcpu(state.id) else { return };
         let kick = domain.vgic.lock().rest(state.id.index, cpu.virtual_interface());
-        state.flush_due = true;
+        state.flags.flush_due = true;
         self.interrupt_vcpus(domain, kick);
     }
 
@@ -326,8 +326,8 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn update_physical_timer(&self, domain: &Domain, vcpu: &Vcpu, state: &mut VcpuState) -> bool {
         let now = self.machine.now();
         let line = state.registers.physical_timer.line(now);
-        if line != state.physical_timer_line {
-            state.physical_timer_line = line;
+        if line != state.flags.physical_timer_line {
+            state.flags.physical_timer_line = line;
             self.with_vgic(domain, |vgic| {
                 vgic.set_private_level(vcpu.id.index, PHYSICAL_TIMER, line)
                     .unwrap_or_default()

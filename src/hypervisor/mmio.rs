@@ -212,7 +212,7 @@ impl<M: Machine> Hypervisor<M> {
                 self.finish_access(cpu, state);
                 return;
             };
-            let (exit, routed) = self.route(cpu, domain, vcpu, !state.flush_due, &access);
+            let (exit, routed) = self.route(cpu, domain, vcpu, !state.flags.flush_due, &access);
             state.count(exit);
             let answer = match routed {
                 Routed::Done(value) => Some(Answer::Value(value)),

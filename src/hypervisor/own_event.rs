@@ -31,7 +31,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         // The lock is tried, so that no register is kept for a wait.
         if delivery == upcall
-            && !state.flush_due
+            && !state.flags.flush_due
             && let Some(mut vgic) = domain.vgic.try_lock()
             && vgic.pulse_private_again(index, UPCALL, cpu.virtual_interface())
         {

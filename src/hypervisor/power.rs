@@ -111,13 +111,13 @@ impl<M: Machine> Hypervisor<M> {
         state.plain = None;
         state.departed = DomainSet::default();
         state.unheard = Unheard::default();
-        state.is_on = false;
-        if core::mem::take(&mut state.polls) {
+        state.flags.is_on = false;
+        if core::mem::take(&mut state.flags.polls) {
             domain.events.lock().stop_polling(vcpu.id.index);
         }
         cpu.write_el1(El1Register::CntvCtlEl0, 0);
         let kick = domain.vgic.lock().power_off(vcpu.id.index, cpu.virtual_interface());
-        state.flush_due = true;
+        state.flags.flush_due = true;
         self.interrupt_vcpus(domain, kick);
         self.block(vcpu, Wait::Power, None);
         let before = core::mem::replace(&mut *vcpu.power.lock(), Power::Off);
@@ -144,14 +144,14 @@ impl<M: Machine> Hypervisor<M> {
             drop(power);
             let restarts = domain.restarts.load(Ordering::Acquire);
             let mut new = VcpuState {
-                is_on: true,
                 restarts,
                 virtual_offset: domain.virtual_offset.load(Ordering::Acquire),
-                ..VcpuState::new(state.id, Arc::clone(&state.counters))
+                ..VcpuState::new(state.id, Arc::clone(&state.counters), Arc::clone(&state.pcpu))
             };
+            new.flags.is_on = true;
             if state.restarts == restarts {
                 // The vGIC still has the line as the old timer left it, and time spent is spent.
-                new.physical_timer_line = state.physical_timer_line;
+                new.flags.physical_timer_line = state.flags.physical_timer_line;
                 new.spent_before = state.spent_before;
             } else {
                 new.spent_before = self.spent(vcpu, self.machine.now());

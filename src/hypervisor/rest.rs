@@ -52,7 +52,7 @@ impl<M: Machine> Hypervisor<M> {
     pub fn begin_rest<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> bool {
         let Located { domain, vcpu } = at;
         let timer = &state.registers.physical_timer;
-        let due = state.flush_due || state.polls || state.physical_timer_line || timer.is_enabled();
+        let due = !state.flags.is_only_on() || timer.is_enabled();
         if due || !is_wait_for_interrupt(esr, &state.frame) || vcpu.has_notes() {
             return false;
         }
@@ -87,7 +87,7 @@ impl<M: Machine> Hypervisor<M> {
         now: Ticks,
     ) -> bool {
         let timer = &state.registers.physical_timer;
-        if state.flush_due || state.physical_timer_line || timer.is_enabled() {
+        if state.flags.flush_due || state.flags.physical_timer_line || timer.is_enabled() {
             return false;
         }
         let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
@@ -172,7 +172,7 @@ impl<M: Machine> Hypervisor<M> {
                     let at_once = self.take_upcall_at_once(cpu, domain, vcpu, state);
                     if !at_once {
                         self.take_upcall(domain, vcpu);
-                        state.flush_due = true;
+                        state.flags.flush_due = true;
                     }
                     at_once
                 }

@@ -53,7 +53,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     pub(crate) fn pcpu(&self, id: PcpuId) -> Option<&Pcpu> {
-        self.pcpus.get(usize::from(id.0))
+        self.pcpus.get(usize::from(id.0)).map(|pcpu| &**pcpu)
     }
 
     /// Notes `what` for `vcpu`, ends its wait if it is of kind `wait`, and makes its pCPU look.

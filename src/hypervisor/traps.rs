@@ -123,7 +123,7 @@ impl<M: Machine> Hypervisor<M> {
                 self.update_physical_timer(domain, vcpu, state);
             }
             SystemRegisterOutcome::SendSgi { register, value } => {
-                self.send_sgi(cpu, domain, vcpu, !state.flush_due, (register, value));
+                self.send_sgi(cpu, domain, vcpu, !state.flags.flush_due, (register, value));
             }
             SystemRegisterOutcome::CacheBySetWay => {
                 if !self.clean_domain(domain, state) {

@@ -12,8 +12,9 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::evtchn::{Arrived, Delivery, Route, Sender};
+use crate::hypervisor::interrupts::VIRTUAL_TIMER;
 use crate::hypervisor::quick::is_wait_for_interrupt;
-use crate::hypervisor::{Across, Hypervisor, Located, News, Quick, VcpuState};
+use crate::hypervisor::{Hypervisor, Located, News, Quick, VcpuState};
 use crate::ids::{DomainId, EventPort};
 use crate::machine::Machine;
 
@@ -131,7 +132,7 @@ impl<M: Machine> Hypervisor<M> {
     /// `false`: nothing was done.
     #[inline(always)]
     pub(crate) fn go_to_listener(&self, vcpu: &Vcpu, state: &mut VcpuState, to: &Vcpu) -> bool {
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let pcpu = &state.pcpu;
         if pcpu.must_schedule.load(Ordering::Acquire) {
             return false;
         }
@@ -146,11 +147,7 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         pcpu.running.store(to.slot.index(), Ordering::Relaxed);
-        state.across = Across {
-            to: to.id,
-            news: News::Event,
-        };
-        state.leaves_as = Some(RUNSTATE_RUNNABLE);
+        state.go_across(vcpu, to.id, News::Event, RUNSTATE_RUNNABLE);
         true
     }
 
@@ -168,23 +165,22 @@ impl<M: Machine> Hypervisor<M> {
     fn gives_way<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, esr: u64) -> bool {
         let Located { domain, vcpu } = at;
         let timer = &state.registers.physical_timer;
-        let due = state.flush_due || state.polls || state.physical_timer_line || timer.is_enabled();
+        let due = !state.flags.is_only_on() || timer.is_enabled();
         if due || !is_wait_for_interrupt(esr, &state.frame) || vcpu.has_notes() || self.virtual_deadline(cpu).is_some()
         {
             return false;
         }
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
         // With nothing in its list registers, nothing in them wakes it.
+        let pcpu = &state.pcpu;
         if pcpu.must_schedule.load(Ordering::Acquire) {
             return false;
         }
         // Locks are tried, so that no register is kept for a wait.
-        let Some(vgic) = domain.vgic.try_lock() else {
+        let Some(mut vgic) = domain.vgic.try_lock() else {
             return false;
         };
-        let may_wait = vgic.shows_nothing(vcpu.id.index, cpu.virtual_interface());
-        drop(vgic);
-        if !may_wait {
+        let index = vcpu.id.index;
+        if !vgic.shows_nothing(index, cpu.virtual_interface()) {
             return false;
         }
         let now = self.machine.now();
@@ -196,6 +192,10 @@ impl<M: Machine> Hypervisor<M> {
         let Some((slot, to)) = next else {
             return false;
         };
+        // As it goes in any case, its list registers are given up under the same lock.
+        let parked = vgic.park_ended(index);
+        let parked = parked.then(|| vgic.holds_physical(index, VIRTUAL_TIMER));
+        drop(vgic);
         pcpu.running.store(slot.index(), Ordering::Relaxed);
         self.left_guest(vcpu.pcpu);
         state.count(Exit::Wait);
@@ -205,8 +205,8 @@ impl<M: Machine> Hypervisor<M> {
             Some((_, sender)) if sender.take_upcall() => News::Upcall,
             _ => News::Nothing,
         };
-        state.across = Across { to, news };
-        state.leaves_as = Some(RUNSTATE_BLOCKED);
+        state.go_across(vcpu, to, news, RUNSTATE_BLOCKED);
+        state.across.parked = parked;
         true
     }
 }

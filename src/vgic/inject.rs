@@ -1,7 +1,7 @@
 //! Interrupts that come in: lines of emulated devices, IOREQ servers' requests, physical interrupts of real devices.
 
 use super::irq::Slot;
-use super::{PRIVATE, Vgic, VgicError};
+use super::{Vgic, VgicError};
 use crate::ids::{IntId, VcpuSet};
 
 impl Vgic {
@@ -174,9 +174,10 @@ impl Vgic {
 
     /// Whether the physical interrupt behind this vCPU's PPI is, or while the vCPU is unloaded would be, active: whoever
     /// loads the vCPU makes the hardware's active state agree. Exact after [`Self::sync`] or [`Self::unload`].
-    #[inline]
+    #[inline(always)]
     pub fn holds_physical(&self, vcpu: u8, interrupt: IntId) -> bool {
-        self.irqs[Slot(u16::from(vcpu) * PRIVATE + (interrupt.0 % IntId::FIRST_SPI) as u16)].physical_active
+        let private = self.irqs.private(vcpu);
+        private.is_some_and(|irqs| irqs[(interrupt.0 % IntId::FIRST_SPI) as usize].physical_active)
     }
 
     fn arrive(&mut self, slot: Slot, interrupt: IntId) -> Result<VcpuSet, VgicError> {

@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::ops::{Index, IndexMut};
 
+use super::PRIVATE;
 use super::list_register::Backing;
 use crate::ids::IntId;
 
@@ -293,6 +294,14 @@ impl Irqs {
         for (index, irq) in (0..).zip(self.table.iter_mut()) {
             *irq = make(index);
         }
+    }
+}
+
+impl Irqs {
+    /// The private ones of a vCPU that exists, found by one look.
+    #[inline(always)]
+    pub(super) fn private(&self, vcpu: u8) -> Option<&[Irq; PRIVATE as usize]> {
+        self.table.as_chunks().0.get(usize::from(vcpu))
     }
 }
 

@@ -132,7 +132,7 @@ impl Sim {
                 hook: RefCell::new(None),
             };
             let context = Context {
-                state: hypervisor.initial_state(id),
+                state: hypervisor.initial_state(id).expect("a vCPU"),
                 cpu,
                 timer_active: false,
             };
@@ -288,7 +288,7 @@ impl Sim {
                 let Some(next) = schedule.run else {
                     return self.rest(pcpu);
                 };
-                self.load(pcpu, next, News::Nothing);
+                self.load(pcpu, next, News::Nothing, false);
             }
             let vcpu = self.update(pcpu, |state| state.loaded).expect("loaded");
             let entry = self.with(vcpu, |context| {
@@ -329,7 +329,7 @@ impl Sim {
         }
     }
 
-    fn load(&self, pcpu: PcpuId, next: VcpuId, news: News) {
+    fn load(&self, pcpu: PcpuId, next: VcpuId, news: News, across: bool) {
         let state = self.pcpus[usize::from(pcpu.0)].get();
         if state.loaded == Some(next) {
             return;
@@ -339,7 +339,7 @@ impl Sim {
             self.with(old, |context| {
                 self.on(pcpu, |hypervisor| {
                     let at = hypervisor.locate(old).expect("it exists");
-                    hypervisor.leave(at, &mut context.cpu, &mut context.state);
+                    hypervisor.leave(at, context.cpu.virtual_interface(), &mut context.state, across);
                 });
                 let left = context.cpu.fake.interface().used().count();
                 assert_eq!(left, 0, "{old:?} leaves list registers in use");
@@ -349,7 +349,7 @@ impl Sim {
         self.with(next, |context| {
             self.on(pcpu, |hypervisor| {
                 let at = hypervisor.locate(next).expect("it exists");
-                hypervisor.load(at, &mut context.cpu, &mut context.state, news);
+                hypervisor.load(at, context.cpu.virtual_interface(), &mut context.state, news);
             });
         });
     }

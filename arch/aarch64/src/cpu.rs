@@ -1,6 +1,6 @@
 //! The core's view of this pCPU with one vCPU loaded.
 
-use crate::gic::{self, Gic};
+use crate::gic::{self, Controller, Gic};
 use crate::sysreg::{isb, read_sysreg, write_sysreg};
 use crate::{pcpu, trace};
 use portunus::cpu::{Access, Cpu, El1Register, TranslationFault};
@@ -34,49 +34,41 @@ impl El2Cpu {
     }
 }
 
-/// The virtual CPU interface of the executing pCPU.
+/// The virtual CPU interface of the executing pCPU, by the kind of its controller where that is known.
 #[derive(Debug)]
-pub(crate) struct ListRegisters(&'static Gic);
+pub(crate) struct ListRegisters<G: 'static = Gic>(pub(crate) &'static G);
 
-macro_rules! either {
-    ($self:expr, $gic:ident => $call:expr) => {
-        match $self.0 {
-            Gic::V2($gic) => $call,
-            Gic::V3($gic) => $call,
-        }
-    };
-}
-
-impl VirtualInterface for ListRegisters {
+impl<G: Controller> VirtualInterface for ListRegisters<G> {
     fn list_registers(&self) -> usize {
-        either!(self, gic => gic.list_registers())
+        self.0.list_registers()
     }
     fn read(&self, index: usize) -> Option<ListRegister> {
-        either!(self, gic => gic.read(index))
+        self.0.read(index)
     }
     #[inline]
     fn state(&self, index: usize) -> LrState {
-        either!(self, gic => gic.state(index))
+        self.0.state(index)
     }
     #[inline(always)]
     fn write(&mut self, index: usize, value: Option<ListRegister>) {
-        either!(self, gic => gic.write(index, value))
+        self.0.write(index, value);
     }
     #[inline(always)]
     fn lower(&mut self, index: usize) -> LrState {
-        either!(self, gic => gic.lower(index))
+        self.0.lower(index)
     }
+    #[inline]
     fn free(&self) -> u16 {
-        either!(self, gic => gic.free())
+        self.0.free()
     }
     fn set_no_pending(&mut self, wanted: bool) {
-        either!(self, gic => gic.set_no_pending(wanted))
+        self.0.set_no_pending(wanted);
     }
     fn mask(&self) -> PriorityMask {
-        either!(self, gic => gic.mask())
+        self.0.mask()
     }
     fn deactivate(&mut self, physical: IntId) {
-        self.0.deactivate_id(physical);
+        Controller::deactivate(self.0, physical);
     }
     #[inline]
     fn trace(&mut self, kind: Kind, interrupt: IntId) {

@@ -40,11 +40,12 @@ pub(crate) fn on_trap(local: &mut Local, features: Features) {
     // SAFETY: the loaded context lives for ever, and this pCPU's only handler has the only reference.
     if let Some(context) = unsafe { loaded.as_mut() } {
         context.fp_eager = EAGER;
+        context.extras.fp = true;
     }
     take(local, loaded, features);
 }
 
-/// `next` is about to run.
+/// `next`, which has used FP registers or comes after one that has them, is about to run.
 #[inline]
 pub(crate) fn on_switch(local: &mut Local, next: *mut VcpuContext) {
     // SAFETY: as `on_trap`.
@@ -55,15 +56,15 @@ pub(crate) fn on_switch(local: &mut Local, next: *mut VcpuContext) {
     if !own && context.fp_eager > 0 {
         context.fp_eager -= 1;
         take(local, next, local.features);
-    } else if local.fp_traps == own {
-        local.fp_traps = !own;
+    } else if local.open.fp != own {
+        local.open.fp = own;
         set_fp_trap(local.features, !own);
     }
 }
 
 /// Makes `vcpu` the owner.
 fn take(local: &mut Local, vcpu: *mut VcpuContext, features: Features) {
-    local.fp_traps = false;
+    local.open.fp = true;
     set_fp_trap(features, false);
     if local.fp_owner == vcpu {
         return;

@@ -5,8 +5,10 @@
 
 use crate::mmio::Registers;
 use crate::sysreg::dsb_ishst;
+use core::fmt::Debug;
 use portunus::ids::{IntId, PcpuId};
 use portunus::manifest::host;
+use portunus::vgic::list_register::{ListRegister, LrState, PriorityMask};
 use portunus_gic::v2::GicV2;
 pub(crate) use portunus_gic::{Acknowledged, KICK, VirtualState};
 use spin::Once;
@@ -89,10 +91,6 @@ impl Gic {
     pub(crate) fn deactivate(&self, acknowledged: Acknowledged) {
         either!(self, gic => gic.deactivate(acknowledged.raw))
     }
-    /// Ends an interrupt (not an SGI) that was acknowledged earlier.
-    pub(crate) fn deactivate_id(&self, interrupt: IntId) {
-        either!(self, gic => gic.deactivate(interrupt.0))
-    }
     /// Raises the kick on a pCPU.
     pub(crate) fn kick(&self, pcpu: PcpuId) {
         // What the kick announces must be visible before it arrives.
@@ -135,16 +133,87 @@ impl Gic {
         sleep();
         either!(self, gic => gic.set_virtual_control(control));
     }
-    /// Takes the loaded vCPU's virtual interface state out of the hardware.
-    pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
-        either!(self, gic => gic.save_virtual(state))
-    }
-    /// Puts a vCPU's virtual interface state into the hardware.
-    pub(crate) fn restore_virtual(&self, state: &mut VirtualState) {
-        either!(self, gic => gic.restore_virtual(state))
-    }
     /// Makes the loaded vCPU's virtual interface what it is before its first instruction.
     pub(crate) fn reset_virtual(&self) {
         either!(self, gic => gic.reset_virtual())
     }
+}
+
+/// The virtual interface of the executing pCPU: that of a controller of one kind, or of whichever there is ([`Gic`]).
+pub(crate) trait Controller: Debug + 'static {
+    /// Takes the loaded vCPU's virtual interface state out of the hardware.
+    /// `USUAL`: [`v3::GicV3::has_one_active`], if it is one.
+    fn save_virtual<const USUAL: bool>(&self, state: &mut VirtualState);
+    /// Puts a vCPU's virtual interface state into the hardware.
+    fn restore_virtual(&self, state: &mut VirtualState);
+    /// As [`VirtualInterface`](portunus::vgic::list_register::VirtualInterface) has these.
+    fn list_registers(&self) -> usize;
+    fn read(&self, index: usize) -> Option<ListRegister>;
+    fn state(&self, index: usize) -> LrState;
+    fn write(&self, index: usize, value: Option<ListRegister>);
+    fn lower(&self, index: usize) -> LrState;
+    fn free(&self) -> u16;
+    fn set_no_pending(&self, wanted: bool);
+    fn mask(&self) -> PriorityMask;
+    /// Ends an interrupt (not an SGI) that was acknowledged earlier.
+    fn deactivate(&self, interrupt: IntId);
+}
+
+macro_rules! one {
+    ($self:expr, $gic:ident => $call:expr) => {{
+        let $gic = $self;
+        $call
+    }};
+}
+
+macro_rules! controllers {
+    ($($type:ty: $call:ident)*) => {
+        $(impl Controller for $type {
+            #[inline(always)]
+            fn save_virtual<const USUAL: bool>(&self, state: &mut VirtualState) {
+                $call!(self, gic => gic.save_virtual::<USUAL>(state))
+            }
+            #[inline(always)]
+            fn restore_virtual(&self, state: &mut VirtualState) {
+                $call!(self, gic => gic.restore_virtual(state))
+            }
+            fn list_registers(&self) -> usize {
+                $call!(self, gic => gic.list_registers())
+            }
+            fn read(&self, index: usize) -> Option<ListRegister> {
+                $call!(self, gic => gic.read(index))
+            }
+            #[inline]
+            fn state(&self, index: usize) -> LrState {
+                $call!(self, gic => gic.state(index))
+            }
+            #[inline(always)]
+            fn write(&self, index: usize, value: Option<ListRegister>) {
+                $call!(self, gic => gic.write(index, value))
+            }
+            #[inline(always)]
+            fn lower(&self, index: usize) -> LrState {
+                $call!(self, gic => gic.lower(index))
+            }
+            #[inline]
+            fn free(&self) -> u16 {
+                $call!(self, gic => gic.free())
+            }
+            fn set_no_pending(&self, wanted: bool) {
+                $call!(self, gic => gic.set_no_pending(wanted))
+            }
+            fn mask(&self) -> PriorityMask {
+                $call!(self, gic => gic.mask())
+            }
+            fn deactivate(&self, interrupt: IntId) {
+                $call!(self, gic => gic.deactivate(interrupt.0))
+            }
+        })*
+    };
+}
+
+controllers! {
+    GicV2<Registers>: one
+    v3::GicV3: one
+    Gic: either
 }

@@ -46,30 +46,19 @@ key_registers! {
 
 /// A vCPU's keys.
 #[derive(Copy, Clone, Debug, Default)]
-pub(crate) struct Keys {
-    used: bool,
-    values: Values,
-}
+pub(crate) struct Keys(Values);
 
 impl Keys {
-    /// The vCPU is unloaded.
+    /// The vCPU, which uses them, is unloaded.
     #[inline]
     pub(crate) fn save(&mut self) {
-        if self.used {
-            self.values.save();
-        }
+        self.0.save();
     }
 
-    /// The vCPU is loaded; `open`: the keys of the one before do not trap.
+    /// It is loaded.
     #[inline]
-    pub(crate) fn load(&self, open: &mut bool) {
-        if self.used {
-            self.values.load();
-        }
-        if *open != self.used {
-            *open = self.used;
-            set_open(self.used);
-        }
+    pub(crate) fn load(&self) {
+        self.0.load();
     }
 }
 
@@ -82,14 +71,13 @@ pub(crate) fn reset(features: Features) {
 
 /// If the loaded vCPU trapped for its keys, it has them from now on, and makes the access again.
 pub(crate) fn on_trap(local: &mut Local, esr: u64) -> bool {
-    if !local.features.pointer_authentication || local.keys_open || !is_about_keys(esr) {
+    if !local.features.pointer_authentication || local.open.keys || !is_about_keys(esr) {
         return false;
     }
     let Some(context) = local.loaded() else { return false };
-    context.keys.used = true;
-    context.keys.values.load();
-    set_open(true);
-    local.keys_open = true;
+    context.extras.keys = true;
+    context.keys.load();
+    set_open(local, true);
     true
 }
 
@@ -110,8 +98,12 @@ fn is_about_keys(esr: u64) -> bool {
     }
 }
 
-/// Takes effect for the guest at the ERET.
-fn set_open(open: bool) {
+/// Makes them trap or not. It takes effect for the guest at the ERET.
+pub(crate) fn set_open(local: &mut Local, open: bool) {
+    if local.open.keys == open {
+        return;
+    }
+    local.open.keys = open;
     let others = read_sysreg!("hcr_el2") & !HCR_APK_API;
     write_sysreg!("hcr_el2", if open { others | HCR_APK_API } else { others });
 }

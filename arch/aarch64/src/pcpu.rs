@@ -5,9 +5,9 @@
 
 use crate::features::Features;
 use crate::layout;
-use crate::switch::VcpuContext;
+use crate::switch::{VcpuContext, Way};
 use crate::sysreg::{read_sysreg, write_sysreg};
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -46,18 +46,40 @@ pub(crate) struct Local {
     pub(crate) loaded: *mut VcpuContext,
     /// The vCPU whose FP registers are in the hardware; null when nobody's are.
     pub(crate) fp_owner: *mut VcpuContext,
-    /// Pointer authentication and its keys do not trap.
-    pub(crate) keys_open: bool,
-    /// FP instructions of the loaded vCPU trap.
-    pub(crate) fp_traps: bool,
-    /// The vCPUs that live here, by domain and index, null for others; each allocated at boot, for ever.
-    pub(crate) contexts: Vec<*mut VcpuContext>,
+    /// What does not trap although for many vCPUs it does.
+    pub(crate) open: Open,
+    /// The vCPUs that live here, by [`vcpu_byte`](portunus::trace::vcpu_byte), null for others; each allocated at boot, for
+    /// ever.
+    pub(crate) contexts: Option<Box<[*mut VcpuContext; PLACES]>>,
+    /// How it goes from one vCPU to another.
+    pub(crate) way: Way,
     /// The core must be asked who runs before any guest goes on.
     pub(crate) reschedule: bool,
     /// What this pCPU implements.
     pub(crate) features: Features,
     /// Interrupts that were nobody's, counted.
     pub(crate) unclaimed: u64,
+}
+
+/// Places of vCPUs in [`Local::contexts`].
+pub(crate) const PLACES: usize = 1 << u8::BITS;
+
+/// What the loaded vCPU uses without a trap, looked at together.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct Open {
+    /// Pointer authentication and its keys.
+    pub(crate) keys: bool,
+    /// FP instructions.
+    pub(crate) fp: bool,
+}
+
+impl Open {
+    /// Whether anything is.
+    #[inline(always)]
+    pub(crate) const fn is_any(self) -> bool {
+        u16::from_le_bytes([self.keys as u8, self.fp as u8]) != 0
+    }
 }
 
 impl Local {
@@ -97,9 +119,9 @@ impl Pcpu {
             local: UnsafeCell::new(Local {
                 loaded: null_mut(),
                 fp_owner: null_mut(),
-                keys_open: false,
-                fp_traps: true,
-                contexts: Vec::new(),
+                open: Open { keys: false, fp: false },
+                contexts: None,
+                way: Way::Any,
                 reschedule: true,
                 features: Features::NONE,
                 unclaimed: 0,

@@ -1,19 +1,20 @@
 //! What a pCPU does after each exception: ask the core who runs, load it, sleep when nobody does.
 
-use crate::cpu::El2Cpu;
+use crate::cpu::{El2Cpu, ListRegisters};
+use crate::gic::{Controller, Gic};
 use crate::machine::Arm64;
-use crate::pcpu::{Local, Pcpu};
-use crate::switch::{Links, VcpuContext};
+use crate::pcpu::{Local, PLACES, Pcpu};
+use crate::switch::{Links, VcpuContext, Way};
 use crate::sysreg::{wfi, write_sysreg};
 use crate::traps::{INTERRUPTS, take_interrupts};
 use crate::vectors::enter_guest;
-use crate::{console, fp, gic, power, timer, trace};
+use crate::{console, gic, power, timer, trace};
 use alloc::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
-use portunus::hypervisor::{Entry, Hypervisor, News};
-use portunus::ids::{IntId, MAX_DOMAINS, MAX_VCPUS, VcpuId};
-use portunus::trace::Kind;
+use portunus::hypervisor::{Across, Entry, Hypervisor, News};
+use portunus::ids::{IntId, VcpuId};
+use portunus::trace::{Kind, vcpu_byte};
 use portunus::trap::registers::GuestFrame;
 use spin::Once;
 
@@ -41,22 +42,22 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
     // SAFETY: no guest runs yet: there is no other handler.
     let local = unsafe { pcpu.local() };
     if let (Some(hypervisor), Some(gic)) = (hypervisor(), gic::gic()) {
-        local.contexts.resize(PLACES, null_mut());
+        let mut contexts = Box::new([null_mut(); PLACES]);
         for id in hypervisor.vcpus() {
             if let Some(constants) = hypervisor.constants(id).filter(|constants| constants.pcpu == pcpu.id())
-                && let Some(located) = hypervisor.locate(id)
+                && let (Some(located), Some(state)) = (hypervisor.locate(id), hypervisor.initial_state(id))
             {
                 let links = Links {
                     hypervisor,
                     gic,
                     located,
                 };
-                let context = VcpuContext::new(hypervisor.initial_state(id), constants, links);
-                if let Some(place) = local.contexts.get_mut(place(id)) {
-                    *place = Box::into_raw(Box::new(context));
-                }
+                let context = VcpuContext::new(id, state, constants, links);
+                contexts[usize::from(vcpu_byte(id))] = Box::into_raw(Box::new(context));
             }
         }
+        local.contexts = Some(contexts);
+        local.way = Way::of(local.features, gic);
     }
     if let Some(gic) = gic::gic() {
         gic.enable_virtual();
@@ -69,9 +70,7 @@ pub(crate) fn start(pcpu: &'static Pcpu) -> ! {
         }
     }
     local.reschedule = true;
-    let frame = resume(pcpu, local);
-    // SAFETY: `resume` loaded the vCPU that the frame belongs to; this function's stack frame is not needed again.
-    unsafe { enter_guest(frame) }
+    run(resume(pcpu, local))
 }
 
 /// Goes on with the loaded vCPU if nothing speaks against it, else decides anew; returns the frame of who runs, loaded.
@@ -103,10 +102,7 @@ pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame
     if let Some(context) = local.loaded() {
         let schedule = context.state.over;
         timer::set(schedule.deadline);
-        if !schedule
-            .run
-            .is_some_and(|vcpu| switch_to(local, vcpu, News::Nothing, pcpu))
-        {
+        if !schedule.run.is_some_and(|vcpu| switch_over(local, vcpu, pcpu)) {
             local.reschedule = true;
             return decide_after(pcpu, local, !context.links.hypervisor.must_schedule(pcpu.id()));
         }
@@ -114,26 +110,56 @@ pub(crate) fn go_over(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame
     resume(pcpu, local)
 }
 
-/// Goes over to the vCPU that the loaded one talks to, with what it is to hear; returns the frame of who runs, loaded.
+/// Goes over to the vCPU that the loaded one talks to, with what it is to hear, and runs whoever can.
+#[inline(always)]
+pub(crate) fn go_across(pcpu: &'static Pcpu, local: &mut Local) -> ! {
+    match local.way {
+        Way::UsualV3(gic) => go_across_by::<_, true>(pcpu, local, gic),
+        Way::UsualV2(gic) => go_across_by::<_, true>(pcpu, local, gic),
+        Way::Any => go_across_anyhow(pcpu, local),
+    }
+}
+
 #[inline(never)]
-pub(crate) fn go_across(pcpu: &'static Pcpu, local: &mut Local) -> *mut GuestFrame {
+fn go_across_anyhow(pcpu: &'static Pcpu, local: &mut Local) -> ! {
+    match gic::gic() {
+        Some(gic) => go_across_by::<Gic, false>(pcpu, local, gic),
+        None => run(decide(pcpu, local)),
+    }
+}
+
+/// [`go_across`] with a controller of a known kind.
+#[inline(never)]
+fn go_across_by<G: Controller, const USUAL: bool>(pcpu: &'static Pcpu, local: &mut Local, gic: &'static G) -> ! {
     if let Some(context) = local.loaded() {
-        let across = context.state.across;
-        if !switch_to(local, across.to, across.news, pcpu) {
-            context.links.hypervisor.not_across(across);
+        let Across { to, news, .. } = context.state.across;
+        let next = place_of(local, to).filter(|next| *next != local.loaded);
+        if let Some(next) = next {
+            switch_to::<G, USUAL>(local, next, news, true, (pcpu, gic));
+            // SAFETY: as `Local::loaded`, which it is now.
+            let context = unsafe { next.as_mut() };
+            if let Some(context) = context
+                && !local.reschedule
+                && (context.links.hypervisor).goes_straight_on(context.links.located, &context.state)
+            {
+                run(next.cast());
+            }
+        } else {
+            let Links {
+                hypervisor, located, ..
+            } = context.links;
+            hypervisor.not_across(located, &mut ListRegisters(gic), &mut context.state);
             local.reschedule = true;
         }
     }
-    if !local.reschedule
-        && let Some(context) = local.loaded()
-        && context
-            .links
-            .hypervisor
-            .goes_straight_on(context.links.located, &context.state)
-    {
-        return local.frame();
-    }
-    resume_slowly(pcpu, local)
+    run(resume_slowly(pcpu, local))
+}
+
+/// Goes to the guest of the loaded vCPU, whose frame this is.
+#[inline(always)]
+fn run(frame: *mut GuestFrame) -> ! {
+    // SAFETY: every caller has just loaded the vCPU or found it loaded, and a handler's stack frame is not needed again.
+    unsafe { enter_guest(frame) }
 }
 
 /// Decides what this pCPU does next and does it until a guest can run; returns that guest's frame, loaded.
@@ -232,63 +258,65 @@ fn wait(pcpu: &'static Pcpu, local: &mut Local) {
     take_interrupts(pcpu, local);
 }
 
-/// [`switch_to`], where it is not in anybody's way.
+/// [`switch_over`], where it is not in anybody's way.
 #[inline(never)]
 fn make_loaded(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
-    switch_to(local, vcpu, News::Nothing, pcpu)
+    switch_over(local, vcpu, pcpu)
 }
 
-/// Loads `vcpu`, with its `news`, unless it is; `false`: it does not live on this pCPU.
+/// Loads `vcpu` unless it is; `false`: it does not live on this pCPU.
 #[inline(always)]
-fn switch_to(local: &mut Local, vcpu: VcpuId, news: News, pcpu: &'static Pcpu) -> bool {
-    let next = local.contexts.get(place(vcpu)).copied().unwrap_or(null_mut());
-    if next.is_null() {
+fn switch_over(local: &mut Local, vcpu: VcpuId, pcpu: &'static Pcpu) -> bool {
+    let (Some(next), Some(gic)) = (place_of(local, vcpu), gic::gic()) else {
         return false;
+    };
+    if next != local.loaded {
+        switch_to::<Gic, false>(local, next, News::Nothing, false, (pcpu, gic));
     }
-    if local.loaded == next {
-        return true;
-    }
-    let features = local.features;
+    true
+}
+
+/// Loads `next`, which is another vCPU of this pCPU, with its `news`; `across`: as the loaded one's state says.
+#[inline(always)]
+fn switch_to<G: Controller, const USUAL: bool>(
+    local: &mut Local,
+    next: *mut VcpuContext,
+    news: News,
+    across: bool,
+    (pcpu, gic): (&'static Pcpu, &'static G),
+) {
     let mut timer_is_active = false;
+    let features = local.features;
     if let Some(context) = local.loaded() {
         let Links {
-            hypervisor,
-            gic,
-            located,
+            hypervisor, located, ..
         } = context.links;
-        timer_is_active = hypervisor.leave(located, &mut El2Cpu::with(gic), &mut context.state);
-        context.save(features.ras);
-        gic.save_virtual(&mut context.virtual_state);
+        timer_is_active = hypervisor.leave(located, &mut ListRegisters(gic), &mut context.state, across);
+        context.save::<USUAL>(features);
+        gic.save_virtual::<USUAL>(&mut context.virtual_state);
     }
     // The incoming timer must not fire before its interrupt's state is this vCPU's.
     write_sysreg!("cntv_ctl_el0", 0);
     local.loaded = next;
-    trace::switch(pcpu, vcpu);
-    let mut keys_open = local.keys_open;
-    if let Some(context) = local.loaded() {
+    // SAFETY: as `Local::loaded`, which it is now: the reference to the one before is not used any more.
+    if let Some(context) = unsafe { next.as_mut() } {
+        trace::switch(pcpu, context.traced);
         let Links {
-            hypervisor,
-            gic,
-            located,
+            hypervisor, located, ..
         } = context.links;
         gic.restore_virtual(&mut context.virtual_state);
-        let has_timer = hypervisor.load(located, &mut El2Cpu::with(gic), &mut context.state, news);
+        let has_timer = hypervisor.load(located, &mut ListRegisters(gic), &mut context.state, news);
         if has_timer != timer_is_active {
             let virtual_timer = IntId(INTERRUPTS.virtual_timer.load(Ordering::Relaxed));
-            gic.set_active(pcpu.id(), virtual_timer, has_timer);
+            context.links.gic.set_active(pcpu.id(), virtual_timer, has_timer);
         }
-        context.load(&mut keys_open, features);
+        context.load::<USUAL>(local);
     }
-    local.keys_open = keys_open;
-    fp::on_switch(local, next);
-    true
 }
 
-/// Where a vCPU is among a pCPU's.
-#[inline]
-fn place(vcpu: VcpuId) -> usize {
-    usize::from(vcpu.domain.0) * MAX_VCPUS + usize::from(vcpu.index)
+/// The vCPU's context, if it lives on this pCPU.
+#[inline(always)]
+fn place_of(local: &Local, vcpu: VcpuId) -> Option<*mut VcpuContext> {
+    let next = local.contexts.as_ref()?[usize::from(vcpu_byte(vcpu))];
+    (!next.is_null()).then_some(next)
 }
-
-/// How many there can be.
-const PLACES: usize = (MAX_DOMAINS + 1) * MAX_VCPUS;

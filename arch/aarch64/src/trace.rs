@@ -8,8 +8,8 @@ use crate::pcpu::Pcpu;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use portunus::ids::{DomainId, MAX_DOMAINS, MAX_PCPUS, PcpuId, VcpuId};
-use portunus::trace::{CHECK, Event, Kind, VCPU, vcpu_bits, word};
+use portunus::ids::{DomainId, MAX_DOMAINS, MAX_PCPUS, PcpuId};
+use portunus::trace::{CHECK, Event, Kind, VCPU, word};
 
 /// Events of a ring.
 pub(crate) const EVENTS: usize = 8192;
@@ -95,10 +95,9 @@ pub(crate) fn record_loaded(pcpu: &Pcpu, kind: Kind, argument: u32) {
     record(pcpu, word(kind, pcpu.trace_vcpu.load(Ordering::Relaxed), argument));
 }
 
-/// The executing pCPU, `pcpu`, goes over to another vCPU.
-pub(crate) fn switch(pcpu: &Pcpu, to: VcpuId) {
+/// The executing pCPU, `pcpu`, goes over to another vCPU, by its [`vcpu_bits`](portunus::trace::vcpu_bits).
+pub(crate) fn switch(pcpu: &Pcpu, to: u64) {
     let from = pcpu.trace_vcpu.load(Ordering::Relaxed) >> VCPU;
-    let to = vcpu_bits(to);
     pcpu.trace_vcpu.store(to, Ordering::Relaxed);
     record(pcpu, word(Kind::Switched, to, from as u32));
 }

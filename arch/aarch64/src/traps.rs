@@ -324,7 +324,7 @@ fn floating_point(pcpu: &'static Pcpu) -> Next {
 pub(crate) unsafe extern "C" fn finish(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
     if next == Next::Across {
         // SAFETY: this is the only handler that runs on this pCPU.
-        return run::go_across(pcpu, unsafe { pcpu.local() });
+        run::go_across(pcpu, unsafe { pcpu.local() });
     }
     finish_otherwise(pcpu, next)
 }
@@ -346,7 +346,7 @@ fn finish_otherwise(pcpu: &'static Pcpu, next: Next) -> *mut GuestFrame {
         Next::Guest => return local.frame(),
         Next::Decide => return run::decide(pcpu, local),
         Next::Over => return run::go_over(pcpu, local),
-        Next::Across => return run::go_across(pcpu, local),
+        Next::Across => run::go_across(pcpu, local),
         Next::Due => leave(pcpu),
         Next::Core | Next::Registers | Next::Rests => {
             leave(pcpu);

@@ -157,8 +157,8 @@ impl<R: DeviceRegisters + Copy> GicV2<R> {
     pub fn set_virtual_control(&self, control: u64) {
         self.hypervisor.write_u32(GICH_HCR, control as u32);
     }
-    /// Takes the loaded vCPU's virtual interface state out of the hardware.
-    pub fn save_virtual(&self, state: &mut VirtualState) {
+    /// Takes the loaded vCPU's virtual interface state out of the hardware, which is the same whatever is `USUAL`.
+    pub fn save_virtual<const USUAL: bool>(&self, state: &mut VirtualState) {
         state.vmcr = u64::from(self.hypervisor.read_u32(GICH_VMCR));
         state.active[0] = u64::from(self.hypervisor.read_u32(GICH_APR));
     }

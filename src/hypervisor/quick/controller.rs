@@ -30,7 +30,7 @@ impl<M: Machine> Hypervisor<M> {
             width,
             direction: Direction::Write(state.frame.read(register_of(esr)) & width.mask()),
         };
-        let live = !state.flush_due;
+        let live = !state.flags.flush_due;
         let (done, told) = self.access_interrupt_controller(cpu, domain, vcpu, live, (frame, offset), &access);
         if done.is_some() {
             state.count(Exit::InterruptController);
@@ -47,7 +47,7 @@ impl<M: Machine> Hypervisor<M> {
             return Quick::No;
         }
         let value = state.frame.read(register);
-        if !self.send_sgi_again(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value)) {
+        if !self.send_sgi_again(cpu, domain, vcpu, !state.flags.flush_due, (SgiRegister::Sgi1r, value)) {
             return self.quick_sgis(at, cpu, state, value);
         }
         state.count(Exit::SystemRegister);
@@ -58,7 +58,7 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(never)]
     pub(super) fn quick_sgis<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, value: u64) -> Quick {
         let Located { domain, vcpu } = at;
-        let told = self.send_sgi(cpu, domain, vcpu, !state.flush_due, (SgiRegister::Sgi1r, value));
+        let told = self.send_sgi(cpu, domain, vcpu, !state.flags.flush_due, (SgiRegister::Sgi1r, value));
         state.count(Exit::SystemRegister);
         state.frame.advance_a64();
         if told { Quick::Due } else { Quick::Done }

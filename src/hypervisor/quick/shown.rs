@@ -105,7 +105,10 @@ impl<M: Machine> Hypervisor<M> {
             let Some(shadow) = slot.shadow.try_lock() else {
                 return self.store_beside(cpu, (domain, vcpu), state, (slot, true), (esr, far, ipa));
             };
-            let (here, bits) = ((domain, vcpu, !state.flush_due), state.frame.read(register) as u32);
+            let (here, bits) = (
+                (domain, vcpu, !state.flags.flush_due),
+                state.frame.read(register) as u32,
+            );
             if let Some(told) = self.acknowledge(cpu, here, &shadow, (ipa, bits)) {
                 self.learn_acknowledgement(domain, state, (esr, far, saved), (&shadow, ipa));
                 drop(shadow);
@@ -163,7 +166,7 @@ impl<M: Machine> Hypervisor<M> {
         state: &mut VcpuState,
         (slot, access): (&ShadowSlot, &MmioAccess),
     ) -> bool {
-        let met = self.meet_shadow(cpu, (domain, vcpu, !state.flush_due), slot, access);
+        let met = self.meet_shadow(cpu, (domain, vcpu, !state.flags.flush_due), slot, access);
         if met == Some(Met::Acknowledged) {
             state.count(Exit::Server);
             state.frame.advance_a64();

@@ -107,6 +107,22 @@ impl Vgic {
         self.park_slowly(vcpu, interface)
     }
 
+    /// As [`Self::park`], if [`Self::shows_nothing`] and no physical interrupt is behind what was shown. `false`: nothing was
+    /// done.
+    #[inline(always)]
+    pub fn park_ended(&mut self, vcpu: u8) -> bool {
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return false;
+        };
+        let own = &mut cpu.interface;
+        if own.special & own.used != 0 {
+            return false;
+        }
+        own.ended = own.used;
+        own.known = Known::Parked;
+        true
+    }
+
     #[inline(never)]
     fn park_slowly<V: VirtualInterface>(&mut self, vcpu: u8, interface: &mut V) -> VcpuSet {
         if self.put_by(vcpu, Known::Parked, interface) {
@@ -152,22 +168,25 @@ impl Vgic {
     /// last (`at_once`). `false`: nothing was done.
     #[inline(always)]
     fn load_repeated<V: VirtualInterface>(&mut self, vcpu: u8, interrupt: IntId, interface: &mut V) -> bool {
-        let (Some(slot), Some(cpu)) = (
-            self.private_slot(vcpu, interrupt.0),
-            self.cpus.get_mut(usize::from(vcpu)),
-        ) else {
+        let (Some(private), Some(cpu)) = (self.irqs.private(vcpu), self.cpus.get_mut(usize::from(vcpu))) else {
             return false;
         };
-        let irq = &self.irqs[slot];
+        let irq = &private[(interrupt.0 % IntId::FIRST_SPI) as usize];
         let own = &mut cpu.interface;
+        if interrupt.is_sgi() || !own.is_parked_quietly() || !irq.is_ready() {
+            return false;
+        }
         let index = at(irq.lr.into());
-        let ended = own.ended >> index & 1 != 0 && own.used & !own.ended == 0;
-        let holds = matches!(irq.place, Place::Resident { cpu } if cpu == vcpu);
-        if !own.is_parked_quietly() || !ended || !irq.is_ready() || !holds {
+        // Nothing but software is behind what is in a list register that is not special; of a PPI, no source besides.
+        let may_repeat = own.ended & !own.special;
+        if own.used & !own.ended != 0 || may_repeat >> index & 1 == 0 {
+            return false;
+        }
+        if irq.place != (Place::Resident { cpu: vcpu }) {
             return false;
         }
         let content = &own.contents[index];
-        if content.state != LrState::Pending || content.backing != Backing::QUIET {
+        if content.state != LrState::Pending {
             return false;
         }
         // Piece by piece: what is known of it is put together at once.

@@ -45,7 +45,7 @@ impl Sim {
         if let Some(across) = across {
             self.update(pcpu, |state| (state.busy, state.in_guest) = (true, false));
             self.across.set(self.across.get() + 1);
-            self.load(pcpu, across.to, across.news);
+            self.load(pcpu, across.to, across.news, true);
             self.resume(pcpu);
             return self.update(pcpu, |state| state.busy = false);
         }
@@ -81,7 +81,7 @@ impl Sim {
         }
         if quick == Quick::Across {
             self.across.set(self.across.get() + 1);
-            self.load(pcpu, across.to, across.news);
+            self.load(pcpu, across.to, across.news, true);
         }
         if quick == Quick::Over {
             self.update(pcpu, |state| {
@@ -89,7 +89,7 @@ impl Sim {
                 state.reschedule = run.is_none();
             });
             if let Some(next) = run {
-                self.load(pcpu, next, News::Nothing);
+                self.load(pcpu, next, News::Nothing, false);
             }
         }
         self.resume(pcpu);

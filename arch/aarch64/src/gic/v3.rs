@@ -202,12 +202,17 @@ impl GicV3 {
     pub(crate) fn set_virtual_control(&self, control: u64) {
         write_sysreg!("ich_hcr_el2", control);
     }
-    /// Active priorities are 0 but in an interrupt's handler, and 0 is what the hardware holds between two vCPUs.
+    /// Each group has one active-priority register.
+    pub(crate) fn has_one_active(&self) -> bool {
+        self.active_registers == 1
+    }
+    /// Active priorities are 0 but in an interrupt's handler, and 0 is what the hardware holds between two vCPUs. `USUAL`:
+    /// [`Self::has_one_active`].
     #[inline]
-    pub(crate) fn save_virtual(&self, state: &mut VirtualState) {
+    pub(crate) fn save_virtual<const USUAL: bool>(&self, state: &mut VirtualState) {
         state.vmcr = read_sysreg!("ich_vmcr_el2");
         let mut any = read_sysreg!("ich_ap0r0_el2") | read_sysreg!("ich_ap1r0_el2");
-        if self.active_registers > 1 {
+        if !USUAL && self.active_registers > 1 {
             any |= self.other_active();
         }
         if any != 0 {
