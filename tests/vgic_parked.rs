@@ -373,3 +373,67 @@ fn a_vcpu_that_is_powered_off_while_it_rests_leaves_nothing() {
         assert_eq!(guest.acknowledge_silently(0), Some(UPCALL));
     }
 }
+
+#[test]
+fn list_registers_that_the_guest_has_emptied_are_given_up_without_a_look_at_them() {
+    for version in BOTH {
+        for interrupt in [UPCALL, DISK] {
+            let mut guest = guest(version, 4);
+            pend(&mut guest, interrupt);
+            guest.flush(0);
+            for round in 2..5 {
+                assert!(!guest.vgic.shows_nothing(0, &guest.interfaces[0]), "it is pending");
+                assert_eq!(guest.acknowledge_silently(0), Some(interrupt));
+                assert!(!guest.vgic.shows_nothing(0, &guest.interfaces[0]), "it is active");
+                guest.end(0, interrupt);
+                assert!(guest.vgic.shows_nothing(0, &guest.interfaces[0]));
+                assert!(guest.vgic.park_ended(0));
+                assert_eq!(state(&guest, interrupt), None);
+                if round % 2 == 0 || !interrupt.is_private() {
+                    assert_eq!(pend(&mut guest, interrupt), VcpuSet::only(0), "its vCPU is told");
+                    assert!(!load(&mut guest), "a flush is due");
+                } else if guest.vgic.load_pulsed(0, interrupt, &mut guest.interfaces[0]) {
+                    guest.flush(0);
+                }
+                assert_eq!(state(&guest, interrupt), Some(LrState::Pending));
+                assert_eq!(guest.vgic.injected(0), round);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_list_register_with_a_physical_interrupt_behind_it_is_looked_at_before_it_is_given_up() {
+    for version in BOTH {
+        let mut guest = guest(version, 4);
+        guest.vgic.physical_private(0, TIMER).unwrap();
+        guest.flush(0);
+        assert_eq!(guest.acknowledge_silently(0), Some(TIMER));
+        guest.end(0, TIMER);
+        assert!(guest.vgic.shows_nothing(0, &guest.interfaces[0]));
+        assert!(
+            !guest.vgic.park_ended(0),
+            "the guest has ended it, and that is not known yet"
+        );
+        park(&mut guest);
+        assert!(!guest.vgic.holds_physical(0, TIMER));
+    }
+}
+
+#[test]
+fn an_upcall_is_written_again_only_where_a_list_register_held_it_pending() {
+    for version in BOTH {
+        // It held the upcall as active when it was written last, for the guest to end.
+        let mut guest = parked_with(version, UPCALL, true);
+        load(&mut guest);
+        guest.end(0, UPCALL);
+        park(&mut guest);
+        if guest.vgic.load_pulsed(0, UPCALL, &mut guest.interfaces[0]) {
+            guest.flush(0);
+        }
+        assert_eq!(state(&guest, UPCALL), Some(LrState::Pending));
+        assert_eq!(guest.acknowledge_silently(0), Some(UPCALL));
+        guest.end(0, UPCALL);
+        assert_eq!(guest.acknowledge_silently(0), None);
+    }
+}

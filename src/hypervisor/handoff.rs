@@ -72,7 +72,13 @@ impl<M: Machine> Hypervisor<M> {
             Some((server, delivery, listener))
         });
         if let Some((server, delivery, listener)) = told
-            && let Some(to) = self.lend_to_server(vcpu, &mut servers, (server, delivery, listener), &handed, now)
+            && let Some(to) = self.lend_to_server(
+                (vcpu, &state.pcpu),
+                &mut servers,
+                (server, delivery, listener),
+                &handed,
+                now,
+            )
         {
             let news = if delivery.upcall.is_some() {
                 News::Upcall
@@ -233,7 +239,7 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(always)]
     fn lend_to_server(
         &self,
-        vcpu: &Vcpu,
+        (vcpu, pcpu): (&Vcpu, &Pcpu),
         servers: &mut Servers,
         (server, delivery, listener): (&Domain, Delivery, u8),
         handed: &Handed,
@@ -244,7 +250,6 @@ impl<M: Machine> Hypervisor<M> {
         if to.pcpu != vcpu.pcpu || listener != 0 || !delivery.wake.is_empty() {
             return None;
         }
-        let pcpu = self.pcpu(vcpu.pcpu)?;
         if pcpu.must_schedule.load(Ordering::Acquire) {
             return None;
         }
@@ -453,7 +458,7 @@ impl<M: Machine> Hypervisor<M> {
             index: waiter,
         };
         self.machine.trace(Kind::Answered, answered, served(owner, id));
-        if self.give_turn_back(vcpu, target, waiter, now)
+        if self.give_turn_back((vcpu, &state.pcpu), target, waiter, now)
             && let Some(Answer::Value(value)) = servers.take(waiter)
         {
             state.go_across(vcpu, answered, News::Answer(value), RUNSTATE_RUNNABLE);
@@ -477,8 +482,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Goes back to the vCPU `waiter` of `target`, on whose time `vcpu` was taken down to run.
     #[inline(always)]
-    fn give_turn_back(&self, vcpu: &Vcpu, target: &Domain, waiter: u8, now: Ticks) -> bool {
-        let (Some(to), Some(pcpu)) = (target.vcpus.get(usize::from(waiter)), self.pcpu(vcpu.pcpu)) else {
+    fn give_turn_back(&self, (vcpu, pcpu): (&Vcpu, &Pcpu), target: &Domain, waiter: u8, now: Ticks) -> bool {
+        let Some(to) = target.vcpus.get(usize::from(waiter)) else {
             return false;
         };
         let back = to.pcpu == vcpu.pcpu

@@ -15,7 +15,7 @@ use crate::counters::Exit;
 use crate::cpu::Cpu;
 use crate::domain::vcpu::{Attention, Vcpu};
 use crate::hypervisor::quick::is_wait_for_interrupt;
-use crate::hypervisor::run::{NOBODY, Pcpu};
+use crate::hypervisor::run::NOBODY;
 use crate::hypervisor::{Hypervisor, Located, VcpuState};
 use crate::ids::Ticks;
 use crate::machine::Machine;
@@ -56,7 +56,7 @@ impl<M: Machine> Hypervisor<M> {
         if due || !is_wait_for_interrupt(esr, &state.frame) || vcpu.has_notes() {
             return false;
         }
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let pcpu = &state.pcpu;
         // With nothing in its list registers, nothing in them wakes it.
         let may_wait = !pcpu.must_schedule.load(Ordering::Acquire)
             && domain.vgic.lock().shows_nothing(vcpu.id.index, cpu.virtual_interface());
@@ -90,7 +90,7 @@ impl<M: Machine> Hypervisor<M> {
         if state.flags.flush_due || state.flags.physical_timer_line || timer.is_enabled() {
             return false;
         }
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let pcpu = &state.pcpu;
         if pcpu.must_schedule.load(Ordering::Acquire)
             || pcpu
                 .queue
@@ -113,7 +113,7 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(always)]
     pub fn end_rest_by_timer<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState) -> bool {
         let Located { vcpu, .. } = at;
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else { return false };
+        let pcpu = &state.pcpu;
         // Whoever leaves a note from here on finds a vCPU that waits as others do, or runs.
         pcpu.resting.store(NOBODY, Ordering::SeqCst);
         let now = self.machine.now();
@@ -132,30 +132,21 @@ impl<M: Machine> Hypervisor<M> {
     #[inline]
     pub fn end_rest<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, end: RestEnd) -> Rested {
         let Located { vcpu, .. } = at;
-        let Some(pcpu) = self.pcpu(vcpu.pcpu) else {
-            return Rested::Waits;
-        };
         // Whoever leaves a note from here on finds a vCPU that waits as others do, or runs.
-        pcpu.resting.store(NOBODY, Ordering::SeqCst);
+        state.pcpu.resting.store(NOBODY, Ordering::SeqCst);
         let now = self.machine.now();
         match end {
             RestEnd::Timer if self.end_rest_by_timer(at, cpu, state) => Rested::GoesOn,
-            RestEnd::Kick => self.end_by_kick(at, cpu, state, pcpu, now),
+            RestEnd::Kick => self.end_by_kick(at, cpu, state, now),
             _ => self.leave_rest(vcpu, now),
         }
     }
 
     /// The pCPU of the loaded vCPU, which rested, was kicked: the vCPU goes on if that was for what it waits for.
     #[inline(always)]
-    fn end_by_kick<C: Cpu>(
-        &self,
-        at: Located<'_>,
-        cpu: &mut C,
-        state: &mut VcpuState,
-        pcpu: &Pcpu,
-        now: Ticks,
-    ) -> Rested {
+    fn end_by_kick<C: Cpu>(&self, at: Located<'_>, cpu: &mut C, state: &mut VcpuState, now: Ticks) -> Rested {
         let Located { domain, vcpu } = at;
+        let pcpu = &state.pcpu;
         let what = if state.has_access() { Wait::Request } else { Wait::Event };
         if !vcpu.has_notes_for(what)
             || pcpu.must_schedule.load(Ordering::Acquire)

@@ -173,7 +173,8 @@ impl Vgic {
         };
         let irq = &private[(interrupt.0 % IntId::FIRST_SPI) as usize];
         let own = &mut cpu.interface;
-        if interrupt.is_sgi() || !own.is_parked_quietly() || !irq.is_ready() {
+        let is_ppi = interrupt.is_private() && !interrupt.is_sgi();
+        if !is_ppi || !own.is_parked_quietly() || !irq.is_ready() {
             return false;
         }
         let index = at(irq.lr.into());
