@@ -6,8 +6,8 @@
 
 use crate::controls::set_fp_trap;
 use crate::features::Features;
-use crate::pcpu::Local;
-use crate::switch::VcpuContext;
+use crate::pcpu::{Local, Open};
+use crate::switch::{Extras, VcpuContext};
 use crate::sysreg::isb;
 use core::arch::naked_asm;
 
@@ -40,7 +40,7 @@ pub(crate) fn on_trap(local: &mut Local, features: Features) {
     // SAFETY: the loaded context lives for ever, and this pCPU's only handler has the only reference.
     if let Some(context) = unsafe { loaded.as_mut() } {
         context.fp_eager = EAGER;
-        context.extras.fp = true;
+        context.extras.add(Extras::FP);
     }
     take(local, loaded, features);
 }
@@ -56,15 +56,15 @@ pub(crate) fn on_switch(local: &mut Local, next: *mut VcpuContext) {
     if !own && context.fp_eager > 0 {
         context.fp_eager -= 1;
         take(local, next, local.features);
-    } else if local.open.fp != own {
-        local.open.fp = own;
+    } else if local.open.has(Open::FP) != own {
+        local.open.set(Open::FP, own);
         set_fp_trap(local.features, !own);
     }
 }
 
 /// Makes `vcpu` the owner.
 fn take(local: &mut Local, vcpu: *mut VcpuContext, features: Features) {
-    local.open.fp = true;
+    local.open.set(Open::FP, true);
     set_fp_trap(features, false);
     if local.fp_owner == vcpu {
         return;

@@ -5,7 +5,8 @@
 //! rest of its life. What the registers hold while they trap is nobody's business: their last user's keys are in its context.
 
 use crate::features::Features;
-use crate::pcpu::Local;
+use crate::pcpu::{Local, Open};
+use crate::switch::Extras;
 use crate::sysreg::{load_sysregs, read_sysreg, store_sysregs, write_sysreg};
 
 /// HCR_EL2.APK and API: key registers and instructions do not trap.
@@ -71,11 +72,11 @@ pub(crate) fn reset(features: Features) {
 
 /// If the loaded vCPU trapped for its keys, it has them from now on, and makes the access again.
 pub(crate) fn on_trap(local: &mut Local, esr: u64) -> bool {
-    if !local.features.pointer_authentication || local.open.keys || !is_about_keys(esr) {
+    if !local.features.pointer_authentication || local.open.has(Open::KEYS) || !is_about_keys(esr) {
         return false;
     }
     let Some(context) = local.loaded() else { return false };
-    context.extras.keys = true;
+    context.extras.add(Extras::KEYS);
     context.keys.load();
     set_open(local, true);
     true
@@ -100,10 +101,10 @@ fn is_about_keys(esr: u64) -> bool {
 
 /// Makes them trap or not. It takes effect for the guest at the ERET.
 pub(crate) fn set_open(local: &mut Local, open: bool) {
-    if local.open.keys == open {
+    if local.open.has(Open::KEYS) == open {
         return;
     }
-    local.open.keys = open;
+    local.open.set(Open::KEYS, open);
     let others = read_sysreg!("hcr_el2") & !HCR_APK_API;
     write_sysreg!("hcr_el2", if open { others | HCR_APK_API } else { others });
 }

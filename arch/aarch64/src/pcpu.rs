@@ -64,21 +64,29 @@ pub(crate) struct Local {
 /// Places of vCPUs in [`Local::contexts`].
 pub(crate) const PLACES: usize = 1 << u8::BITS;
 
-/// What the loaded vCPU uses without a trap, looked at together.
+/// What the loaded vCPU uses without a trap: a bit each.
 #[derive(Copy, Clone, Debug)]
-#[repr(C)]
-pub(crate) struct Open {
-    /// Pointer authentication and its keys.
-    pub(crate) keys: bool,
-    /// FP instructions.
-    pub(crate) fp: bool,
-}
+pub(crate) struct Open(u8);
 
 impl Open {
+    /// Pointer authentication and its keys.
+    pub(crate) const KEYS: u8 = 1 << 0;
+    /// FP instructions.
+    pub(crate) const FP: u8 = 1 << 1;
+
+    /// Whether this is.
+    #[inline(always)]
+    pub(crate) const fn has(self, what: u8) -> bool {
+        self.0 & what != 0
+    }
     /// Whether anything is.
     #[inline(always)]
     pub(crate) const fn is_any(self) -> bool {
-        u16::from_le_bytes([self.keys as u8, self.fp as u8]) != 0
+        self.0 != 0
+    }
+    /// From now on it is, or is not.
+    pub(crate) const fn set(&mut self, what: u8, open: bool) {
+        self.0 = if open { self.0 | what } else { self.0 & !what };
     }
 }
 
@@ -119,7 +127,7 @@ impl Pcpu {
             local: UnsafeCell::new(Local {
                 loaded: null_mut(),
                 fp_owner: null_mut(),
-                open: Open { keys: false, fp: false },
+                open: Open(0),
                 contexts: None,
                 way: Way::Any,
                 reschedule: true,

@@ -64,24 +64,34 @@ pub(crate) struct VcpuContext {
     pub(crate) fp_eager: u8,
 }
 
-/// What few vCPUs have, or only now and then, looked at together.
+/// What few vCPUs have, or only now and then: a bit each, so that one look tells that a vCPU has nothing of it.
 #[derive(Copy, Clone, Debug, Default)]
-#[repr(C)]
-pub(crate) struct Extras {
-    /// It has used pointer authentication keys.
-    pub(crate) keys: bool,
-    /// It has used FP registers.
-    pub(crate) fp: bool,
-    /// A virtual SError, or what is left of one, is in its `system_error`.
-    system_error: bool,
-}
+pub(crate) struct Extras(u8);
 
 impl Extras {
-    /// It has nothing of this.
+    /// It has used pointer authentication keys.
+    pub(crate) const KEYS: u8 = 1 << 0;
+    /// It has used FP registers.
+    pub(crate) const FP: u8 = 1 << 1;
+    /// A virtual SError, or what is left of one, is in its `system_error`.
+    const SYSTEM_ERROR: u8 = 1 << 2;
+
+    /// Whether it has this.
+    #[inline(always)]
+    const fn has(self, what: u8) -> bool {
+        self.0 & what != 0
+    }
+    /// It has nothing of this kind.
     #[inline(always)]
     const fn are_none(self) -> bool {
-        let flags = [self.keys as u8, self.fp as u8, self.system_error as u8, 0];
-        u32::from_le_bytes(flags) == 0
+        self.0 == 0
+    }
+    /// It has this from now on.
+    pub(crate) const fn add(&mut self, what: u8) {
+        self.0 |= what;
+    }
+    const fn remove(&mut self, what: u8) {
+        self.0 &= !what;
     }
 }
 
@@ -365,11 +375,11 @@ impl VcpuContext {
         if !USUAL {
             self.defined.save();
         }
-        if self.extras.keys {
+        if self.extras.has(Extras::KEYS) {
             self.keys.save();
         }
         if self.system_error.save(USUAL || features.ras) {
-            self.extras.system_error = true;
+            self.extras.add(Extras::SYSTEM_ERROR);
         }
     }
 
@@ -407,12 +417,13 @@ impl VcpuContext {
 
     #[inline(never)]
     fn load_extras(&mut self, local: &mut Local) {
-        if self.extras.keys {
+        let uses_keys = self.extras.has(Extras::KEYS);
+        if uses_keys {
             self.keys.load();
         }
-        keys::set_open(local, self.extras.keys);
-        if self.extras.system_error {
-            self.extras.system_error = false;
+        keys::set_open(local, uses_keys);
+        if self.extras.has(Extras::SYSTEM_ERROR) {
+            self.extras.remove(Extras::SYSTEM_ERROR);
             self.system_error.put(local.features.ras);
         }
         fp::on_switch(local, &raw mut *self);

@@ -183,7 +183,7 @@ impl Vgic {
         if own.used & !own.ended != 0 || may_repeat >> index & 1 == 0 {
             return false;
         }
-        if irq.place != (Place::Resident { cpu: vcpu }) {
+        if !matches!(irq.place, Place::Resident { cpu } if cpu == vcpu) {
             return false;
         }
         let content = &own.contents[index];
