@@ -356,6 +356,7 @@ fn a_physical_timer_whose_time_comes_while_its_vcpu_goes_to_sleep_wakes_it() {
 
 #[test]
 fn a_physical_timer_fires_in_time_whatever_its_vcpu_waited_for_before() {
+    type Way = (&'static str, fn(&Sim));
     let told = |sim: &Sim| {
         sim.wfi(G0);
         assert!(!sim.runs(G0));
@@ -375,11 +376,11 @@ fn a_physical_timer_fires_in_time_whatever_its_vcpu_waited_for_before() {
         sim.answer(B0, &server, 0, 7);
         assert_eq!(sim.x(G0, 1), 7);
     };
-    let waits: [(&str, &dyn Fn(&Sim)); 4] = [
-        ("nothing", &|_| ()),
-        ("a server", &answered),
-        ("an event", &told),
-        ("an event, for a time", &preempted),
+    let waits: [Way; 4] = [
+        ("nothing", |_| ()),
+        ("a server", answered),
+        ("an event", told),
+        ("an event, for a time", preempted),
     ];
     for (what, wait) in waits {
         let sim = Sim::new(&connected());

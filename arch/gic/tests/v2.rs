@@ -244,9 +244,12 @@ fn a_vcpus_interface_is_saved_and_comes_back_before_it_is_enabled() {
     // Priority mask 0xf0, both binary points, group 1 on, EOImode 1; an active interrupt of priority 0xa0.
     let (vmcr, apr) = (0xf04c_0202, 1 << 20);
     model.guest_state(vmcr, apr);
-    let mut saved = VirtualState::default();
-    gic.save_virtual(&mut saved);
-    assert_eq!((saved.vmcr, saved.active[0]), (u64::from(vmcr), u64::from(apr)));
+    let (mut saved, mut again) = (VirtualState::default(), VirtualState::default());
+    gic.save_virtual::<false>(&mut saved);
+    gic.save_virtual::<true>(&mut again);
+    for saved in [&saved, &again] {
+        assert_eq!((saved.vmcr, saved.active[0]), (u64::from(vmcr), u64::from(apr)));
+    }
     gic.reset_virtual();
     assert_eq!(model.virtual_state(), [1, 0, 0], "the next vCPU finds nothing of it");
     gic.set_virtual_control(0);
