@@ -93,6 +93,7 @@ use crate::ioreq::Unheard;
 use crate::machine::Machine;
 use crate::memory::references::FrameReferences;
 use crate::policy::Policy;
+use crate::range::IpaRange;
 use crate::sched::Spent;
 use crate::sync::Mutex;
 use crate::trap::registers::GuestFrame;
@@ -365,7 +366,7 @@ pub struct Hypervisor<M: Machine> {
     /// Owners of physical SPIs, by number.
     interrupts: Vec<(IntId, DomainId)>,
     /// Who serves which addresses of whom: for messages.
-    backends: Vec<(DomainId, crate::range::IpaRange, DomainId)>,
+    backends: Vec<(DomainId, IpaRange, DomainId)>,
     finished: AtomicBool,
 }
 

@@ -21,9 +21,6 @@ use crate::range::IpaRange;
 use crate::stage2::{BATCH, NewPage, PageUse, Previous, Stage2Error};
 use crate::trace::{Denial, Kind};
 
-/// PSTATE.I.
-const INTERRUPTS_MASKED: u64 = 1 << 7;
-
 /// The vCPU that made a hypercall.
 pub(crate) struct Caller<'a, M: Machine, C: Cpu> {
     pub(crate) hypervisor: &'a Hypervisor<M>,
@@ -78,7 +75,7 @@ impl<M: Machine> Hypervisor<M> {
             Outcome::Block => {
                 state.frame.write(0, 0);
                 // On Arm the mask of upcalls is that of interrupts, and this call takes it away.
-                state.frame.pstate &= !INTERRUPTS_MASKED;
+                state.frame.unmask_interrupts();
                 if !domain.events.lock().has_upcall(vcpu.id.index, &self.machine) {
                     self.wait_for_event(cpu, domain, vcpu, state, None);
                 }

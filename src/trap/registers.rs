@@ -107,6 +107,10 @@ impl GuestFrame {
         }
     }
 
+    /// It takes interrupts when it goes on: PSTATE.I.
+    pub const fn unmask_interrupts(&mut self) {
+        self.pstate &= !PSTATE_I;
+    }
     /// Steps over an instruction that was performed for the guest: PC, and the parts of PSTATE that every completed
     /// instruction changes (BTYPE and SS are cleared; in AArch32 the IT block advances).
     #[inline]
@@ -147,6 +151,7 @@ impl GuestFrame {
     }
 }
 
+const PSTATE_I: u64 = 1 << 7;
 const PSTATE_SS: u64 = 1 << 21;
 const PSTATE_BTYPE: u64 = 0b11 << 10;
 

@@ -286,18 +286,12 @@ impl Irqs {
             spare: Irq::new(NOBODY, true, false),
         }
     }
-}
-
-impl Irqs {
     /// Every interrupt is as `make` says.
     pub(super) fn renew(&mut self, make: impl Fn(u16) -> Irq) {
         for (index, irq) in (0..).zip(self.table.iter_mut()) {
             *irq = make(index);
         }
     }
-}
-
-impl Irqs {
     /// The private ones of a vCPU that exists, found by one look.
     #[inline(always)]
     pub(super) fn private(&self, vcpu: u8) -> Option<&[Irq; PRIVATE as usize]> {

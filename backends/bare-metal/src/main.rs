@@ -62,9 +62,6 @@ use trouble::SlowDisk;
 
 guest_runtime::entry!(main);
 
-/// How long a sleep is without a look at the keyboard, in microseconds.
-const NAP: u64 = 100_000;
-
 /// What part of a window one request may take.
 const WINDOW_SHARE: u64 = 4;
 
@@ -76,7 +73,10 @@ fn main() -> ! {
     let gic = Gic::init();
     if let Some(delay) = device_tree::boot_number("delay-ms") {
         println!("backend: sleeps for {delay} ms");
-        sleep_until_typed(&gic, delay);
+        console::read_byte_until(
+            &gic,
+            timer::now().saturating_add(timer::ticks(delay.saturating_mul(1000))),
+        );
         println!("backend: awake");
     }
     let events = match Events::init() {
@@ -147,14 +147,6 @@ fn main() -> ! {
             }
             wait_for_interrupt();
         }
-    }
-}
-
-/// Sleeps for so many milliseconds, or until somebody types.
-fn sleep_until_typed(gic: &Gic, milliseconds: u64) {
-    let end = timer::now() + timer::ticks(milliseconds * 1000);
-    while timer::now() < end && console::read_byte().is_none() {
-        timer::sleep(gic, NAP);
     }
 }
 

@@ -18,8 +18,6 @@ use guest_runtime::random::Random;
 const PATIENCE: u64 = 120_000_000;
 /// How often it is looked at meanwhile.
 const LOOK: u64 = 1_000;
-/// How long a sleep is without a look at the keyboard.
-const NAP: u64 = 50_000;
 
 const USAGE: &str = "kill NAME [TIMES [MIN-MAX [SEED [crash]]]], times in milliseconds";
 
@@ -172,15 +170,11 @@ fn microseconds_since(began: u64) -> u64 {
 
 /// Sleeps; Ctrl-C ends it.
 fn sleep(gic: &Gic, microseconds: u64) -> Result<(), Failure> {
-    let began = timer::now();
-    loop {
-        if console::read_byte() == Some(CTRL_C) {
+    let end = timer::now().saturating_add(timer::ticks(microseconds));
+    while let Some(typed) = console::read_byte_until(gic, end) {
+        if typed == CTRL_C {
             return Err(Failure::Interrupted);
         }
-        let left = microseconds.saturating_sub(microseconds_since(began));
-        if left == 0 {
-            return Ok(());
-        }
-        timer::sleep(gic, left.min(NAP));
     }
+    Ok(())
 }

@@ -6,8 +6,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::mutex::SpinMutex;
 
 use crate::device_tree::Interrupt;
+use crate::gic::Gic;
 use crate::mmio::Registers;
-use crate::{device_tree, exceptions};
+use crate::{device_tree, exceptions, timer};
 
 const DR: usize = 0x00;
 const FR: usize = 0x18;
@@ -87,6 +88,19 @@ pub fn listen() -> Option<Interrupt> {
 pub fn read_byte() -> Option<u8> {
     let uart = registers()?;
     (uart.read(FR) & FR_RXFE == 0).then(|| uart.read(DR) as u8)
+}
+
+/// Sleeps until a byte is typed, or the counter reaches `deadline`.
+pub fn read_byte_until(gic: &Gic, deadline: u64) -> Option<u8> {
+    if let Some(interrupt) = listen() {
+        gic.enable(interrupt.intid, interrupt.edge);
+    }
+    let mut typed = None;
+    timer::sleep_unless(gic, deadline, || {
+        typed = read_byte();
+        typed.is_some()
+    });
+    typed
 }
 
 #[doc(hidden)]

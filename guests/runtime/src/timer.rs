@@ -71,12 +71,17 @@ pub fn spin(microseconds: u64) {
 
 /// Sleeps for `microseconds`. Interrupts stay masked at the CPU; whatever else is pending is ended unseen.
 pub fn sleep(gic: &Gic, microseconds: u64) {
+    sleep_unless(gic, now() + ticks(microseconds), || false);
+}
+
+/// As [`sleep`], until the counter reaches `deadline`, or an enabled interrupt has come after which `ends` says so.
+pub(crate) fn sleep_unless(gic: &Gic, deadline: u64, mut ends: impl FnMut() -> bool) {
     let intid = intid();
     gic.enable(intid, false);
-    set_deadline(now() + ticks(microseconds));
+    set_deadline(deadline);
     // The timer's interrupt stays until the timer is stopped, and so may others that nobody serves now: each round asks
     // the timer first.
-    while !has_fired() {
+    while !has_fired() && !ends() {
         match gic.acknowledge() {
             Some(acknowledged) => gic.end(acknowledged),
             None => wait_for_interrupt(),
